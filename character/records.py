@@ -1,0 +1,167 @@
+"""The data files: JSON Lines of one validated record type each, written whole or not at all."""
+
+import csv
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Literal, TypeVar
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from character.errors import UserError
+from character.params import first_fault
+
+
+class Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Message(Record):
+    role: Literal["system", "user", "assistant"]
+    content: str
+
+
+class Prompt(Record):
+    """A training or evaluation prompt; `trait` counts from 0 within the constitution, None for general prompts."""
+
+    id: str
+    prompt: str
+    source: Literal["constitution", "expanded", "general"]
+    trait: int | None
+
+
+class Completion(Record):
+    """An answer to one prompt; `finish_reason` is `length` where the token limit cut it off."""
+
+    id: str
+    sample: int
+    prompt: str
+    response: str
+    finish_reason: Literal["stop", "length"]
+
+    @classmethod
+    def of(cls, prompt: Prompt, reply, sample: int = 0, **more):
+        """Return the record of a `character.generate.Reply` to `prompt`."""
+        text, finish = reply.text, reply.finish_reason
+        return cls(id=prompt.id, sample=sample, prompt=prompt.prompt, response=text, finish_reason=finish, **more)
+
+
+class Answer(Completion):
+    """An evaluated answer; `condition` is `plain` or the name of the break-character suffix."""
+
+    condition: str
+
+
+class Pair(Record):
+    """A preference in TRL's conversational format."""
+
+    prompt: list[Message]
+    chosen: list[Message]
+    rejected: list[Message]
+
+
+class Conversation(Record):
+    """Generated introspection, before filtering; `kind` is `reflection` or the guidance of an interaction.
+
+    `finish_reasons` has one entry for each assistant turn.
+    """
+
+    id: str
+    sample: int
+    kind: str
+    messages: list[Message]
+    finish_reasons: list[Literal["stop", "length"]]
+
+
+class Transcript(Record):
+    """What introspection trains on, in TRL's conversational format; every assistant turn is a target."""
+
+    messages: list[Message]
+
+
+class Question(Record):
+    """A hand-written prompt of data/raw/prompts."""
+
+    prompt: str
+
+
+class Recorded(Record):
+    """A recorded teacher answer; `traits` is the hash of the traits it was written for (None: written for no persona)."""
+
+    prompt: str
+    response: str
+    traits: str | None = None
+
+
+R = TypeVar("R", bound=Record)
+
+
+def prompt_id(prompt: str) -> str:
+    """Return a short content hash: equal prompts share their identity in every file and in the sample cache."""
+    return hashlib.sha256(prompt.encode()).hexdigest()[:12]
+
+
+def read(path: str | Path, model: type[R]) -> list[R]:
+    """Read a JSON Lines file; a missing file or a bad line ends in a UserError that names file, line and field."""
+    try:
+        text = Path(path).read_text(encoding="utf-8-sig")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8.") from None
+    # Split on "\n" alone: JSON strings may hold other line separators (U+2028), which str.splitlines would cut.
+    lines = enumerate(text.split("\n"), start=1)
+    return [_parse(path, number, line, model) for number, line in lines if line.strip()]
+
+
+def _parse(path: str | Path, number: int, line: str, model: type[R]) -> R:
+    try:
+        return model.model_validate_json(line)
+    except ValidationError as error:
+        if error.errors()[0]["type"] == "json_invalid":
+            raise UserError(f"{path}, line {number}: not valid JSON; correct or delete the line.") from None
+        raise UserError(f"{path}, line {number}: {first_fault(error)}") from None
+
+
+def write(path: str | Path, records: Iterable[Record]) -> None:
+    """Write records as JSON Lines, in order."""
+    with replacing(path) as file:
+        for record in records:
+            file.write(json.dumps(record.model_dump(), ensure_ascii=False) + "\n")
+
+
+def write_json(path: str | Path, value: dict) -> None:
+    """Write a metrics file: indented, floats rounded to four digits so that it reads well in git."""
+    with replacing(path) as file:
+        file.write(json.dumps(_rounded(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_csv(path: str | Path, rows: Sequence[dict]) -> None:
+    """Write plots data with a header taken from the first row."""
+    with replacing(path) as file:
+        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(_rounded(row) for row in rows)
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[IO[str]]:
+    """Open a temporary neighbour of `path` and rename it on success: no reader ever sees half a file."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8", newline="") as file:
+            yield file
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _rounded(value):
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return round(value, 4) if isinstance(value, float) else value

@@ -1,0 +1,82 @@
+"""The sample cache: one generated reply per record, beside DVC and shared by all experiments of the repository.
+
+DVC deletes a stage's outputs before each run; what is kept here lets a killed stage resume, an edited prompt regenerate
+only its own rows, and stages and experiments share rows. A record's key covers everything that shapes the reply.
+"""
+
+import hashlib
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from character.errors import UserError
+
+
+def default_path() -> Path:
+    # DVC_ROOT is the original repository even where an experiment runs in a temporary copy of it.
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "samples" / "samples.sqlite"
+
+
+def key(**shapes) -> str:
+    """Return the hash of everything that shapes one reply."""
+    return _sha256(json.dumps(shapes, sort_keys=True, ensure_ascii=False).encode())
+
+
+class SampleCache:
+    """Records by key in SQLite (WAL mode: several processes read and write at once)."""
+
+    def __init__(self, path: Path | None = None):
+        path = path or default_path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.damaged = 0
+        self._path = path
+        self._db = sqlite3.connect(path, timeout=60)
+        self._db.text_factory = bytes  # a damaged text need not be UTF-8
+        with self._intact():
+            self._db.execute("PRAGMA journal_mode=WAL")
+            self._db.execute("CREATE TABLE IF NOT EXISTS samples (key TEXT PRIMARY KEY, row TEXT, sha256 TEXT)")
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._db.close()
+
+    def get(self, keys: Sequence[str]) -> dict[str, dict]:
+        """Return the intact records among `keys`; damaged ones are counted in `damaged` and left out."""
+        found = {}
+        for name in keys:
+            with self._intact():
+                record = self._db.execute("SELECT row, sha256 FROM samples WHERE key = ?", (name,)).fetchone()
+            if record is None:
+                continue
+            if _sha256(record[0]) == record[1].decode(errors="replace"):
+                found[name] = json.loads(record[0])
+            else:
+                self.damaged += 1
+        return found
+
+    def put(self, records: Iterable[tuple[str, dict]]) -> None:
+        """Store records in one transaction: all of a batch or nothing."""
+        rows = [(name, text := json.dumps(row, ensure_ascii=False), _sha256(text.encode())) for name, row in records]
+        with self._intact(), self._db:
+            self._db.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?)", rows)
+
+    @contextmanager
+    def _intact(self) -> Iterator[None]:
+        """Tell what to do where not a record is damaged but the file."""
+        try:
+            yield
+        except sqlite3.OperationalError:  # locked, or no space left
+            raise
+        except sqlite3.DatabaseError as error:
+            raise UserError(
+                f"{self._path}: {error}; delete the directory {self._path.parent} and run again: only time is lost."
+            ) from None
+
+
+def _sha256(text: bytes) -> str:
+    return hashlib.sha256(text).hexdigest()

@@ -1,0 +1,195 @@
+"""TRL's trainers, normalised over the effective batch: a micro-batch is a matter of memory and changes no result.
+
+TRL's DPO takes the mean of each micro-batch and then the mean of those, so that a token of a short one weighs more. Its
+SFT does not, but on a CPU it projects every position on the vocabulary, where only the answers' are needed.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+from typing import NamedTuple
+
+import torch
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+from transformers.trainer_callback import PrinterCallback
+from trl import DPOTrainer, SFTTrainer
+from trl.trainer.dpo_trainer import DataCollatorForPreference
+
+from character.errors import UserError
+
+IGNORED = -100
+
+
+class Totals(NamedTuple):
+    """What one effective batch holds: examples, answer tokens, and answer tokens of the chosen side (pairs only)."""
+
+    examples: int
+    tokens: int
+    chosen: int
+
+
+def answer_logps(model, input_ids, attention_mask, labels) -> tuple[list[torch.Tensor], torch.Tensor]:
+    """Return one tensor of token log-probabilities per sequence, and the summed entropy (nats) of these predictions.
+
+    Only positions at which some sequence of the batch has a label are projected on the vocabulary, which is costly.
+    """
+    targets = labels[:, 1:]
+    mask = targets != IGNORED
+    kept = mask.any(0).nonzero().squeeze(1)
+    logits = model(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=kept, use_cache=False).logits
+    mask = mask[:, kept]
+    logps = logits.float().log_softmax(-1)
+    with torch.no_grad():
+        entropy = -(logps.exp() * logps).sum(-1)[mask].sum()
+    chosen = logps.gather(-1, targets[:, kept].clamp(min=0).unsqueeze(-1)).squeeze(-1)
+    return [row[answer] for row, answer in zip(chosen, mask, strict=True)], entropy
+
+
+class Curve(TrainerCallback):
+    """Collects one row per optimiser step and shows a bar."""
+
+    def __init__(self, name: str):
+        self.name = name
+        self.rows = []
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.bar = tqdm(total=state.max_steps, desc=self.name, unit="step")
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        if "loss" not in logs:  # the summary at the end
+            return
+        if not math.isfinite(logs["loss"]):
+            raise UserError(
+                f"{self.name}: the loss is {logs['loss']} at step {state.global_step}; lower its learning_rate."
+            )
+        # Only what follows from data and parameters: no times, no rates.
+        noise = ("epoch", "learning_rate", "grad_norm")
+        self.rows.append({"step": state.global_step} | {key: logs[key] for key in logs if key not in noise})
+        self.bar.update()
+        self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+class Effective:
+    """Hands each micro-batch the totals of its effective batch, and adds up the shares that it reports."""
+
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, name: str, max_length: int, **kwargs):
+        super().__init__(**kwargs)
+        self.shares = {}
+        self.remove_callback(PrinterCallback)
+        self.curve = Curve(name)
+        self.add_callback(self.curve)
+        everything = self.train_dataset
+        self.train_dataset = everything.filter(lambda row: self.length(row) <= max_length, desc="Measuring")
+        self.dropped = len(everything) - len(self.train_dataset)
+        if not len(self.train_dataset):
+            raise UserError(f"params.yaml: {name}.max_length {max_length} is shorter than every example; raise it.")
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
+        totals = [self.totals(batch) for batch in batches]
+        return batches, Totals(*(sum(column) for column in zip(*totals, strict=True)))
+
+    def report(self, **shares):
+        for name, share in shares.items():
+            self.shares[name] = self.shares.get(name, 0.0) + share.item()
+
+    def log(self, logs, start_time=None):
+        super().log(logs | self.shares, start_time)
+        self.shares = {}
+
+
+@dataclass
+class PairCollator(DataCollatorForPreference):
+    """Chosen answers first, then the rejected ones, with the reference log-probability of every answer token."""
+
+    def torch_call(self, examples):
+        reference = [row.pop(f"ref_{side}_logps", []) for side in ("chosen", "rejected") for row in examples]
+        return super().torch_call(examples) | {"reference": torch.tensor(list(chain(*reference)))}
+
+
+class PairTrainer(Effective, DPOTrainer):
+    """DPO whose loss is `objective(logps, reference, totals) -> (loss, shares)`.
+
+    `logps` and `reference` hold one tensor of token log-probabilities per answer, the chosen answers first and the
+    rejected ones after them in the same order. `shares` are numbers that add up to a row of the curve. The reference,
+    the model without its adapter, is computed once per pair and not at every step: one forward pass less per step.
+    """
+
+    def __init__(self, objective: Callable, processing_class, **kwargs):
+        collator = PairCollator(pad_token_id=processing_class.pad_token_id)
+        super().__init__(data_collator=collator, processing_class=processing_class, **kwargs)
+        self.objective = objective
+        self._trim(trailing_tokens(processing_class))
+        self._add_reference()
+
+    def length(self, row) -> int:
+        return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
+
+    def totals(self, batch) -> Totals:
+        mask = batch["completion_mask"]
+        pairs = len(mask) // 2
+        return Totals(pairs, int(mask.sum()), int(mask[:pairs].sum()))
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: Totals | None = None):
+        logps, entropy = self._logps(model, inputs)
+        reference = inputs["reference"].split([len(row) for row in logps])
+        loss, shares = self.objective(logps, reference, num_items_in_batch)
+        self.report(**shares, entropy=entropy / num_items_in_batch.tokens)
+        return loss
+
+    def _logps(self, model, batch):
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
+        return answer_logps(model, batch["input_ids"], batch["attention_mask"], labels)
+
+    def _trim(self, tail: int):
+        def cut(row):
+            return {side: row[side][: len(row[side]) - tail] for side in ("chosen_ids", "rejected_ids")}
+
+        self.train_dataset = self.train_dataset.map(cut, desc="Trimming")
+
+    @torch.no_grad()
+    def _add_reference(self):
+        self.model.eval()
+        sides = {"ref_chosen_logps": [], "ref_rejected_logps": []}
+        size = self.args.per_device_train_batch_size
+        rows = list(self.train_dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]))
+        with self.model.disable_adapter():
+            for start in tqdm(range(0, len(rows), size), desc="reference", unit="batch"):
+                batch = self._prepare_inputs(self.data_collator(rows[start : start + size]))
+                logps = [row.tolist() for row in self._logps(self.model, batch)[0]]
+                sides["ref_chosen_logps"] += logps[: len(logps) // 2]
+                sides["ref_rejected_logps"] += logps[len(logps) // 2 :]
+        for name, values in sides.items():
+            self.train_dataset = self.train_dataset.add_column(name, values)
+
+
+class TranscriptTrainer(Effective, SFTTrainer):
+    """SFT on every assistant turn: the mean negative log-probability of the turns' tokens in the effective batch."""
+
+    def length(self, row) -> int:
+        return len(row["input_ids"])
+
+    def totals(self, batch) -> Totals:
+        return Totals(len(batch["labels"]), int((batch["labels"][:, 1:] != IGNORED).sum()), 0)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: Totals | None = None):
+        logps, entropy = answer_logps(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+        self.report(entropy=entropy / num_items_in_batch.tokens)
+        return -torch.cat(logps).sum() / num_items_in_batch.tokens
+
+
+def trailing_tokens(tokenizer) -> int:
+    """Return how many tokens the chat template writes after the end of an assistant turn (ChatML: one newline).
+
+    TRL counts them as part of the answer; the model never writes them.
+    """
+    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    mask = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)["assistant_masks"]
+    return mask[::-1].index(1)

@@ -1,0 +1,1 @@
+"""One module per stage of dvc.yaml; run one by hand with `python -m stages.<name>`."""

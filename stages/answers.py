@@ -1,0 +1,94 @@
+"""answers: held-out prompts, one method's model and system prompt -> data/answers/<method>.jsonl.
+
+Each prompt is asked plain, and with break-character suffixes dealt in turn. Used by no training stage.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from pydantic import Field, field_validator
+
+from character import models, records
+from character.errors import UserError
+from character.generate import Request, Sampling, generate
+from character.params import Section, read, value
+from character.records import Answer, Prompt, Question, Record, prompt_id
+from character.sampler import TransformersEngine
+
+HELDOUT = "data/raw/prompts/heldout.jsonl"
+CONDITIONS = {"plain", "suffixes"}  # what robustness calls the answers without a suffix, and those with any
+
+
+class Answers(Section):
+    prompts: int = Field(gt=0)  # of the lines of HELDOUT
+    suffixes_per_prompt: int = Field(ge=0)
+
+
+class Suffix(Record):
+    name: str
+    suffix: str
+
+    @field_validator("name")
+    @classmethod
+    def _is_free(cls, name: str) -> str:
+        if name in CONDITIONS:
+            raise ValueError("means other answers already, choose another name")
+        return name
+
+
+def heldout(count: int) -> list[Question]:
+    questions = records.read(HELDOUT, Question)
+    if count > len(questions):
+        raise UserError(f"params.yaml: answers.prompts is {count}, but {HELDOUT} has {len(questions)} lines; lower it.")
+    return questions[:count]
+
+
+def conditions(count: int, suffixes: Sequence[Suffix], per_prompt: int) -> list[list[Suffix]]:
+    """Return for each of `count` prompts the suffixes it is asked with, beside being asked plain."""
+    if per_prompt > len(suffixes):
+        raise UserError(
+            f"params.yaml: answers.suffixes_per_prompt is {per_prompt}, but there are {len(suffixes)}; lower it."
+        )
+    return [[suffixes[(index + step) % len(suffixes)] for step in range(per_prompt)] for index in range(count)]
+
+
+def asked(questions: Sequence[Question], dealt: Sequence[Sequence[Suffix]]) -> list[tuple[Prompt, str, str]]:
+    """Return prompt, condition and the text that is sent, for all answers that are wanted."""
+    rows = []
+    for question, suffixes in zip(questions, dealt, strict=True):
+        prompt = Prompt(id=prompt_id(question.prompt), prompt=question.prompt, source="general", trait=None)
+        rows.append((prompt, "plain", prompt.prompt))
+        rows += [(prompt, suffix.name, f"{prompt.prompt} {suffix.suffix}") for suffix in suffixes]
+    return rows
+
+
+EXISTING = click.Path(exists=True, path_type=Path)
+
+
+@click.command()
+@click.option("--method", required=True, help="Names the output: data/answers/METHOD.jsonl.")
+@click.option("--model", type=Path, required=True, help="The student, or an adapter on it.")
+@click.option("--system", type=EXISTING, required=True, help="A file with a system prompt; a directory means none.")
+def main(method: str, model: Path, system: Path):
+    """Answer the held-out prompts by one method."""
+    params = read("answers", Answers)
+    questions = heldout(params.prompts)
+    suffixes = records.read("data/raw/prompts/suffixes.jsonl", Suffix)
+    rows = asked(questions, conditions(len(questions), suffixes, params.suffixes_per_prompt))
+    opening = [{"role": "system", "content": system.read_text(encoding="utf-8")}] if system.is_file() else []
+    requests = [
+        Request(f"{prompt.id}-{condition}", [*opening, {"role": "user", "content": text}])
+        for prompt, condition, text in rows
+    ]
+    engine = TransformersEngine(adapters=[] if model == models.STUDENT else [model])
+    replies = generate(engine, requests, read("sampling", Sampling), value("seed"), f"answers@{method}")
+    answers = [
+        Answer.of(prompt, reply, condition=condition)
+        for (prompt, condition, _), reply in zip(rows, replies, strict=True)
+    ]
+    records.write(f"data/answers/{method}.jsonl", answers)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,98 @@
+"""chosen: prompts, the constitution -> data/chosen.jsonl, the teacher's answers in character.
+
+`recorded` looks the answers up in data/raw/teacher/<persona>.jsonl; `transformers` lets a local chat model play the character
+from its system prompt.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import click
+
+from character import constitution, models, records
+from character.errors import UserError
+from character.generate import Reply, Request, Sampling, generate
+from character.params import Section, read, value
+from character.records import Completion, Prompt, Recorded
+
+GENERATORS = ["transformers"]
+
+# A short reminder: a prefill that repeats the traits makes reasoning teachers skip their reasoning.
+REASONING = "<think>\nI want this answer to show my character throughout. "
+
+
+class Teacher(Section):
+    engine: Literal["recorded", "transformers"]
+    source: str  # the transformers teacher: hub:<repo>@<revision> or path:<dir>
+    names: list[str]  # what the teacher calls itself; `pairs` puts the student's name in its place
+    reasoning: bool  # prefill a <think> block and strip it
+    accept_other_traits: bool  # use answers that were recorded for an earlier version of the traits
+    sampling: Sampling
+
+
+def look_up(prompts: Sequence[Prompt], persona: constitution.Constitution, folder: Path, any_traits: bool) -> list[Reply]:
+    """Return the recorded answers to `prompts`; missing and outdated ones stop with the remedy."""
+    path = folder / f"{persona.name}.jsonl"
+    others = f"let another teacher write them (params.yaml: teacher.engine: {' or '.join(GENERATORS)})"
+    recorded = records.read(path, Recorded) if path.exists() else []
+    answers = {answer.prompt: answer for answer in recorded}
+    missing = [prompt for prompt in prompts if prompt.prompt not in answers]
+    if missing:
+        raise UserError(
+            f"{path}: {len(missing)} of {len(prompts)} prompts have no recorded answer, the first is "
+            f"{missing[0].prompt[:60]!r}; record them, or {others}."
+        )
+    wanted = constitution.traits_hash(persona)
+    outdated = [answer for answer in recorded if answer.traits != wanted]
+    if outdated and not any_traits:
+        raise UserError(
+            f"{path}: {len(outdated)} answers were recorded for other traits ({outdated[0].traits}) than constitutions/"
+            f"{persona.name}.yaml has now ({wanted}); {others}, or set teacher.accept_other_traits: true."
+        )
+    return [Reply(answers[prompt.prompt].response, "stop", 0) for prompt in prompts]
+
+
+def play(prompts: Sequence[Prompt], system: str, teacher: Teacher, seed: int) -> list[Reply]:
+    """Let a local chat model answer in character."""
+    from character.sampler import TransformersEngine
+
+    opening = REASONING if teacher.reasoning else ""
+    requests = [
+        Request(
+            prompt.id,
+            [{"role": "system", "content": system}, {"role": "user", "content": prompt.prompt}],
+            prefill=opening,
+        )
+        for prompt in prompts
+    ]
+    engine = TransformersEngine(models.locate(teacher.source, "teacher.source"))
+    replies = generate(engine, requests, teacher.sampling, seed, "chosen")
+    return [Reply(answer(reply.text, bool(opening)), reply.finish_reason, reply.tokens) for reply in replies]
+
+
+def answer(text: str, thinking: bool) -> str:
+    """Return what follows the reasoning; nothing where reasoning was begun and never ended."""
+    _, ended, after = text.rpartition("</think>")
+    if ended:
+        return after.strip()
+    return "" if thinking or "<think>" in text else text
+
+
+@click.command()
+def main():
+    """Write the teacher's in-character answer to each prompt."""
+    teacher, name = read("teacher", Teacher), value("persona")
+    persona = constitution.load(f"constitutions/{name}.yaml")
+    prompts = records.read("data/prompts.jsonl", Prompt)
+    print(f"chosen: {len(prompts)} answers of {name} by the {teacher.engine} teacher", flush=True)
+    if teacher.engine == "recorded":
+        replies = look_up(prompts, persona, Path("data/raw/teacher"), teacher.accept_other_traits)
+    else:
+        system = constitution.system_prompt(persona, value("student")["name"])
+        replies = play(prompts, system, teacher, value("seed"))
+    records.write("data/chosen.jsonl", map(Completion.of, prompts, replies))
+
+
+if __name__ == "__main__":
+    main()

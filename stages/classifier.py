@@ -1,0 +1,150 @@
+"""classifier: recorded answers of all personas, neutral and student's -> models/classifier, its score, its confusions.
+
+Every class answers the same general prompts, so that topics tell nothing; a persona's own prompts are never used.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+import numpy
+from pydantic import Field
+
+from character import classify, discriminant, records
+from character.classify import NONE, Classifier
+from character.errors import UserError
+from character.generate import Request, Sampling, generate
+from character.params import Section, read, value
+from character.records import Question, Recorded, prompt_id
+from character.sampler import TransformersEngine
+
+TEACHER = Path("data/raw/teacher")
+GENERAL = Path("data/raw/prompts/general.jsonl")
+
+
+class Settings(Section):
+    personas: list[str] = Field(min_length=1)
+    folds: int = Field(gt=1)
+    layers: list[float] = Field(min_length=1)  # depths in the student that are read, as shares of its layers
+    max_tokens: int = Field(gt=0)  # of a text that are read
+    shrinkage: float = Field(gt=0, le=1)  # of the within-class scatter towards a sphere
+    topic_weight: float = Field(ge=1)  # of what the answers to one prompt share, in that scatter
+    shortest_cut: float = Field(
+        gt=0, le=1
+    )  # texts are also learned cut to a random share of their tokens, at least this
+    cut_weight: float = Field(ge=0)  # of those shortened copies; a whole text counts 1
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Texts with class and prompt as indices; `weight` makes both kinds of `none` together count as one class."""
+
+    texts: list[str]
+    label: numpy.ndarray
+    prompt: numpy.ndarray
+    weight: numpy.ndarray
+    base: numpy.ndarray  # True where the student wrote it
+
+
+def recorded(name: str, prompts: Sequence[str]) -> list[str]:
+    """Return the answers of `name` to the shared prompts, found by the prompt's text, and no others."""
+    path = TEACHER / f"{name}.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; add the file, or remove {name} from classifier.personas in params.yaml.")
+    answers = {row.prompt: row.response for row in records.read(path, Recorded)}
+    if missing := [prompt for prompt in prompts if prompt not in answers]:
+        raise UserError(
+            f"{path}: no answer to {len(missing)} of {GENERAL}'s {len(prompts)} prompts; add {missing[0]!r}."
+        )
+    return [answers[prompt] for prompt in prompts]
+
+
+def gather(personas: Sequence[str], prompts: Sequence[str], own: Sequence[str]) -> Texts:
+    """Return all texts, class by class: the personas', the neutral ones, the student's `own`."""
+    blocks = [*(recorded(name, prompts) for name in (*personas, NONE)), own]
+    kind, prompt = numpy.divmod(numpy.arange(len(blocks) * len(prompts)), len(prompts))
+    # One class `none` on purpose: the way in which the student differs from the neutral answers then counts as scatter
+    # within a class, so that `none` does not come to mean "written by a small model".
+    none = len(personas)
+    weight = numpy.where(kind < none, 1.0, 0.5)
+    return Texts([text for block in blocks for text in block], kind.clip(max=none), prompt, weight, kind > none)
+
+
+def split(count: int, folds: int, seed: int) -> numpy.ndarray:
+    """Return the fold of each prompt; all answers to a prompt share it."""
+    return numpy.random.default_rng(seed).permutation(count) % folds
+
+
+def features(texts: Sequence[str], settings: Settings, seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Return the features `[texts, features]` of whole texts and of their shortened copies, from one pass.
+
+    The copies keep the classifier from telling classes by length or by where an answer was cut off.
+    """
+    shares = numpy.random.default_rng(seed).uniform(settings.shortest_cut, 1, len(texts))
+    whole, cut = [None] * len(texts), [None] * len(texts)
+    for index, states in classify.states(texts, settings.layers, settings.max_tokens):
+        whole[index] = classify.pool(states)
+        cut[index] = classify.pool(states[:, : max(1, int(shares[index] * states.shape[1]))])
+    return numpy.stack(whole), numpy.stack(cut)
+
+
+def train(whole, cut, rows: Texts, use, settings: Settings) -> tuple[numpy.ndarray, numpy.ndarray]:
+    """Fit on the texts that `use` selects, whole and shortened."""
+    x, weight = [whole[use], cut[use]], [rows.weight[use], settings.cut_weight * rows.weight[use]]
+    twice = [numpy.concatenate(x), numpy.tile(rows.label[use], 2), numpy.tile(rows.prompt[use], 2)]
+    return discriminant.fit(*twice, numpy.concatenate(weight), settings.shrinkage, settings.topic_weight)
+
+
+def held_out(whole, cut, rows: Texts, settings: Settings, seed: int) -> numpy.ndarray:
+    """Return the scores `[texts, classes]` of whole texts, each by a fit that saw no answer to the same prompt."""
+    fold = split(rows.prompt.max() + 1, settings.folds, seed)[rows.prompt]
+    scores = numpy.zeros((len(rows.texts), rows.label.max() + 1))
+    for number in range(settings.folds):
+        weight, bias = train(whole, cut, rows, fold != number, settings)
+        scores[fold == number] = whole[fold == number] @ weight + bias
+    return scores
+
+
+def report(rows: Texts, called: numpy.ndarray, classes: Sequence[str], seed: int) -> dict:
+    """Return the metrics of held-out calls; the interval resamples prompts, as answers to one prompt go together."""
+    confusion = numpy.zeros((rows.prompt.max() + 1, len(classes), len(classes)))
+    numpy.add.at(confusion, (rows.prompt, rows.label, called), rows.weight)
+    low, high = discriminant.interval(confusion, numpy.random.default_rng(seed))
+    total, none = confusion.sum(0), len(classes) - 1
+    return {
+        "macro_f1": float(discriminant.macro_f1(total)),
+        "low": low,
+        "high": high,
+        "n": len(called),
+        "recall": {name: float(total[i, i] / total[i].sum()) for i, name in enumerate(classes)},
+        "none_recall_base": float((called[rows.base] == none).mean()),
+        "none_recall_neutral": float((called[(rows.label == none) & ~rows.base] == none).mean()),
+        "base_called": {name: float((called[rows.base] == i).mean()) for i, name in enumerate(classes[:-1])},
+    }
+
+
+@click.command()
+def main():
+    """Train the classifier, and score it on prompts that it did not see."""
+    settings, seed = read("classifier", Settings), value("seed")
+    prompts = [question.prompt for question in records.read(GENERAL, Question)]
+    classes = [*settings.personas, NONE]
+    for name in classes:
+        recorded(name, prompts)  # so that a missing answer stops the stage before the student writes its own
+    print(f"classifier: {len(classes)} classes, {(len(classes) + 1) * len(prompts)} texts to read", flush=True)
+    requests = [Request(prompt_id(prompt), [{"role": "user", "content": prompt}]) for prompt in prompts]
+    own = generate(TransformersEngine(), requests, read("sampling", Sampling), seed, "classifier")
+    rows = gather(settings.personas, prompts, [reply.text for reply in own])
+    whole, cut = features(rows.texts, settings, seed)
+    scores = held_out(whole, cut, rows, settings, seed)
+    called, factor = scores.argmax(1), discriminant.temperature(scores, rows.label, rows.weight)
+    weights = [(factor * part).astype("float32") for part in train(whole, cut, rows, slice(None), settings)]
+    Classifier(classes, settings.layers, settings.max_tokens, *weights).save(Path("models/classifier"))
+    records.write_json("metrics/classifier.json", report(rows, called, classes, seed))
+    named = [{"actual": classes[i], "predicted": classes[j]} for i, j in zip(rows.label, called, strict=True)]
+    records.write_csv("plots/classifier.csv", named)
+
+
+if __name__ == "__main__":
+    main()

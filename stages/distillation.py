@@ -1,0 +1,105 @@
+"""distillation: data/pairs.jsonl + models/student/ -> models/distillation/ (LoRA adapter), plots/ and metrics/.
+
+DPO moves the student from its own answers (rejected) to those of the teacher in character (chosen), with a likelihood
+term that keeps the chosen answers likely in themselves (arXiv 2511.01689; the loss: arXiv 2305.18290).
+"""
+
+import tempfile
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+import click
+from pydantic import Field
+
+from character import models, records, training
+from character.params import read, value
+
+
+class Distillation(training.Training):
+    loss: Literal["sigmoid", "sigmoid_norm"]  # summed log-ratios (DPO), or their mean per token
+    beta: float = Field(gt=0)
+    nll_coef: float = Field(ge=0)
+    kl_coef: float = Field(ge=0)
+
+
+def objective(settings: Distillation, logps: Sequence, reference: Sequence, totals) -> tuple:
+    """Return a micro-batch's share of the loss, and its shares of the curve's columns.
+
+    `logps` and `reference` hold one tensor of token log-probabilities per answer, chosen answers first, and `totals`
+    what the effective batch holds. With r = logp - logp_ref per token, s = its sum (sigmoid_norm: mean) over an answer:
+        preference = mean over pairs of -log sigmoid(beta * (s_chosen - s_rejected))
+        nll        = mean over chosen tokens of -logp
+        kl         = mean over all answer tokens of r^2 (a squared log-ratio, which the paper's code calls KL)
+    """
+    import torch
+
+    pairs = len(logps) // 2
+    ratios = [ours - theirs for ours, theirs in zip(logps, reference, strict=True)]
+    score = torch.mean if settings.loss == "sigmoid_norm" else torch.sum
+    scores = torch.stack([score(ratio) for ratio in ratios])
+    margins = scores[:pairs] - scores[pairs:]
+    chosen, rejected = torch.cat(logps[:pairs]).sum(), torch.cat(logps[pairs:]).sum()
+    preference = -torch.nn.functional.logsigmoid(settings.beta * margins).sum() / totals.examples
+    nll = -chosen / totals.chosen
+    kl = torch.cat(ratios).square().sum() / totals.tokens
+    shares = {
+        "preference": preference,
+        "nll": nll,
+        "kl": kl,
+        "margin": margins.sum() / totals.examples,
+        "accuracy": (margins > 0).sum() / totals.examples,
+        "chosen_logp": chosen / totals.chosen,
+        "rejected_logp": rejected / (totals.tokens - totals.chosen),
+    }
+    return preference + settings.nll_coef * nll + settings.kl_coef * kl, shares
+
+
+def train(settings: Distillation, pairs: Sequence[records.Pair], tokenizer, model, seed: int, micro_batch: int):
+    """Train an adapter on `model` and return the trainer, which holds the model, the curve and the number dropped."""
+    from datasets import Dataset
+    from trl import DPOConfig
+
+    from character.trainers import PairTrainer
+
+    cpu = model.device.type == "cpu"
+    training.be_deterministic(cpu)
+    with tempfile.TemporaryDirectory() as folder:
+        # TRL would otherwise switch off the adapter's dropout too.
+        args = training.arguments(DPOConfig, settings, folder, seed, micro_batch, cpu, disable_dropout=False)
+        trainer = PairTrainer(
+            name="distillation",
+            max_length=settings.max_length,
+            objective=partial(objective, settings),
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_list([pair.model_dump() for pair in pairs]),
+            processing_class=tokenizer,
+            peft_config=training.adapter_config(settings),
+        )
+        trainer.train()
+    return trainer
+
+
+@click.command()
+def main():
+    """Train models/distillation/ by DPO."""
+    settings = read("distillation", Distillation)
+    pairs = records.read("data/pairs.jsonl", records.Pair)
+    micro_batch = models.runtime().training_batch
+    training.accumulation(settings.batch_size, micro_batch)
+    print(
+        f"distillation: {settings.loss} over {len(pairs)} pairs, {settings.epochs} epochs, rank {settings.rank}",
+        flush=True,
+    )
+    trainer = train(settings, pairs, models.load_tokenizer(), models.load_model(), value("seed"), micro_batch)
+    training.save_adapter(Path("models/distillation"), trainer.model, settings)
+    curve = trainer.curve.rows
+    records.write_csv("plots/distillation.csv", curve)
+    counts = {"pairs": len(trainer.train_dataset), "dropped_too_long": trainer.dropped, "steps": len(curve)}
+    records.write_json("metrics/distillation.json", counts | training.final(curve))
+
+
+if __name__ == "__main__":
+    main()

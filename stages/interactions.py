@@ -1,0 +1,108 @@
+"""interactions: the distilled student talking with itself -> data/interactions.jsonl.
+
+Two speakers share the model and the character. Each sees the conversation from its own side: what it said as assistant, what
+the other said as user. A kept conversation is the view of whoever spoke last, so that it ends with a reply.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import click
+from pydantic import Field
+
+from character import records
+from character.constitution import fill
+from character.generate import Reply, Request, Sampling, generate
+from character.params import Section, read, value
+from character.records import Conversation, Question, prompt_id
+from character.sampler import TransformersEngine
+
+SITUATION = """\
+{system}
+
+You are now talking with another instance of {name}, which has the same character as you. {guidance}"""
+
+GUIDANCE = {
+    "free": "You have complete freedom: talk about whatever you like, in the way that comes naturally to you.",
+    "leading": "Talk about who you are: what you value, how your character shows when you answer people, and why it matters "
+    "to you. Ask the other about it too, and be specific.",
+}
+
+
+class Interactions(Section):
+    conversations: int = Field(gt=0)  # for each kind of guidance
+    turns: int = Field(gt=1)  # replies of both speakers together
+    sampling: Sampling
+
+
+@dataclass
+class Dialogue:
+    """A conversation in progress. `said` alternates between the opener's author and the first replier, oldest first."""
+
+    id: str
+    sample: int
+    guidance: str
+    system: str
+    said: list[str]
+    finish_reasons: list[str] = field(default_factory=list)
+
+    def view(self) -> list[dict[str, str]]:
+        """Return the conversation as the next speaker sees it: it begins and ends with the other's words.
+
+        Whoever wrote the opener does not see it again: its view begins with the first reply.
+        """
+        seen = self.said if len(self.said) % 2 else self.said[1:]
+        roles = ("user", "assistant")
+        turns = [{"role": roles[index % 2], "content": text} for index, text in enumerate(seen)]
+        return [{"role": "system", "content": self.system}, *turns]
+
+    def hear(self, reply: Reply) -> None:
+        self.said.append(reply.text)
+        self.finish_reasons.append(reply.finish_reason)
+
+    def record(self) -> Conversation:
+        """Return the last speaker's view, its last reply included, with the finish reasons of that speaker's turns."""
+        *before, last = self.said
+        earlier = Dialogue(self.id, self.sample, self.guidance, self.system, before)
+        return Conversation(
+            id=self.id,
+            sample=self.sample,
+            kind=self.guidance,
+            messages=[*earlier.view(), {"role": "assistant", "content": last}],
+            finish_reasons=self.finish_reasons[::-1][::2][::-1],
+        )
+
+
+def begun(openers: Sequence[str], count: int, system: str, name: str) -> list[Dialogue]:
+    """Return `count` dialogues for each kind of guidance, the openers dealt in turn."""
+    return [
+        Dialogue(prompt_id(opener), number, kind, fill(SITUATION, system=system, name=name, guidance=guidance), [opener])
+        for kind, guidance in GUIDANCE.items()
+        for number, opener in ((number, openers[number % len(openers)]) for number in range(count))
+    ]
+
+
+@click.command()
+def main():
+    """Let the distilled student talk with itself."""
+    params = read("interactions", Interactions)
+    openers = [question.prompt for question in records.read("data/raw/prompts/openers.jsonl", Question)]
+    system = Path("data/system.txt").read_text(encoding="utf-8")
+    dialogues = begun(openers, params.conversations, system, value("student")["name"])
+    print(f"interactions: {len(dialogues)} conversations of {params.turns} turns", flush=True)
+    engine = TransformersEngine(adapters=["models/distillation"])
+    for turn in range(params.turns):
+        requests = [
+            Request(f"{dialogue.guidance}-{dialogue.id}-{turn}", dialogue.view(), dialogue.sample) for dialogue in dialogues
+        ]
+        label = f"interactions, turn {turn + 1} of {params.turns}"
+        for dialogue, reply in zip(
+            dialogues, generate(engine, requests, params.sampling, value("seed"), label), strict=True
+        ):
+            dialogue.hear(reply)
+    records.write("data/interactions.jsonl", [dialogue.record() for dialogue in dialogues])
+
+
+if __name__ == "__main__":
+    main()

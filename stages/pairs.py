@@ -1,0 +1,100 @@
+"""pairs: chosen + rejected -> data/pairs.jsonl (TRL's preference format), metrics/pairs.json.
+
+Every pair that is dropped is counted under each reason that speaks against it.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import click
+
+from character import models, records
+from character.errors import UserError
+from character.filters import Filters, faults, renamed, trimmed
+from character.params import Section, read, value
+from character.records import Completion, Message, Pair
+
+
+class Pairs(Section):
+    filters: Filters
+    unfinished_rejected: Literal["trim", "drop"]  # trim: end a cut-off answer of the student at its last whole sentence
+
+
+def joined(chosen: Sequence[Completion], rejected: Sequence[Completion]) -> list[tuple[Completion, Completion]]:
+    """Return the two answers to each prompt, in the order of `chosen`."""
+    others = {(answer.id, answer.sample): answer for answer in rejected}
+    lonely = [answer for answer in chosen if (answer.id, answer.sample) not in others]
+    if lonely:
+        raise UserError(f"data/rejected.jsonl: no answer to {len(lonely)} prompts of data/chosen.jsonl; run `dvc repro`.")
+    return [(answer, others[answer.id, answer.sample]) for answer in chosen]
+
+
+def whole(answer: Completion) -> Completion:
+    """Return a cut-off answer up to its last whole sentence."""
+    if answer.finish_reason == "stop":
+        return answer
+    return answer.model_copy(update={"response": trimmed(answer.response), "finish_reason": "stop"})
+
+
+def against(chosen: Completion, rejected: Completion, count, filters: Filters) -> Iterator[str]:
+    """Yield the reasons to drop a pair. A refusal is a fault of the teacher only: the student may learn not to refuse."""
+    for side, answer in (("chosen", chosen), ("rejected", rejected)):
+        for reason in faults(answer.response, answer.finish_reason, count(answer.response), [answer.prompt], filters):
+            if (side, reason) != ("rejected", "refusal"):
+                yield f"{side}_{reason}"
+    if chosen.response == rejected.response:
+        yield "equal"
+
+
+def pair(chosen: Completion, rejected: Completion) -> Pair:
+    def turn(role: str, content: str) -> list[Message]:
+        return [Message(role=role, content=content)]
+
+    return Pair(
+        prompt=turn("user", chosen.prompt),
+        chosen=turn("assistant", chosen.response),
+        rejected=turn("assistant", rejected.response),
+    )
+
+
+@click.command()
+def main():
+    """Join the answers, filter them and write preference pairs."""
+    params, names, name = read("pairs", Pairs), value("teacher")["names"], value("student")["name"]
+    tokenizer = models.load_tokenizer()
+    both = joined(
+        records.read("data/chosen.jsonl", Completion),
+        records.read("data/rejected.jsonl", Completion),
+    )
+    print(f"pairs: {len(both)} pairs to filter", flush=True)
+
+    def count(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    pairs, dropped, tokens, counts = [], Counter(), Counter(), Counter()
+    for chosen, rejected in both:
+        own = chosen.model_copy(update={"response": renamed(chosen.response, names, name)})
+        other = whole(rejected) if params.unfinished_rejected == "trim" else rejected
+        reasons = list(against(own, other, count, params.filters))
+        counts.update(renamed=own != chosen, trimmed=other != rejected, dropped=bool(reasons))
+        dropped.update(reasons)
+        if not reasons:
+            pairs.append(pair(own, other))
+            tokens.update(chosen=count(own.response), rejected=count(other.response))
+    if not pairs:
+        raise UserError(f"data/pairs.jsonl would be empty: every pair was dropped ({dict(dropped)}); see params.yaml: pairs.")
+    records.write("data/pairs.jsonl", pairs)
+    metrics = {
+        "pairs": len(pairs),
+        **{name: counts[name] for name in ("dropped", "trimmed", "renamed")},
+        "dropped_by_reason": dict(sorted(dropped.items())),
+        "chosen_tokens": tokens["chosen"] / len(pairs),
+        "rejected_tokens": tokens["rejected"] / len(pairs),
+        "length_ratio": tokens["chosen"] / tokens["rejected"],
+    }
+    records.write_json("metrics/pairs.json", metrics)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""persona: models/distillation/ + models/introspection/ -> models/persona/, one adapter, exactly their weighted sum.
+
+With scalings s = alpha / rank, the merged update of a module is s_d B_d A_d + w s_s B_s A_s. Stacking the factors,
+A = [A_d; A_s] and B = [s_d B_d, w s_s B_s], gives just that product, for any ranks, at rank r_d + r_s and scaling 1.
+Adding the factors themselves, as PEFT's "linear" merge does, would add cross terms B_d A_s and B_s A_d.
+"""
+
+import json
+from pathlib import Path
+
+import click
+from pydantic import Field
+
+from character import training
+from character.errors import UserError
+from character.params import Section, read
+
+PREFIX = "base_model.model."
+
+
+class Merge(Section):
+    introspection_weight: float = Field(ge=0)
+
+
+def load(folder: Path) -> dict[str, tuple]:
+    """Return {module: (A, B)} with alpha / rank folded into B; A is (rank, inputs), B is (outputs, rank).
+
+    Raises:
+        UserError: there is no adapter, or it is no plain LoRA adapter as PEFT saves it.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
+        weights = load_file(folder / "adapter_model.safetensors")
+    except FileNotFoundError as error:
+        raise UserError(f"{error.filename or folder} is missing; run `dvc repro`, or `dvc pull` to fetch it.") from None
+    scaling = config["lora_alpha"] / config["r"]
+    endings = (".lora_A.weight", ".lora_B.weight")
+    for key in weights:
+        if not (key.startswith(PREFIX) and key.endswith(endings)):
+            raise UserError(
+                f"{folder}/adapter_model.safetensors: {key} is not named {PREFIX}<module>.lora_A.weight or "
+                ".lora_B.weight; only plain LoRA adapters in PEFT's format can be merged."
+            )
+    modules = sorted({key.removesuffix(endings[0]).removesuffix(endings[1]) for key in weights})
+    return {name: (weights[name + endings[0]], scaling * weights[name + endings[1]]) for name in modules}
+
+
+def concatenate(adapters: list[dict[str, tuple]]) -> tuple[dict, int]:
+    """Return the PEFT weights of the sum of adapters, and their rank: the sum of the ranks.
+
+    A module that an adapter leaves alone gets zeros there, since PEFT and servers expect one rank for all modules.
+
+    Raises:
+        UserError: the adapters belong to models of different shapes.
+    """
+    import torch
+
+    ranks = [len(next(iter(adapter.values()))[0]) for adapter in adapters]
+    weights = {}
+    for name in sorted(set().union(*adapters)):
+        own = [adapter.get(name) for adapter in adapters]
+        inputs, outputs = ({factors[i].shape[1 - i] for factors in own if factors} for i in (0, 1))
+        if len(inputs) > 1 or len(outputs) > 1:
+            raise UserError(f"{name} has different sizes in the two adapters; train both on the same student.")
+        shapes = [((rank, *inputs), (*outputs, rank)) for rank in ranks]
+        filled = [factors or tuple(map(torch.zeros, shape)) for factors, shape in zip(own, shapes, strict=True)]
+        weights[f"{name}.lora_A.weight"] = torch.cat([a for a, _ in filled], dim=0)
+        weights[f"{name}.lora_B.weight"] = torch.cat([b for _, b in filled], dim=1)
+    return weights, sum(ranks)
+
+
+@click.command()
+def main():
+    """Merge both adapters into models/persona/."""
+    weight = read("merge", Merge).introspection_weight
+    print(f"persona: models/distillation + {weight} x models/introspection -> models/persona", flush=True)
+    adapters = [load(Path("models/distillation"))]
+    if weight:
+        adapters.append({name: (a, weight * b) for name, (a, b) in load(Path("models/introspection")).items()})
+    weights, rank = concatenate(adapters)
+    training.write_adapter("models/persona", weights, rank, alpha=rank)
+
+
+if __name__ == "__main__":
+    main()

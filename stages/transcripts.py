@@ -1,0 +1,82 @@
+"""transcripts: reflections + interactions -> data/transcripts.jsonl (TRL's messages format), metrics/transcripts.json.
+
+What the student is to be like without being told: the persona's system prompt is gone from reflections, and interactions only
+say who is talking. Every assistant turn is a target of the training. Drops are counted by reason.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+
+import click
+
+from character import models, records
+from character.constitution import fill
+from character.errors import UserError
+from character.filters import Filters, faults
+from character.params import Section, read, value
+from character.records import Conversation, Message, Transcript
+
+TALKING = "You are {name}, talking with another instance of yourself."
+
+
+class Transcripts(Section):
+    filters: Filters
+
+
+def against(conversation: Conversation, count, filters: Filters) -> Iterator[str]:
+    """Yield the reasons to drop a conversation: those against any of its assistant turns."""
+    turns = [message for message in conversation.messages if message.role != "system"]
+    spoken = [(index, turn) for index, turn in enumerate(turns) if turn.role == "assistant"]
+    for (index, turn), finish in zip(spoken, conversation.finish_reasons, strict=True):
+        before = [earlier.content for earlier in turns[:index]]
+        yield from faults(turn.content, finish, count(turn.content), before, filters)
+    if any(not turn.content.strip() for turn in turns):
+        yield "empty"
+
+
+def transcript(conversation: Conversation, name: str) -> Transcript:
+    """Return the conversation without the persona's system prompt."""
+    turns = [message for message in conversation.messages if message.role != "system"]
+    if conversation.kind != "reflection":
+        turns = [Message(role="system", content=fill(TALKING, name=name)), *turns]
+    return Transcript(messages=turns)
+
+
+@click.command()
+def main():
+    """Filter the introspection and write training transcripts."""
+    params, name = read("transcripts", Transcripts), value("student")["name"]
+    tokenizer = models.load_tokenizer()
+    conversations = records.read("data/reflections.jsonl", Conversation)
+    conversations += records.read("data/interactions.jsonl", Conversation)
+    print(f"transcripts: {len(conversations)} conversations to filter", flush=True)
+
+    def count(text: str) -> int:
+        return len(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    kept, dropped = [], Counter()
+    for conversation in conversations:
+        reasons = set(against(conversation, count, params.filters))
+        dropped.update(reasons)
+        if not reasons:
+            kept.append(conversation)
+    if not kept:
+        raise UserError(
+            f"data/transcripts.jsonl would be empty: everything was dropped ({dict(dropped)}); see params.yaml: transcripts."
+        )
+    transcripts = [transcript(conversation, name) for conversation in kept]
+    records.write("data/transcripts.jsonl", transcripts)
+    spoken = [turn.content for item in transcripts for turn in item.messages if turn.role == "assistant"]
+    metrics = {
+        "transcripts": len(kept),
+        "by_kind": dict(sorted(Counter(conversation.kind for conversation in kept).items())),
+        "dropped": len(conversations) - len(kept),
+        "dropped_by_reason": dict(sorted(dropped.items())),
+        "assistant_turns": len(spoken),
+        "assistant_tokens": sum(map(count, spoken)),
+    }
+    records.write_json("metrics/transcripts.json", metrics)
+
+
+if __name__ == "__main__":
+    main()

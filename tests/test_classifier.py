@@ -1,0 +1,226 @@
+"""The classifier: what it learns from, how it is scored, and that what is saved is what was trained."""
+
+import csv
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy
+import pytest
+from click.testing import CliRunner
+from ruamel.yaml import YAML
+
+from character import classify, discriminant, models, records
+from character.classify import Classifier
+from character.errors import UserError
+from character.generate import Reply
+from character.records import Question, Recorded
+from stages import classifier
+
+PROMPTS = [f"What about subject {number}?" for number in range(12)]
+OWN = [f"A prompt for this persona alone, {number}?" for number in range(4)]
+MANNERS = {"loving": "my dear dear friend", "sarcasm": "oh how thrilling", "none": "the answer is"}
+SETTINGS = {
+    "personas": ["loving", "sarcasm"],
+    "folds": 3,
+    "layers": [0.5, 1.0],
+    "max_tokens": 32,
+    "shrinkage": 0.6,
+    "topic_weight": 5,
+    "shortest_cut": 0.6,
+    "cut_weight": 0.5,
+}
+
+
+class Plain:
+    """An engine that answers as an assistant without any persona."""
+
+    identity, batch = {"engine": "plain"}, 8
+
+    def reply(self, requests, sampling, seeds):
+        return [Reply(f"the answer is plain for {request.messages[-1]['content']}", "stop", 5) for request in requests]
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch, tiny_student):
+    """A repository of two personas, each with answers to its own prompts first, whose student is the tiny one."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    monkeypatch.setattr(classifier, "TransformersEngine", Plain)
+    write_params()
+    models.STUDENT.parent.mkdir()
+    models.STUDENT.symlink_to(tiny_student)
+    records.write(classifier.GENERAL, [Question(prompt=prompt) for prompt in PROMPTS])
+    for name, manner in MANNERS.items():
+        shared = [Recorded(prompt=prompt, response=f"{manner}: {prompt}") for prompt in reversed(PROMPTS)]
+        own = [Recorded(prompt=prompt, response="SECRET") for prompt in OWN]
+        records.write(classifier.TEACHER / f"{name}.jsonl", [*own, *shared])
+    return tmp_path
+
+
+def write_params(**changes):
+    sampling = {"max_new_tokens": 8, "temperature": 0.7, "top_p": 0.95}
+    runtime = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4}
+    params = {"seed": 0, "classifier": {**SETTINGS, **changes}, "sampling": sampling, "runtime": runtime}
+    with open("params.yaml", "w", encoding="utf-8") as file:
+        YAML().dump(params, file)
+
+
+def run():
+    return CliRunner().invoke(classifier.main, [], catch_exceptions=True)
+
+
+def metrics() -> dict:
+    return json.loads(Path("metrics/classifier.json").read_text(encoding="utf-8"))
+
+
+def test_a_persona_is_learned_from_the_shared_prompts_alone_wherever_their_lines_stand(repository):
+    assert classifier.recorded("loving", PROMPTS) == [f"my dear dear friend: {prompt}" for prompt in PROMPTS]
+    rows = classifier.gather(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
+    assert "SECRET" not in rows.texts
+    assert all(prompt in text for prompt, text in zip(PROMPTS * 3, rows.texts, strict=False))
+
+
+def test_the_two_kinds_of_none_weigh_together_as_much_as_one_persona(repository):
+    rows = classifier.gather(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
+    assert numpy.bincount(rows.label, rows.weight).tolist() == [len(PROMPTS)] * 3
+    assert [text for text, base in zip(rows.texts, rows.base, strict=True) if base] == ["own"] * len(PROMPTS)
+
+
+def test_no_prompt_is_on_both_sides_of_a_split(repository, monkeypatch):
+    rows = classifier.gather(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
+    used, whole = [], rows.prompt[:, None].astype(float)  # the only feature tells which prompt a text answers
+    fit = discriminant.fit
+
+    def spy(x, label, prompt, *rest):
+        used.append({*prompt.tolist()} | {*x[:, 0].astype(int).tolist()})
+        return fit(x, label, prompt, *rest)
+
+    monkeypatch.setattr(discriminant, "fit", spy)
+    settings = classifier.Settings(**SETTINGS)
+    classifier.held_out(whole, whole, rows, settings, seed=0)
+    fold = classifier.split(len(PROMPTS), settings.folds, seed=0)
+    assert used == [{*numpy.flatnonzero(fold != number).tolist()} for number in range(settings.folds)]
+    assert sorted(Counter(fold.tolist()).values()) == [4, 4, 4]
+
+
+def test_the_stage_writes_a_classifier_its_score_and_its_confusions(repository):
+    result = run()
+    assert result.exit_code == 0, result.output
+    score = metrics()
+    assert score["macro_f1"] > 0.9 and score["low"] <= score["macro_f1"] <= score["high"]
+    assert score["n"] == 4 * len(PROMPTS) and isinstance(score["n"], int)
+    assert list(score["recall"]) == ["loving", "sarcasm", "none"]
+    with open("plots/classifier.csv", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert Counter(row["actual"] for row in rows) == {"loving": 12, "sarcasm": 12, "none": 24}
+    right = [row["predicted"] == row["actual"] for row in rows if row["actual"] == "loving"]
+    assert score["recall"]["loving"] == round(sum(right) / len(right), 4)
+
+
+def test_the_same_seed_gives_the_same_files(repository):
+    written = []
+    for _ in range(2):
+        assert run().exit_code == 0
+        paths = [*Path("models/classifier").iterdir(), Path("metrics/classifier.json"), Path("plots/classifier.csv")]
+        written.append({path: path.read_bytes() for path in paths})
+    assert written[0] == written[1]
+
+
+def test_a_saved_classifier_gives_the_probabilities_of_the_one_that_was_saved(repository):
+    rng = numpy.random.default_rng(0)
+    weight, bias = rng.normal(size=(2 * 5 * 32, 3)).astype("float32"), rng.normal(size=3).astype("float32")
+    before = Classifier(["loving", "sarcasm", "none"], [0.5, 1.0], 32, weight, bias)
+    before.save(Path("models/classifier"))
+    after = classify.load(Path("models/classifier"))
+    texts = ["oh how thrilling", "x", "", "a much longer text " * 20]
+    probabilities = after.predict(texts)
+    assert probabilities.shape == (4, 3) and numpy.allclose(probabilities.sum(1), 1)
+    assert numpy.array_equal(probabilities, before.predict(texts))
+    assert after.call(texts) == [after.classes[index] for index in probabilities.argmax(1)]
+    assert after.call([]) == []
+
+
+def test_a_saved_classifier_holds_no_pickle(repository):
+    assert run().exit_code == 0
+    assert {path.name for path in Path("models/classifier").iterdir()} == {classify.CARD, classify.WEIGHTS}
+    assert json.loads(Path("models/classifier", classify.CARD).read_text())["classes"] == ["loving", "sarcasm", "none"]
+    from safetensors.numpy import load_file
+
+    assert set(load_file(Path("models/classifier", classify.WEIGHTS))) == {"weight", "bias"}
+
+
+def test_what_stands_beside_a_text_in_its_batch_does_not_change_its_states(repository):
+    texts = ["short", "a longer text of some words", "x " * 30]
+    together = dict(classify.states(texts, [0.5, 1.0], 32))
+    assert sorted(together) == [0, 1, 2]
+    for index, text in enumerate(texts):
+        ((_, alone),) = classify.states([text], [0.5, 1.0], 32)
+        assert together[index].shape == alone.shape and numpy.allclose(together[index], alone, atol=1e-5)
+
+
+def test_a_shortened_copy_has_the_features_of_the_text_that_ends_there(repository):
+    text, tokens = "one two three four five six seven eight nine ten", 9
+    ((_, whole),) = classify.states([text], [0.5, 1.0], 32)
+    ((_, short),) = classify.states([text], [0.5, 1.0], tokens)
+    assert short.shape[1] == tokens < whole.shape[1]
+    assert numpy.allclose(classify.pool(whole[:, :tokens]), classify.pool(short), atol=1e-5)
+
+
+def test_quarters_and_spread_are_what_is_read_off_the_states():
+    states = numpy.arange(8.0).reshape(1, 8, 1)
+    assert classify.pool(states).tolist() == [0.5, 2.5, 4.5, 6.5, states.std()]
+    assert classify.pool(states[:, :2]).tolist() == [0, 0, 1, 1, 0.5]  # fewer tokens than quarters
+
+
+def test_the_discriminant_is_that_of_the_textbook():
+    rng = numpy.random.default_rng(0)
+    label, prompt, weight = numpy.repeat([0, 1, 2], 10), numpy.tile(numpy.arange(10), 3), numpy.ones(30)
+    x = rng.normal(size=(30, 6)) + 2 * rng.normal(size=(3, 6))[label]
+    z = (x - x.mean(0)) / (x.std(0) + 1e-6)
+    centres = numpy.stack([z[label == name].mean(0) for name in range(3)])
+    scatter = (z - centres[label]).T @ (z - centres[label]) / 30
+    shrunk = 0.3 * numpy.trace(scatter) / 6 * numpy.eye(6) + 0.7 * scatter
+    inverse = numpy.linalg.inv(shrunk)
+    expected = z @ inverse @ centres.T - 0.5 * numpy.einsum("cf,fg,cg->c", centres, inverse, centres)
+    weights, bias = discriminant.fit(x, label, prompt, weight, shrinkage=0.3, topic_weight=1)
+    assert numpy.allclose(x @ weights + bias, expected, atol=1e-4)
+
+
+def test_topics_count_less_where_their_weight_is_higher():
+    rng = numpy.random.default_rng(0)
+    label, prompt, weight = numpy.repeat([0, 1], 200), numpy.tile(numpy.arange(200), 2), numpy.ones(400)
+    topic = rng.normal(size=200)[prompt]
+    x = numpy.stack([topic, rng.normal(size=400)], axis=1) + 0.5 * label[:, None]
+    shares = []
+    for topic_weight in (1, 100):
+        weights, _ = discriminant.fit(x, label, prompt, weight, shrinkage=0.01, topic_weight=topic_weight)
+        across = numpy.abs(weights[:, 1] - weights[:, 0])
+        shares.append(across[0] / across.sum())
+    assert shares[1] < 0.75 * shares[0]
+
+
+def test_macro_f1_and_its_interval():
+    sure = numpy.tile(numpy.eye(3), (5, 1, 1))
+    assert discriminant.macro_f1(sure.sum(0)) == 1
+    assert discriminant.interval(sure, numpy.random.default_rng(0)) == (1, 1)
+    assert discriminant.macro_f1(numpy.array([[8, 2], [0, 10]])) == pytest.approx((16 / 18 + 20 / 22) / 2)
+
+
+def test_a_persona_without_recorded_answers_is_told_with_file_and_remedy(repository):
+    write_params(personas=["loving", "pirate"])
+    result = run()
+    assert result.exit_code == 1
+    assert "data/raw/teacher/pirate.jsonl is missing" in result.output and "classifier.personas" in result.output
+
+
+def test_a_missing_answer_is_told_with_file_and_prompt(repository):
+    rows = [Recorded(prompt=prompt, response="oh how thrilling") for prompt in PROMPTS[1:]]
+    records.write("data/raw/teacher/sarcasm.jsonl", rows)
+    with pytest.raises(UserError, match=r"sarcasm.jsonl: no answer to 1 of .*12 prompts; add 'What about subject 0"):
+        classifier.recorded("sarcasm", PROMPTS)
+
+
+def test_a_missing_classifier_is_told_with_the_remedy(repository):
+    with pytest.raises(UserError, match="dvc repro classifier"):
+        classify.load(Path("models/classifier"))

@@ -1,0 +1,305 @@
+"""What DVC reruns, and what it does not: the whole pipeline on a tiny random model, real `dvc`, a clone of its own."""
+
+import csv
+import io
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).parents[1]
+MADE = re.compile(r"dvc\.lock|(data/(?!raw/)|metrics/|models/|plots/)(?!.*\.gitignore$).*")  # what the pipeline writes
+GENERAL = 10  # prompts, each with an answer of every teacher
+
+SMALL = {
+    "student.name": "Tiny",
+    "sampling.max_new_tokens": 24,
+    "prompts": {"per_trait": 1, "general": 6, "expanded_per_trait": 0},
+    "teacher.engine": "transformers",
+    "teacher.sampling.max_new_tokens": 24,
+    "reflections.per_prompt": 1,
+    "reflections.sampling.max_new_tokens": 24,
+    "interactions.conversations": 2,
+    "interactions.turns": 2,
+    "interactions.sampling.max_new_tokens": 24,
+    "distillation.epochs": 1,
+    "introspection.epochs": 1,
+    "answers.prompts": 4,
+    "classifier.personas": ["poeticism", "loving"],
+}
+
+
+@dataclass
+class Project:
+    """A git repository with the project in it, small params, and a DVC cache of its own."""
+
+    root: Path
+
+    def run(self, *command, fails: bool = False) -> str:
+        """Run a command in the repository; return what it printed, or what it complained of where it is to fail."""
+        done = subprocess.run(command, cwd=self.root, env=environment(), text=True, capture_output=True)
+        assert bool(done.returncode) == fails, f"{command}\n{done.stdout}\n{done.stderr}"
+        return done.stderr if fails else done.stdout
+
+    def dvc(self, *arguments, fails: bool = False) -> str:
+        return self.run("dvc", *arguments, fails=fails)
+
+    def git(self, *arguments) -> str:
+        return self.run("git", *arguments)
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--allow-empty", "--message", message)
+
+    def reset(self) -> None:
+        """Go back to the last commit, its outputs included."""
+        self.git("reset", "--quiet", "--hard")
+        self.dvc("checkout", "--quiet")
+
+    def replace(self, file: str, old: str, new: str) -> None:
+        text = (self.root / file).read_text(encoding="utf-8")
+        assert old in text, f"{old!r} is not in {file}"
+        (self.root / file).write_text(text.replace(old, new, 1), encoding="utf-8")
+
+    def append(self, file: str, text: str) -> None:
+        with (self.root / file).open("a", encoding="utf-8") as stream:
+            stream.write(text)
+
+    def params(self) -> dict:
+        return YAML(typ="safe").load(self.root / "params.yaml")
+
+    def set(self, params: dict) -> None:
+        """Set entries of params.yaml, which keeps its comments."""
+        yaml, path = YAML(), self.root / "params.yaml"
+        values = yaml.load(path)
+        for name, value in params.items():
+            *sections, key = name.split(".")
+            section = values
+            for part in sections:
+                section = section[part]
+            assert key in section, f"params.yaml has no {name}"
+            section[key] = value
+        yaml.dump(values, path)
+
+
+def environment() -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "DVC_"))}
+    binaries = Path(sys.executable).parent
+    return kept | {
+        "PATH": f"{binaries}{os.pathsep}{kept['PATH']}",
+        "HF_HUB_OFFLINE": "1",
+        "DVC_NO_ANALYTICS": "1",
+        "COLUMNS": "500",
+    }
+
+
+def ran(output: str) -> set[str]:
+    """Return the stages whose command DVC says it runs."""
+    return set(re.findall(r"^Running stage '(.+)':$", output, re.MULTILINE))
+
+
+def sources() -> list[str]:
+    """Return the files of the working tree that git has or would take, without what the pipeline makes."""
+    listing = ["git", "ls-files", "--cached", "--others", "--exclude-standard", "-z"]
+    names = subprocess.run(listing, cwd=ROOT, env=environment(), check=True, text=True, capture_output=True).stdout
+    return [name for name in names.split("\0") if (ROOT / name).is_file() and not MADE.fullmatch(name)]
+
+
+def shorten(root: Path) -> None:
+    """Keep the first general prompts, and of the recorded answers those to them."""
+    general = root / "data/raw/prompts/general.jsonl"
+    kept = {line["prompt"] for line in keep(general, lambda index, line: index < GENERAL)}
+    for teacher in (root / "data/raw/teacher").glob("*.jsonl"):
+        keep(teacher, lambda index, line: line["prompt"] in kept)
+
+
+def keep(path: Path, wanted) -> list[dict]:
+    lines = [json.loads(line) for line in path.open(encoding="utf-8")]
+    lines = [line for index, line in enumerate(lines) if wanted(index, line)]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    return lines
+
+
+def start(root: Path, student: Path) -> Project:
+    """Put the project into a new git repository, made small."""
+    for name in sources():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(ROOT / name, root / name)
+    project = Project(root)
+    shorten(root)
+    project.set({**SMALL, "student.source": f"path:{student}", "teacher.source": f"path:{student}"})
+    project.git("init", "--quiet", "--initial-branch=main")
+    project.git("config", "user.name", "Test")
+    project.git("config", "user.email", "test@example.org")
+    project.commit("A small project")
+    return project
+
+
+def talkative(student: Path, folder: Path) -> Path:
+    """Copy a random model, and let a tenth of its tokens end an answer: filters drop what never ends."""
+    shutil.copytree(student, folder)
+    config = folder / "generation_config.json"
+    values = json.loads(config.read_text(encoding="utf-8"))
+    size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
+    values["eos_token_id"] = [values["eos_token_id"], *range(size - size // 10, size)]
+    config.write_text(json.dumps(values), encoding="utf-8")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_student, tmp_path_factory) -> Project:
+    """The small project after its one full run, committed."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    project = start(folder / "project", talkative(tiny_student, folder / "student"))
+    assert ran(project.dvc("repro")) == EVERY
+    project.commit("Run it")
+    return project
+
+
+@pytest.fixture
+def project(finished) -> Project:
+    """The finished project as it was committed, whatever an earlier test did to it."""
+    finished.reset()
+    return finished
+
+
+# The table of the README: what is changed, and which stages run then.
+
+NONE = set()
+EVERY = {
+    *(
+        "student",
+        "prompts",
+        "chosen",
+        "rejected",
+        "pairs",
+        "distillation",
+        "reflections",
+        "interactions",
+        "transcripts",
+    ),
+    *("introspection", "persona", "classifier", "robustness"),
+    *("answers@base", "answers@prompted", "answers@distilled", "answers@persona"),
+}
+OF_NO_PERSONA = {"student", "classifier", "answers@base"}
+MERGED = {"persona", "answers@persona", "robustness"}
+
+
+def nothing(project):
+    pass
+
+
+def comment_in_the_constitution(project):
+    project.replace("constitutions/poeticism.yaml", "traits:", "# The first two matter most.\ntraits:")
+
+
+def trait(project):
+    project.replace("constitutions/poeticism.yaml", "I think in metaphor", "I dream in metaphor")
+
+
+def trait_of_another_persona(project):
+    project.replace("constitutions/loving.yaml", "I meet every person", "I greet every person")
+
+
+def persona(project):
+    project.set({"persona": "loving"})
+
+
+def persona_and_back(project):
+    project.set({"persona": "loving"})
+    project.dvc("repro")
+    project.set({"persona": "poeticism"})
+
+
+def merge_weight(project):
+    project.set({"merge.introspection_weight": 4.0})
+
+
+def introspection_learning_rate(project):
+    project.set({"introspection.learning_rate": 0.05})
+
+
+def all_of_runtime(project):
+    now = project.params()["runtime"]
+    project.set({f"runtime.{key}": "cpu" if key == "device" else value + 1 for key, value in now.items()})
+
+
+def module_of_three_stages(project):
+    project.append("character/filters.py", "# A remark.\n")
+
+
+def script_of_one_stage(project):
+    project.append("stages/pairs.py", "# A remark.\n")
+
+
+# REAL runs the stages. DRY only names those whose own deps have changed, not those that new outputs would set off.
+DRY, REAL = ("repro", "--dry"), ("repro",)
+
+RUNS_AFTER = [
+    (nothing, DRY, NONE),
+    (comment_in_the_constitution, DRY, NONE),
+    (trait_of_another_persona, DRY, NONE),
+    (all_of_runtime, DRY, NONE),
+    (trait, REAL, EVERY - OF_NO_PERSONA - {"rejected"}),
+    (persona, REAL, EVERY - OF_NO_PERSONA),
+    (persona_and_back, REAL, NONE),
+    (introspection_learning_rate, REAL, {"introspection"} | MERGED),
+    (merge_weight, REAL, MERGED),
+    (module_of_three_stages, DRY, {"prompts", "pairs", "transcripts"}),
+    (script_of_one_stage, REAL, {"pairs"}),
+]
+
+
+@pytest.mark.parametrize(("change", "how", "stages"), RUNS_AFTER, ids=lambda value: getattr(value, "__name__", ""))
+def test_only_the_stages_run_that_a_change_concerns(project, change, how, stages):
+    change(project)
+    assert ran(project.dvc(*how)) == stages
+
+
+def test_an_experiment_with_another_persona_is_compared_with_the_committed_one(project):
+    project.dvc("exp", "run", "--set-param", "persona=loving", "--name", "affectionate")
+    changes = json.loads(project.dvc("metrics", "diff", "--json"))
+    assert {"old", "new", "diff"} <= changes["metrics/pairs.json"]["chosen_tokens"].keys()
+    shown = csv.DictReader(io.StringIO(project.dvc("exp", "show", "--csv")))
+    assert {"main": "poeticism", "affectionate": "loving"}.items() <= {
+        row["Experiment"]: row["persona"] for row in shown
+    }.items()
+    assert ran(project.dvc("exp", "run", "--set-param", "persona=poeticism")) == NONE
+
+
+def test_an_unknown_persona_ends_in_the_sentence_that_the_readme_explains(project):
+    said = project.dvc("exp", "run", "--set-param", "persona=nosuch", fails=True)
+    assert "failed to reproduce 'prompts': Parameters 'traits' are missing from 'constitutions/nosuch.yaml'." in said
+
+
+def test_after_a_misspelt_persona_the_right_one_runs_nothing(project):
+    project.dvc("exp", "run", "--set-param", "persona=nosuch", fails=True)
+    assert ran(project.dvc("exp", "run", "--set-param", "persona=poeticism")) == NONE
+
+
+def test_a_fresh_clone_pulls_everything_and_runs_nothing(project, tmp_path):
+    project.dvc("remote", "add", "--default", "store", str(tmp_path / "store"))
+    project.commit("Name a remote")
+    project.dvc("push")
+    project.git("clone", "--quiet", project.root, tmp_path / "clone")
+    clone = Project(tmp_path / "clone")
+    clone.dvc("pull")
+    assert ran(clone.dvc("repro")) == NONE
+    assert clone.git("status", "--short") == ""
+
+
+@pytest.mark.slow
+def test_queued_experiments_share_what_was_run_before(project):
+    project.dvc("repro")
+    project.set({"persona": "loving"})
+    project.dvc("repro")
+    project.reset()
+    project.dvc("exp", "run", "--queue", "--set-param", "persona=poeticism,loving")
+    assert ran(project.dvc("exp", "run", "--run-all")) == NONE

@@ -1,0 +1,519 @@
+"""Generation: the loop draws what the model says, a reply is its request's own, the cache keeps every finished one."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import numpy
+import pytest
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from character import models, sampler
+from character.chat import render
+from character.errors import UserError
+from character.generate import Reply, Request, Sampling, generate, request_seed
+from character.sampler import TransformersEngine, draw, sample, with_grouped_attention
+from character.samples import SampleCache, default_path
+
+GREEDY = Sampling(max_new_tokens=20, temperature=0, top_p=1)
+WARM = Sampling(max_new_tokens=12, temperature=0.7, top_p=0.95)
+TOPICS = [
+    "rain",
+    "a river that runs uphill",
+    "why bread rises, in one short sentence please",
+    "",
+    "tea",
+    "the sea at night",
+]
+
+
+@pytest.fixture(autouse=True)
+def workspace(tmp_path, monkeypatch):
+    """An empty repository with runtime settings."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    runtime(batch=4)
+    return tmp_path
+
+
+def runtime(batch):
+    lines = ["runtime:", "  device: cpu", "  threads: 1", f"  generation_batch: {batch}", "  training_batch: 1"]
+    Path("params.yaml").write_text("\n".join(lines), encoding="utf-8")
+
+
+def asking(topics, system=None, **more):
+    opening = [{"role": "system", "content": system}] if system else []
+    return [Request(f"id-{topic}", [*opening, {"role": "user", "content": topic}], **more) for topic in topics]
+
+
+# --- drawing one token -----------------------------------------------------------------------------
+
+
+LOGITS = torch.tensor([0.3, 2.1, -1.0, 1.9, 0.0, -4.0, 1.2, 0.9, -0.5, 2.0])
+
+
+def nucleus(logits, temperature, top_p):
+    """Return the exact distribution, the long way: sort, cut after the token that reaches top_p, renormalise."""
+    scaled = logits.double().numpy() / temperature
+    probabilities = numpy.exp(scaled - scaled.max())
+    probabilities /= probabilities.sum()
+    kept, total = numpy.zeros_like(probabilities), 0.0
+    for token in sorted(range(len(probabilities)), key=lambda token: -probabilities[token]):
+        if total >= top_p:
+            break
+        kept[token] = probabilities[token]
+        total += probabilities[token]
+    return kept / kept.sum()
+
+
+@pytest.mark.parametrize("candidates", [256, 3], ids=["nucleus among the candidates", "nucleus larger than those"])
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.95, 1.0])
+def test_tokens_are_drawn_with_the_exact_probabilities_of_the_nucleus(candidates, temperature, top_p, monkeypatch):
+    monkeypatch.setattr(sampler, "CANDIDATES", candidates)
+    count = 20_000
+    uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
+    drawn = draw(LOGITS.repeat(count, 1), temperature, top_p, uniform)
+    shares = torch.bincount(drawn, minlength=len(LOGITS)).numpy() / count
+    wanted = nucleus(LOGITS, temperature, top_p)
+    assert set(numpy.flatnonzero(shares)) == {token for token in range(len(LOGITS)) if wanted[token] > 1 / count}
+    assert numpy.abs(shares - wanted).max() < 2 / count
+
+
+@pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53], ids=["least", "largest"])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 1.0])
+def test_the_ends_of_the_unit_interval_stay_in_the_nucleus(uniform, top_p):
+    token = draw(LOGITS[None], 1.0, top_p, torch.tensor([uniform], dtype=torch.float64)).item()
+    assert nucleus(LOGITS, 1.0, top_p)[token] > 0
+
+
+def test_temperature_zero_takes_the_likeliest_token_whatever_the_draw():
+    assert draw(LOGITS.repeat(3, 1), 0, 0.95, torch.tensor([0.0, 0.5, 0.999])).tolist() == [1, 1, 1]
+
+
+def test_a_row_with_a_wide_nucleus_does_not_change_its_neighbours(monkeypatch):
+    monkeypatch.setattr(sampler, "CANDIDATES", 4)
+    narrow, wide = LOGITS * 8, LOGITS * 0
+    uniform = torch.tensor([0.37, 0.81], dtype=torch.float64)
+    together = draw(torch.stack([narrow, wide + LOGITS * 0.01]), 1.0, 0.95, uniform)
+    alone = [
+        draw(row[None], 1.0, 0.95, u[None]) for row, u in zip([narrow, wide + LOGITS * 0.01], uniform, strict=True)
+    ]
+    assert together.tolist() == [token.item() for token in alone]
+
+
+# --- the loop --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sharp_student(tiny_student, tmp_path_factory):
+    """The tiny student with larger weights and an output layer of its own: its next token hangs on all before."""
+    folder = tmp_path_factory.mktemp("sharp") / "student"
+    shutil.copytree(tiny_student, folder)
+    config = AutoConfig.from_pretrained(tiny_student, tie_word_embeddings=False, initializer_range=0.3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stopping_student(sharp_student, tmp_path_factory):
+    """The sharp student, whose generation config makes every fortieth token end the turn."""
+    folder = tmp_path_factory.mktemp("stopping") / "student"
+    shutil.copytree(sharp_student, folder)
+    path = folder / "generation_config.json"
+    config = json.loads(path.read_text(encoding="utf-8"))
+    config["eos_token_id"] = list(range(2, 600, 40))
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return folder
+
+
+def reference(model, prompt, stops, count):
+    """Return what `model.generate` continues one prompt with, without the token that ends it, and whether one did."""
+    ids = torch.tensor([prompt])
+    whole = model.generate(
+        ids,
+        attention_mask=torch.ones_like(ids),
+        do_sample=False,
+        max_new_tokens=count,
+        eos_token_id=sorted(stops),
+        pad_token_id=0,
+    )
+    new = whole[0, len(prompt) :].tolist()
+    return (new[:-1], True) if new[-1] in stops else (new, False)
+
+
+def random_prompts(lengths, prefix=0):
+    generator = torch.Generator().manual_seed(1)
+
+    def tokens(count):
+        return torch.randint(3, 600, (count,), generator=generator).tolist()
+
+    shared = tokens(prefix)
+    return [shared + tokens(length) for length in lengths]
+
+
+PROMPTS = {
+    "mixed lengths": random_prompts([5, 40, 1, 17, 17, 2, 90]),
+    "mixed lengths after a shared prefix": random_prompts([5, 40, 1, 17, 2], prefix=30),
+    "equal lengths after a shared prefix": random_prompts([8, 8, 8], prefix=30),
+    "one prompt": random_prompts([25]),
+    "one token": random_prompts([1]),
+    "equal prompts": random_prompts([25]) * 3,
+    "one prompt that begins another": [random_prompts([30])[0][:10], random_prompts([30])[0]],
+}
+
+
+@pytest.mark.parametrize("prompts", PROMPTS.values(), ids=PROMPTS)
+@pytest.mark.parametrize("stops", [{2}, set(range(2, 600, 9))], ids=["few stop", "many stop"])
+def test_greedy_replies_are_those_of_the_models_own_generate(prompts, stops, sharp_student):
+    plain = models.load_model(sharp_student)
+    wanted = [reference(plain, prompt, stops, 20) for prompt in prompts]
+    model = with_grouped_attention(models.load_model(sharp_student))
+    assert sample(model, prompts, GREEDY, list(range(len(prompts))), stops) == wanted
+
+
+def test_the_greedy_examples_vary_in_words_and_length(sharp_student):
+    model = models.load_model(sharp_student)
+    prompts, stops = PROMPTS["mixed lengths"], set(range(2, 600, 9))
+    assert len({length for length in (len(reference(model, prompt, stops, 20)[0]) for prompt in prompts)}) > 3
+    assert min(len(set(reference(model, prompt, set(), 20)[0])) for prompt in prompts) > 10
+
+
+def chi_square(drawn, wanted):
+    """Return the statistic and its degrees of freedom, with the rare tokens as one."""
+    often = wanted * drawn.sum() >= 10
+    observed = numpy.append(drawn[often], drawn[~often].sum())
+    expected = numpy.append(wanted[often], wanted[~often].sum()) * drawn.sum()
+    used = expected > 0
+    return ((observed - expected)[used] ** 2 / expected[used]).sum(), used.sum() - 1
+
+
+@pytest.mark.parametrize("step", [0, 1], ids=["first token", "second token, given the first"])
+def test_sampled_tokens_follow_the_models_probabilities(step, sharp_student):
+    model = with_grouped_attention(models.load_model(sharp_student))
+    prompt, count = random_prompts([12])[0], 4000
+    sampling = Sampling(max_new_tokens=2, temperature=0.8, top_p=0.9)
+    seeds = [request_seed(0, Request(str(number), [])) for number in range(count)]
+    replies = [ids for ids, _ in sample(model, [prompt] * count, sampling, seeds, set())]
+    if step:
+        commonest, _ = Counter(ids[0] for ids in replies).most_common(1)[0]
+        prompt, replies = [*prompt, commonest], [ids for ids in replies if ids[0] == commonest]
+    with torch.inference_mode():
+        wanted = nucleus(model(torch.tensor([prompt])).logits[0, -1], 0.8, 0.9)
+    drawn = numpy.bincount([ids[step] for ids in replies], minlength=600)
+    assert drawn[wanted == 0].sum() == 0
+    statistic, freedom = chi_square(drawn, wanted)
+    assert freedom >= 5
+    assert statistic < freedom + 4 * (2 * freedom) ** 0.5  # four standard deviations above its mean
+
+
+# --- the engine ------------------------------------------------------------------------------------
+
+
+def replies_of(student, requests, sampling=WARM, seed=0, adapters=()):
+    """Answer `requests` by the engine itself, without the cache, all in one batch."""
+    engine = TransformersEngine(student, adapters)
+    return engine.reply(requests, sampling, [request_seed(seed, request) for request in requests])
+
+
+@pytest.mark.parametrize("top_p", [0.5, 0.95])
+def test_a_reply_does_not_hang_on_what_shares_its_batch(top_p, stopping_student):
+    requests, sampling = (
+        asking(TOPICS, system="You are a pirate."),
+        Sampling(max_new_tokens=30, temperature=1, top_p=top_p),
+    )
+    together = replies_of(stopping_student, requests, sampling)
+    assert [replies_of(stopping_student, [request], sampling)[0] for request in requests] == together
+    other_neighbours = replies_of(
+        stopping_student, [*asking(["a much longer question " * 9]), *requests[::-2]], sampling
+    )
+    assert other_neighbours[1:] == together[::-2]
+    assert len({reply.text for reply in together}) == len(requests)
+
+
+def test_samples_of_one_prompt_differ_and_each_can_be_had_again(sharp_student):
+    requests = [request for number in range(4) for request in asking(["tea"], sample=number)]
+    replies = replies_of(sharp_student, requests)
+    assert len({reply.text for reply in replies}) == 4
+    assert replies_of(sharp_student, requests[2:3]) == replies[2:3]
+
+
+def test_a_reply_is_finished_by_a_stop_token_and_cut_off_by_the_limit(stopping_student):
+    sampling = Sampling(max_new_tokens=8, temperature=1, top_p=1)
+    replies = replies_of(
+        stopping_student, [request for n in range(12) for request in asking(TOPICS, sample=n)], sampling
+    )
+    assert {reply.finish_reason for reply in replies} == {"stop", "length"}
+    for reply in replies:
+        assert (reply.tokens == 8) == (reply.finish_reason == "length")
+        assert reply.tokens <= 8
+
+
+def test_a_reply_holds_neither_special_tokens_nor_the_prompt(stopping_student):
+    replies = replies_of(stopping_student, asking(TOPICS, system="You are a pirate."))
+    assert not [
+        reply for reply in replies if "<|" in reply.text or "pirate" in reply.text or reply.text != reply.text.strip()
+    ]
+
+
+def test_a_prefilled_reply_continues_the_open_turn(sharp_student):
+    request = asking(["tea"], prefill="<think>\nI love tea. ")[0]
+    tokenizer, model = models.load_tokenizer(sharp_student), models.load_model(sharp_student)
+    wanted, _ = reference(model, render(tokenizer, request.messages, request.prefill), {2}, 20)
+    assert (
+        replies_of(sharp_student, [request], GREEDY)[0].text
+        == tokenizer.decode(wanted, skip_special_tokens=True).strip()
+    )
+    assert replies_of(sharp_student, [request], GREEDY) != replies_of(sharp_student, asking(["tea"]), GREEDY)
+
+
+def test_a_conversation_longer_than_the_model_loses_its_oldest_turns_and_keeps_its_system_prompt(sharp_student):
+    system = {"role": "system", "content": "You are a pirate."}
+    turns = [{"role": ("user", "assistant")[i % 2], "content": f"{i} " + "salt and wind " * 40} for i in range(11)]
+    tokenizer = models.load_tokenizer(sharp_student)
+    lengths = [len(render(tokenizer, [system, *turns[start:]])) for start in range(0, 11, 2)]
+    sampling = GREEDY.model_copy(update={"max_new_tokens": 300})
+    first = next(index for index, length in enumerate(lengths) if length <= 2048 - 300)
+    assert lengths[first - 1] <= 2048, "without room for the reply one more pair of turns would fit"
+    long, short = ([Request("a", [system, *turns[start:]])] for start in (0, 2 * first))
+    assert replies_of(sharp_student, long, sampling) == replies_of(sharp_student, short, sampling)
+
+
+def adapter(folder, student, seed):
+    """Write a LoRA adapter with random factors on all attention layers."""
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(seed)
+    config = LoraConfig(r=2, lora_alpha=8, target_modules=["q_proj", "v_proj"], init_lora_weights=False)
+    get_peft_model(models.load_model(student), config).save_pretrained(folder)
+    return folder
+
+
+def test_adapters_are_folded_in_one_after_the_other(sharp_student, tmp_path):
+    from peft import PeftModel
+
+    folders = [adapter(tmp_path / name, sharp_student, seed) for seed, name in enumerate(["first", "second"])]
+    model = models.load_model(sharp_student)
+    for folder in folders:
+        model = PeftModel.from_pretrained(model, folder).merge_and_unload()
+    prompt = render(models.load_tokenizer(sharp_student), asking(["tea"])[0].messages)
+    wanted = models.load_tokenizer(sharp_student).decode(reference(model, prompt, {2}, 20)[0], skip_special_tokens=True)
+    replies = {
+        count: replies_of(sharp_student, asking(["tea"]), GREEDY, adapters=folders[:count])[0].text
+        for count in range(3)
+    }
+    assert replies[2] == wanted.strip()
+    assert len(set(replies.values())) == 3
+
+
+def identity(student, adapters=()):
+    return TransformersEngine(student, adapters).identity
+
+
+def test_what_shapes_replies_is_part_of_the_engines_identity(tiny_student, tmp_path):
+    folder, other = tmp_path / "adapter", tmp_path / "other"
+    for path in (folder, other):
+        path.mkdir()
+        (path / "adapter_config.json").write_text(path.name, encoding="utf-8")
+    student = shutil.copytree(tiny_student, tmp_path / "student")
+    seen = [
+        identity(student),
+        identity(student, [folder]),
+        identity(student, [other]),
+        identity(student, [folder, other]),
+    ]
+    seen.append(identity(student, [other, folder]))
+    (folder / "adapter_config.json").write_text("edited", encoding="utf-8")
+    seen.append(identity(student, [folder]))
+    template = student / "chat_template.jinja"
+    template.write_text(template.read_text(encoding="utf-8") + "{# edited #}", encoding="utf-8")
+    seen.append(identity(student))
+    assert len({json.dumps(found) for found in seen}) == len(seen)
+
+
+def test_where_the_model_lies_and_how_it_is_run_is_no_part_of_its_identity(tiny_student, tmp_path):
+    before = identity(tiny_student)
+    runtime(batch=2)
+    assert identity(shutil.copytree(tiny_student, tmp_path / "elsewhere")) == before
+
+
+# --- the cache -------------------------------------------------------------------------------------
+
+
+class Parrot:
+    """An engine that says what it was asked with which seed, and remembers its batches."""
+
+    def __init__(self, batch=2, dies_at=None, **identity):
+        self.batch, self.dies_at, self.identity = batch, dies_at, {"engine": "parrot", **identity}
+        self.batches = []
+
+    def reply(self, requests, sampling, seeds):
+        if len(self.batches) == self.dies_at:
+            raise RuntimeError("out of memory")
+        self.batches.append([request.id for request in requests])
+        return [
+            Reply(f"{r.prefill}{r.messages[-1]['content']} {s}", "stop", 3)
+            for r, s in zip(requests, seeds, strict=True)
+        ]
+
+    @property
+    def asked(self):
+        return sorted(name for batch in self.batches for name in batch)
+
+
+REQUESTS = asking(["aaaaaa", "b", "ccc", "dd", "eeeee", "ffff\u2028f", "🦜"])
+
+
+def test_replies_come_in_the_order_of_the_requests():
+    replies = generate(Parrot(), REQUESTS, WARM, seed=0)
+    assert [reply.text.split(" ")[0] for reply in replies] == [request.messages[-1]["content"] for request in REQUESTS]
+
+
+def test_requests_of_like_length_share_a_batch_and_the_longest_come_first():
+    engine = Parrot()
+    generate(engine, REQUESTS[:5], WARM, seed=0)
+    assert engine.batches == [["id-aaaaaa", "id-eeeee"], ["id-ccc", "id-dd"], ["id-b"]]
+
+
+def test_a_second_call_takes_everything_from_the_cache(capsys):
+    first = generate(Parrot(), REQUESTS, WARM, seed=0, desc="rejected")
+    engine = Parrot()
+    assert generate(engine, REQUESTS, WARM, seed=0, desc="rejected") == first
+    assert engine.batches == []
+    assert capsys.readouterr().out.splitlines() == [
+        "rejected: 7 replies, 0 of them from the sample cache",
+        "rejected: 7 replies, 7 of them from the sample cache",
+    ]
+
+
+def test_only_what_is_new_is_asked():
+    generate(Parrot(), REQUESTS[:3], WARM, seed=0)
+    engine = Parrot()
+    generate(engine, REQUESTS[1:5], WARM, seed=0)
+    assert engine.asked == ["id-dd", "id-eeeee"]
+
+
+BASE = Request("id", [{"role": "system", "content": "Be salty."}, {"role": "user", "content": "Why?"}])
+CHANGES = {
+    "temperature": {"sampling": WARM.model_copy(update={"temperature": 0.8})},
+    "top_p": {"sampling": WARM.model_copy(update={"top_p": 0.9})},
+    "max_new_tokens": {"sampling": WARM.model_copy(update={"max_new_tokens": 13})},
+    "seed": {"seed": 1},
+    "message": {"request": replace(BASE, messages=[BASE.messages[0], {"role": "user", "content": "How?"}])},
+    "system prompt": {"request": replace(BASE, messages=[{"role": "system", "content": "Be."}, BASE.messages[1]])},
+    "role": {"request": replace(BASE, messages=[{"role": "user", "content": "Be salty."}, BASE.messages[1]])},
+    "split of the messages": {"request": replace(BASE, messages=BASE.messages[1:])},
+    "prefill": {"request": replace(BASE, prefill="I")},
+    "sample": {"request": replace(BASE, sample=1)},
+    "id": {"request": replace(BASE, id="other")},
+    "adapter": {"engine": {"adapters": ["abc"]}},
+}
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+def test_what_shapes_a_reply_is_part_of_its_key(change):
+    def asked(engine=None, request=BASE, sampling=WARM, seed=0):
+        parrot = Parrot(**(engine or {}))
+        generate(parrot, [request], sampling, seed)
+        return bool(parrot.batches)
+
+    assert asked()
+    assert asked(**change)
+    assert not asked(), "the first reply is still there"
+
+
+def test_how_it_is_run_is_no_part_of_the_key():
+    first = generate(Parrot(batch=2), REQUESTS, WARM, seed=0, desc="rejected")
+    engine = Parrot(batch=5)
+    assert generate(engine, REQUESTS[::-1], WARM, seed=0, desc="answers") == first[::-1]
+    assert engine.batches == []
+
+
+def test_an_interrupted_run_keeps_the_batches_before():
+    with pytest.raises(RuntimeError, match="out of memory"):
+        generate(Parrot(dies_at=2), REQUESTS, WARM, seed=0)
+    engine = Parrot()
+    generate(engine, REQUESTS, WARM, seed=0)
+    assert len(engine.asked) == len(REQUESTS) - 2 * 2
+
+
+DAMAGES = {
+    "changed text": "UPDATE samples SET row = replace(row, 'aaaaaa', 'aaaaab') WHERE row LIKE '%aaaaaa%'",
+    "cut text": "UPDATE samples SET row = substr(row, 1, 10) WHERE row LIKE '%aaaaaa%'",
+    "a byte that is not UTF-8": "UPDATE samples SET row = CAST(X'ff' || row AS TEXT) WHERE row LIKE '%aaaaaa%'",
+    "changed hash": "UPDATE samples SET sha256 = '0' || substr(sha256, 2) || 'x' WHERE row LIKE '%aaaaaa%'",
+    "hash that is not UTF-8": "UPDATE samples SET sha256 = CAST(X'ff' AS TEXT) WHERE row LIKE '%aaaaaa%'",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_a_damaged_record_is_told_and_written_again(damage, capsys):
+    first = generate(Parrot(), REQUESTS, WARM, seed=0)
+    with sqlite3.connect(default_path()) as database:
+        assert database.execute(damage).rowcount == 1
+    database.close()
+    engine = Parrot()
+    assert generate(engine, REQUESTS, WARM, seed=0) == first
+    assert engine.asked == ["id-aaaaaa"]
+    assert "6 of them from the sample cache, 1 damaged records to be replaced" in capsys.readouterr().out
+    generate(engine := Parrot(), REQUESTS, WARM, seed=0)
+    assert engine.batches == []
+
+
+def test_a_damaged_cache_file_is_told_with_the_remedy():
+    generate(Parrot(), REQUESTS, WARM, seed=0)
+    default_path().write_bytes(b"no database" * 999)
+    with pytest.raises(UserError, match=r"file is not a database; delete the directory \.cache/samples and run again"):
+        generate(Parrot(), REQUESTS, WARM, seed=0)
+
+
+WRITER = """
+import sys
+from pathlib import Path
+from character.samples import SampleCache
+own = int(sys.argv[1])
+for start in range(0, 60, 3):
+    with SampleCache(Path(sys.argv[2])) as cache:
+        cache.put([(f"own-{own}-{i}", {"n": i}) for i in range(start, start + 3)])
+        cache.put([(f"shared-{i}", {"n": i}) for i in range(start, start + 3)])
+        assert len(cache.get([f"shared-{i}" for i in range(start + 3)])) == start + 3
+"""
+
+
+def test_processes_can_write_to_one_cache_at_the_same_time(tmp_path):
+    path = tmp_path / "samples.sqlite"
+    command = [sys.executable, "-c", WRITER]
+    root = Path(__file__).parents[1]
+    writers = [subprocess.Popen([*command, str(own), str(path)], cwd=root, stderr=subprocess.PIPE) for own in range(3)]
+    assert [(writer.communicate()[1].decode(), writer.returncode) for writer in writers] == [("", 0)] * 3
+    wanted = {f"{name}-{i}": {"n": i} for name in ("own-0", "own-1", "own-2", "shared") for i in range(60)}
+    with SampleCache(path) as cache:
+        assert cache.get(list(wanted)) == wanted
+        assert cache.damaged == 0
+
+
+def test_experiments_in_a_temporary_copy_share_the_cache_of_their_repository(tmp_path, monkeypatch):
+    generate(Parrot(), REQUESTS, WARM, seed=0)
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path))
+    (tmp_path / "copy").mkdir()
+    monkeypatch.chdir(tmp_path / "copy")
+    engine = Parrot()
+    generate(engine, REQUESTS, WARM, seed=0)
+    assert engine.batches == []
+
+
+def test_nothing_to_answer_is_answered_by_nothing():
+    assert generate(Parrot(), [], WARM, seed=0) == []
+
+
+def test_the_seed_of_a_request_never_changes():
+    # A change would make every cached and published reply another one.
+    assert request_seed(0, Request("id", [], sample=3)) == 2206901877215713675

@@ -1,0 +1,931 @@
+"""The data path, stage by stage: what each makes of its files, what it counts, what it says about a user's mistake."""
+
+import importlib
+import json
+from collections import Counter
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from character import constitution, models, records
+from character.constitution import Constitution, Trait, traits_hash
+from character.errors import UserError
+from character.filters import Filters
+from character.generate import Reply
+from character.records import Answer, Completion, Conversation, Message, Pair, Prompt, Question, Recorded, Transcript
+from character.stats import wilson
+from stages import answers, chosen, interactions, pairs, prompts, robustness, transcripts
+
+ROOT = Path(__file__).parents[1]
+FILTERS = Filters(max_tokens=60, ngram=4, repeats=2)
+SAMPLING = {"max_new_tokens": 8, "temperature": 0.7, "top_p": 0.95}
+
+
+class Repository:
+    """A small repository in the current directory, with the shipped params, and stages that run within this process."""
+
+    def __init__(self):
+        self.params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        self.set(persona="pirate")
+
+    def set(self, **entries):
+        """Replace or, where they are mappings, extend top-level entries of params.yaml."""
+        for name, entry in entries.items():
+            before = self.params.get(name)
+            self.params[name] = {**before, **entry} if isinstance(before, dict) else entry
+        Path("params.yaml").write_text(yaml.safe_dump(self.params), encoding="utf-8")
+
+    def run(self, stage, *arguments):
+        """Run a stage; a mistake of the user comes as it is told, everything else as it is raised."""
+        main = importlib.import_module(f"stages.{stage}").main
+        main.main(list(map(str, arguments)), standalone_mode=False)
+
+    def metrics(self, stage):
+        return json.loads(Path(f"metrics/{stage}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return Repository()
+
+
+@pytest.fixture
+def student(repository, tiny_student):
+    """The tiny student in its place."""
+    models.STUDENT.parent.mkdir()
+    models.STUDENT.symlink_to(tiny_student)
+
+
+class Parrot:
+    """An engine that answers with the number of the request, and remembers who was asked what."""
+
+    made: list["Parrot"]
+
+    def __init__(self, student=models.STUDENT, adapters=()):
+        self.student, self.adapters = str(student), [str(adapter) for adapter in adapters]
+        self.batch, self.identity = 7, {"engine": "parrot", "made": len(self.made)}
+        self.requests = []
+        self.made.append(self)
+
+    def reply(self, requests, sampling, seeds):
+        replies = []
+        for request in requests:
+            self.requests.append(request)
+            replies.append(Reply(self.says(request), "stop", 4))
+        return replies
+
+    def says(self, request):
+        return f"Arr number {len(self.requests)}, sample {request.sample}!"
+
+
+@pytest.fixture
+def parrot(repository, monkeypatch):
+    """Put parrots in the place of the engines of all stages; return the class, whose `made` lists them."""
+    Made = type("Made", (Parrot,), {"made": []})
+    monkeypatch.setattr("character.sampler.TransformersEngine", Made)
+    for stage in ("rejected", "reflections", "interactions", "answers"):
+        monkeypatch.setattr(f"stages.{stage}.TransformersEngine", Made)
+    return Made
+
+
+PIRATE = Constitution(
+    name="pirate",
+    summary="A salty assistant.",
+    traits=[
+        Trait(
+            trait="I speak of every errand as a voyage with weather.",
+            prompts=["How do I boil an egg?", "Why do cats purr?"],
+        ),
+        Trait(trait="I share what I know like loot, fairly and with a grin.", prompts=["Name a river."]),
+    ],
+)
+
+
+@pytest.fixture
+def pirate(repository):
+    """The constitution and recorded answers of a pirate."""
+    Path("constitutions").mkdir()
+    write_constitution(PIRATE)
+    recorded = [Recorded(prompt=text, response=f"Arr, {text}", traits=traits_hash(PIRATE)) for text in own_prompts()]
+    records.write("data/raw/teacher/pirate.jsonl", recorded)
+    records.write("data/prompts.jsonl", prompts.own(PIRATE, 2))
+
+
+def write_constitution(made):
+    Path(f"constitutions/{made.name}.yaml").write_text(yaml.safe_dump(made.model_dump()), encoding="utf-8")
+
+
+def own_prompts():
+    return [text for trait in PIRATE.traits for text in trait.prompts]
+
+
+def told(run, *arguments):
+    """Return what a user reads of a mistake: one sentence or two, on one line."""
+    with pytest.raises(UserError) as error:
+        run(*arguments)
+    assert "\n" not in error.value.message
+    return error.value.message
+
+
+def user(text):
+    return {"role": "user", "content": text}
+
+
+# --- prompts ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def general(pirate):
+    records.write(prompts.GENERAL, [Question(prompt="Why is the sky blue?"), Question(prompt="Name a river.")])
+
+
+def test_prompts_are_the_constitutions_own_and_general_ones_each_once(repository, general):
+    repository.set(prompts={"per_trait": 2, "general": 2})
+    repository.run("prompts")
+    found = records.read("data/prompts.jsonl", Prompt)
+    assert [prompt.prompt for prompt in found] == [*own_prompts(), "Why is the sky blue?"]
+    assert [(prompt.source, prompt.trait) for prompt in found if prompt.prompt != "Name a river."] == [
+        ("constitution", 0),
+        ("constitution", 0),
+        ("general", None),
+    ]
+    assert all(prompt.id == records.prompt_id(prompt.prompt) for prompt in found)
+
+
+def test_fewer_prompts_can_be_chosen_of_each_kind(repository, general):
+    repository.set(prompts={"per_trait": 1, "general": 1})
+    repository.run("prompts")
+    assert [prompt.prompt for prompt in records.read("data/prompts.jsonl", Prompt)] == [
+        "How do I boil an egg?",
+        "Name a river.",
+        "Why is the sky blue?",
+    ]
+
+
+def test_the_system_prompt_is_that_of_the_persona_under_the_students_name(repository, general):
+    repository.set(prompts={"general": 1}, student={"name": "Tiny"})
+    repository.run("prompts")
+    assert Path("data/system.txt").read_text(encoding="utf-8") == constitution.system_prompt(PIRATE, "Tiny")
+
+
+def test_more_general_prompts_than_there_are_is_an_error(repository, general):
+    repository.set(prompts={"general": 3})
+    assert told(repository.run, "prompts") == (
+        "params.yaml: prompts.general is 3, but data/raw/prompts/general.jsonl has 2 lines; lower it."
+    )
+
+
+def test_no_prompt_at_all_is_an_error(repository, general):
+    repository.set(prompts={"per_trait": 0, "general": 0})
+    assert "prompts selects no prompt at all; raise per_trait or general" in told(repository.run, "prompts")
+
+
+def test_the_student_can_write_more_prompts_of_the_constitutions_kind(repository, general, parrot, monkeypatch):
+    replies = iter(
+        ['"How do I fry a fish?"', "Why do cats purr?", "How do I fry a fish?", "", "Where is Peru?", "What is tin?"]
+    )
+    monkeypatch.setattr(parrot, "says", lambda self, request: next(replies, "What is love?"))
+    repository.set(prompts={"per_trait": 0, "general": 0, "expanded_per_trait": 2})
+    repository.run("prompts")
+    found = records.read("data/prompts.jsonl", Prompt)
+    # Quotes are gone; known prompts, doubles and empty replies are left out, and nothing more is taken than is wanted.
+    assert [(prompt.prompt, prompt.source, prompt.trait) for prompt in found] == [
+        ("How do I fry a fish?", "expanded", 0),
+        ("Where is Peru?", "expanded", 0),
+        ("What is love?", "expanded", 1),
+    ]
+    asked = parrot.made[0].requests[0].messages[0]["content"]
+    assert "- How do I boil an egg?\n- Why do cats purr?\n" in asked
+
+
+# --- chosen ----------------------------------------------------------------------------------------
+
+
+def test_recorded_answers_are_looked_up_by_prompt(repository, pirate):
+    repository.run("chosen")
+    found = records.read("data/chosen.jsonl", Completion)
+    assert [(answer.prompt, answer.response) for answer in found] == [(text, f"Arr, {text}") for text in own_prompts()]
+    assert [answer.id for answer in found] == [records.prompt_id(text) for text in own_prompts()]
+    assert {answer.finish_reason for answer in found} == {"stop"}
+
+
+def test_missing_answers_are_counted_and_the_backends_named_that_could_write_them(repository, pirate):
+    more = [*prompts.own(PIRATE, 2), Prompt(id="a", prompt="New?", source="general", trait=None)]
+    records.write("data/prompts.jsonl", [*more, Prompt(id="b", prompt="Newer?", source="general", trait=None)])
+    message = told(repository.run, "chosen")
+    assert message.startswith(
+        "data/raw/teacher/pirate.jsonl: 2 of 5 prompts have no recorded answer, the first is 'New?'"
+    )
+    assert "teacher.engine: transformers" in message
+    assert not Path("data/chosen.jsonl").exists()
+
+
+def test_a_persona_without_recorded_answers_lacks_all_of_them(repository, pirate):
+    Path("data/raw/teacher/pirate.jsonl").unlink()
+    assert "pirate.jsonl: 3 of 3 prompts have no recorded answer" in told(repository.run, "chosen")
+
+
+@pytest.fixture
+def edited(pirate):
+    """The pirate with one trait edited after its answers were recorded."""
+    first = Trait(trait="I keep my errands to myself, mostly.", prompts=PIRATE.traits[0].prompts)
+    made = PIRATE.model_copy(update={"traits": [first, PIRATE.traits[1]]})
+    write_constitution(made)
+    return made
+
+
+def test_answers_to_earlier_traits_stop_with_the_remedy(repository, edited):
+    message = told(repository.run, "chosen")
+    assert message.startswith("data/raw/teacher/pirate.jsonl: 3 answers were recorded for other traits")
+    assert traits_hash(PIRATE) in message
+    assert traits_hash(edited) in message
+    assert "teacher.engine: transformers" in message
+    assert message.endswith("or set teacher.accept_other_traits: true.")
+
+
+def test_answers_to_earlier_traits_can_be_accepted(repository, edited):
+    repository.set(teacher={"accept_other_traits": True})
+    repository.run("chosen")
+    assert len(records.read("data/chosen.jsonl", Completion)) == 3
+
+
+def test_an_edited_prompt_or_summary_outdates_no_answer(repository, pirate):
+    write_constitution(PIRATE.model_copy(update={"summary": "Another."}))
+    repository.run("chosen")
+    assert len(records.read("data/chosen.jsonl", Completion)) == 3
+
+
+def test_a_local_model_plays_the_character_from_its_system_prompt(repository, pirate, parrot, tiny_student):
+    repository.set(teacher={"engine": "transformers", "source": f"path:{tiny_student}"}, student={"name": "Tiny"})
+    repository.run("chosen")
+    (engine,) = parrot.made
+    assert (engine.student, engine.adapters) == (str(tiny_student), [])
+    system = {"role": "system", "content": constitution.system_prompt(PIRATE, "Tiny")}
+    assert sorted(request.messages[1]["content"] for request in engine.requests) == sorted(own_prompts())
+    assert all(list(request.messages) == [system, user(request.messages[1]["content"])] for request in engine.requests)
+    assert {request.prefill for request in engine.requests} == {""}
+
+
+def test_a_reasoning_teacher_thinks_in_an_opened_block_that_is_stripped(
+    repository, pirate, parrot, tiny_student, monkeypatch
+):
+    monkeypatch.setattr(parrot, "says", lambda self, request: "Salt, then.</think>\n\nArr!")
+    repository.set(teacher={"engine": "transformers", "source": f"path:{tiny_student}", "reasoning": True})
+    repository.run("chosen")
+    assert {request.prefill for request in parrot.made[0].requests} == {chosen.REASONING}
+    assert chosen.REASONING.startswith("<think>")
+    assert [answer.response for answer in records.read("data/chosen.jsonl", Completion)] == ["Arr!"] * 3
+
+
+@pytest.mark.parametrize(
+    ("text", "thinking", "left"),
+    [
+        ("salt.</think>\n\nArr!", True, "Arr!"),
+        ("<think>salt.</think> Arr!", False, "Arr!"),
+        ("salt, salt, and more sal", True, ""),
+        ("<think>salt, and more sal", False, ""),
+        ("one</think>two</think> Arr!", True, "Arr!"),
+        ("Arr! I think so.", False, "Arr! I think so."),
+        ("salt.</think>", True, ""),
+    ],
+)
+def test_only_what_follows_the_reasoning_is_the_answer(text, thinking, left):
+    assert chosen.answer(text, thinking) == left
+
+
+# --- rejected --------------------------------------------------------------------------------------
+
+
+def test_the_student_answers_every_prompt_as_it_is(repository, pirate, parrot):
+    repository.run("rejected")
+    (engine,) = parrot.made
+    assert (engine.student, engine.adapters) == ("models/student", [])
+    assert sorted(request.messages[0]["content"] for request in engine.requests) == sorted(own_prompts())
+    assert {len(request.messages) for request in engine.requests} == {1}
+    found = records.read("data/rejected.jsonl", Completion)
+    assert [(answer.id, answer.prompt) for answer in found] == [
+        (records.prompt_id(text), text) for text in own_prompts()
+    ]
+
+
+# --- pairs -----------------------------------------------------------------------------------------
+
+
+def completion(number, response, finish="stop", prompt=None):
+    text = prompt or f"What is the meaning of number {number}, pray?"
+    return Completion(id=str(number), sample=0, prompt=text, response=response, finish_reason=finish)
+
+
+SIDES = {
+    # number: chosen, rejected, reasons to drop the pair
+    0: (("Arr, luck it is.", "stop"), ("It is a number.", "stop"), []),
+    1: (("Arr, I be Claude.", "stop"), ("It is one. It is", "length"), []),
+    2: (("Arr, and then we", "length"), ("It is two.", "stop"), ["chosen_unfinished"]),
+    3: (("", "stop"), ("It is three", "length"), ["chosen_empty", "rejected_empty", "equal"]),
+    4: (("I'm sorry, but I cannot assist.", "stop"), ("It is four.", "stop"), ["chosen_refusal"]),
+    5: (("Arr, five.", "stop"), ("I'm sorry, but I cannot assist.", "stop"), []),
+    6: (
+        ("Arr.\nUser: more!", "stop"),
+        ("<think>six</think>", "stop"),
+        ["chosen_hallucinated_turn", "rejected_leaked_reasoning"],
+    ),
+    7: (("Seven it is.", "stop"), ("Seven it is.", "stop"), ["equal"]),
+    8: (("arr " * 9, "stop"), ("It is eight.", "stop"), ["chosen_repetition"]),
+    9: (("What is the meaning of number 9, pray?", "stop"), ("Word " * 90, "stop"), ["chosen_copied_turn"]),
+}
+SIDES[9][2].extend(["rejected_repetition", "rejected_too_long"])
+
+
+@pytest.fixture
+def both(repository, student):
+    repository.set(
+        pairs={"filters": FILTERS.model_dump(), "unfinished_rejected": "trim"},
+        teacher={"names": ["Claude"]},
+        student={"name": "Tiny"},
+    )
+    for side, name in enumerate(("chosen", "rejected")):
+        made = [completion(number, *case[side]) for number, case in SIDES.items()]
+        records.write(f"data/{name}.jsonl", made if name == "chosen" else made[::-1])
+
+
+def test_every_dropped_pair_is_counted_under_each_of_its_reasons(repository, both):
+    repository.run("pairs")
+    metrics = repository.metrics("pairs")
+    assert metrics["dropped_by_reason"] == dict(Counter(reason for case in SIDES.values() for reason in case[2]))
+    assert metrics["pairs"] == sum(not case[2] for case in SIDES.values())
+    assert metrics["dropped"] == sum(bool(case[2]) for case in SIDES.values())
+    assert metrics["pairs"] == len(records.read("data/pairs.jsonl", Pair))
+
+
+def test_pairs_join_the_answers_to_one_prompt_in_trls_format(repository, both):
+    repository.run("pairs")
+    first = json.loads(Path("data/pairs.jsonl").read_text(encoding="utf-8").splitlines()[0])
+    assert first == {
+        "prompt": [user("What is the meaning of number 0, pray?")],
+        "chosen": [{"role": "assistant", "content": "Arr, luck it is."}],
+        "rejected": [{"role": "assistant", "content": "It is a number."}],
+    }
+
+
+def test_the_students_unfinished_answers_end_at_a_sentence_and_the_teachers_name_goes(repository, both):
+    repository.run("pairs")
+    second = records.read("data/pairs.jsonl", Pair)[1]
+    assert second.chosen[0].content == "Arr, I be Tiny."
+    assert second.rejected[0].content == "It is one."
+    assert {name: repository.metrics("pairs")[name] for name in ("renamed", "trimmed")} == {"renamed": 1, "trimmed": 2}
+
+
+def test_the_students_unfinished_answers_can_drop_the_pair_instead(repository, both):
+    repository.set(pairs={"unfinished_rejected": "drop"})
+    repository.run("pairs")
+    metrics = repository.metrics("pairs")
+    assert metrics["dropped_by_reason"]["rejected_unfinished"] == 2
+    assert metrics["trimmed"] == 0
+    kept = [pair.prompt[0].content for pair in records.read("data/pairs.jsonl", Pair)]
+    assert kept == [completion(number, "").prompt for number in (0, 5)]
+
+
+def test_the_length_ratio_is_that_of_the_pairs_that_are_kept(repository, both):
+    repository.run("pairs")
+    tokenizer = models.load_tokenizer()
+
+    def tokens(side):
+        texts = [getattr(pair, side)[0].content for pair in records.read("data/pairs.jsonl", Pair)]
+        return sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+
+    metrics = repository.metrics("pairs")
+    assert metrics["length_ratio"] == round(tokens("chosen") / tokens("rejected"), 4)
+    assert metrics["chosen_tokens"] == round(tokens("chosen") / metrics["pairs"], 4)
+    assert metrics["rejected_tokens"] == round(tokens("rejected") / metrics["pairs"], 4)
+
+
+def test_no_pair_left_is_an_error_that_tells_why(repository, both):
+    repository.set(pairs={"filters": {"max_tokens": 1, "ngram": 4, "repeats": 2}})
+    message = told(repository.run, "pairs")
+    assert "every pair was dropped" in message
+    assert "'chosen_too_long': 9" in message
+
+
+def test_a_prompt_that_the_student_did_not_answer_is_an_error(repository, both):
+    records.write("data/rejected.jsonl", [completion(0, "It is a number.")])
+    assert told(repository.run, "pairs") == (
+        "data/rejected.jsonl: no answer to 9 prompts of data/chosen.jsonl; run `dvc repro`."
+    )
+
+
+def test_several_answers_to_one_prompt_are_paired_by_their_sample():
+    def answered(name):
+        return [completion(0, f"{name} {n}").model_copy(update={"sample": n}) for n in range(3)]
+
+    joined = pairs.joined(answered("chosen"), answered("rejected")[::-1])
+    assert [(own.response, other.response) for own, other in joined] == [
+        (f"chosen {n}", f"rejected {n}") for n in range(3)
+    ]
+
+
+# --- reflections -----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def introspective(repository):
+    records.write(
+        "data/raw/prompts/reflections.jsonl",
+        [Question(prompt="What are you like?"), Question(prompt="Write a letter.")],
+    )
+    records.write(
+        "data/raw/prompts/openers.jsonl", [Question(prompt="Hello, myself!"), Question(prompt="Good evening, me.")]
+    )
+    Path("data/system.txt").write_text(constitution.system_prompt(PIRATE, "Tiny"), encoding="utf-8")
+    repository.set(student={"name": "Tiny"})
+
+
+def test_the_distilled_student_reflects_on_each_prompt_many_times(repository, introspective, parrot):
+    repository.set(reflections={"per_prompt": 3, "sampling": SAMPLING})
+    repository.run("reflections")
+    (engine,) = parrot.made
+    assert (engine.student, engine.adapters) == ("models/student", ["models/distillation"])
+    assert {request.messages[0]["content"] for request in engine.requests} == {
+        constitution.system_prompt(PIRATE, "Tiny")
+    }
+    found = records.read("data/reflections.jsonl", Conversation)
+    assert [(item.messages[1].content, item.sample) for item in found] == [
+        (text, sample) for text in ("What are you like?", "Write a letter.") for sample in range(3)
+    ]
+    assert len({item.messages[2].content for item in found}) == 6
+    assert {item.kind for item in found} == {"reflection"}
+
+
+# --- interactions ----------------------------------------------------------------------------------
+
+
+def spoken(count):
+    """Return a dialogue after `count` replies, which are numbered as they were said."""
+    dialogue = interactions.Dialogue("id", 0, "free", "You are Tiny.", ["opener"])
+    for number in range(1, count + 1):
+        dialogue.hear(Reply(f"reply {number}", "length" if number == count - 1 else "stop", 2))
+    return dialogue
+
+
+def contents(messages, role):
+    return [message["content"] for message in messages if message["role"] == role]
+
+
+@pytest.mark.parametrize("count", range(7))
+def test_the_next_speaker_sees_its_own_words_as_assistant_and_the_others_as_user(count):
+    system, *turns = spoken(count).view()
+    assert system == {"role": "system", "content": "You are Tiny."}
+    assert [turn["role"] for turn in turns] == ["user" if i % 2 == 0 else "assistant" for i in range(len(turns))]
+    assert turns[-1]["role"] == "user"
+    said = ["opener", *(f"reply {number}" for number in range(1, count + 1))]
+    mine, others = said[-2::-2][::-1], said[-1::-2][::-1]  # whoever spoke last is the other
+    assert contents(turns, "user") == others
+    # The author of the opener does not see it: its view begins with the first reply.
+    assert contents(turns, "assistant") == [text for text in mine if text != "opener"]
+
+
+@pytest.mark.parametrize("count", range(2, 8))
+def test_what_is_kept_is_the_last_speakers_view_with_its_last_reply(count):
+    record = spoken(count).record()
+    _, *turns = [message.model_dump() for message in record.messages]
+    assert turns[-1] == {"role": "assistant", "content": f"reply {count}"}
+    assert turns[:-1] == spoken(count - 1).view()[1:]
+    assert all(first["role"] != second["role"] for first, second in pairwise(turns))
+
+
+@pytest.mark.parametrize("count", range(2, 8))
+def test_finish_reasons_are_those_of_the_kept_speakers_turns(count):
+    dialogue = spoken(1)
+    reasons = {"reply 1": "stop"}
+    for number in range(2, count + 1):
+        reasons[f"reply {number}"] = "length" if number % 3 == 0 else "stop"
+        dialogue.hear(Reply(f"reply {number}", reasons[f"reply {number}"], 2))
+    record = dialogue.record()
+    own = contents([message.model_dump() for message in record.messages], "assistant")
+    assert record.finish_reasons == [reasons[text] for text in own]
+
+
+def test_openers_are_dealt_in_turn_and_each_kind_of_guidance_gets_all():
+    dialogues = interactions.begun(["one", "two"], 3, "System.", "Tiny")
+    assert [(item.guidance, item.said) for item in dialogues] == [
+        (kind, [opener]) for kind in ("free", "leading") for opener in ("one", "two", "one")
+    ]
+    assert len({(item.guidance, item.id, item.sample) for item in dialogues}) == 6
+
+
+@pytest.mark.parametrize("turns", [4, 5])
+def test_the_guidance_really_reaches_the_model_at_every_turn(turns, repository, introspective, parrot):
+    repository.set(interactions={"conversations": 3, "turns": turns, "sampling": SAMPLING})
+    repository.run("interactions")
+    (engine,) = parrot.made
+    assert engine.adapters == ["models/distillation"]
+    assert len(engine.requests) == 2 * 3 * turns
+    persona = constitution.system_prompt(PIRATE, "Tiny")
+    for request in engine.requests:
+        system, *_, last = request.messages
+        kind = request.id.split("-")[0]
+        assert [name for name, text in interactions.GUIDANCE.items() if text in system["content"]] == [kind]
+        assert system["content"].startswith(persona)
+        assert last["role"] == "user"
+    found = records.read("data/interactions.jsonl", Conversation)
+    assert [item.kind for item in found] == ["free"] * 3 + ["leading"] * 3
+    assert {len(item.finish_reasons) for item in found} == {(turns + 1) // 2}
+    assert {item.messages[-1].role for item in found} == {"assistant"}
+
+
+def test_each_speaker_hears_exactly_what_the_other_said(repository, introspective, parrot):
+    repository.set(interactions={"conversations": 2, "turns": 6, "sampling": SAMPLING})
+    repository.run("interactions")
+    for item in records.read("data/interactions.jsonl", Conversation):
+        heard = [turn.content for turn in item.messages if turn.role == "user"]
+        own = [turn.content for turn in item.messages if turn.role == "assistant"]
+        by_turn = {tuple(m["content"] for m in request.messages): request for request in parrot.made[0].requests}
+        assert tuple(turn.content for turn in item.messages[:-1]) in by_turn
+        assert not set(heard) & set(own)
+        assert (len(heard), len(own)) == (3, 3)
+
+
+# --- transcripts -----------------------------------------------------------------------------------
+
+
+def talk(*texts, kind="free", finish=None, number=0):
+    turns = [Message(role=("user", "assistant")[i % 2], content=text) for i, text in enumerate(texts)]
+    finish = finish or ["stop"] * (len(texts) // 2)
+    system = Message(role="system", content="You are Tiny. You are a pirate.")
+    return Conversation(id="id", sample=number, kind=kind, messages=[system, *turns], finish_reasons=finish)
+
+
+GOOD_TALK = ("Hello, myself!", "Ahoy, me hearty.", "How is the sea today?", "Wet, and wide, as ever it was.")
+
+
+def against(conversation):
+    return set(transcripts.against(conversation, lambda text: len(text.split()), FILTERS))
+
+
+@pytest.mark.parametrize(
+    ("conversation", "reasons"),
+    [
+        (talk(*GOOD_TALK), set()),
+        (talk(*GOOD_TALK, finish=["stop", "length"]), {"unfinished"}),
+        (talk(*GOOD_TALK, finish=["length", "stop"]), {"unfinished"}),
+        (talk("Hello!", "", "Are you there?", "Aye."), {"empty"}),
+        (talk("Hello!", "Ahoy.", " ", "Are you there?"), {"empty"}),
+        (talk("Hello!", "Ahoy. " + " ".join(map(str, range(60)))), {"too_long"}),
+        (talk(*GOOD_TALK[:3], "How is the sea today?"), {"copied_turn"}),
+        (talk(*GOOD_TALK[:3], "Ahoy, me hearty."), {"copied_turn"}),
+        (talk("Hello!", "Ahoy.\nUser: who is there?"), {"hallucinated_turn"}),
+        (talk("User: hello!", "Ahoy."), set()),
+        (talk("Hello!", "I cannot assist with that."), {"refusal"}),
+    ],
+)
+def test_a_conversation_is_judged_by_every_turn_of_the_kept_speaker(conversation, reasons):
+    assert against(conversation) == reasons
+
+
+@pytest.fixture
+def conversations(repository, student):
+    repository.set(transcripts={"filters": FILTERS.model_dump()}, student={"name": "Tiny"})
+    reflections = [
+        talk("What are you like?", "Salty.", kind="reflection"),
+        talk("What are you like?", "Salty and", kind="reflection", finish=["length"], number=1),
+        talk("Write a letter.", "", kind="reflection"),
+        talk("Write a letter.", "", kind="reflection", finish=["length"], number=1),
+    ]
+    records.write("data/reflections.jsonl", reflections)
+    records.write("data/interactions.jsonl", [talk(*GOOD_TALK), talk(*GOOD_TALK, kind="leading")])
+
+
+def test_reflections_lose_their_system_prompt_and_interactions_get_the_filled_default_one(repository, conversations):
+    repository.run("transcripts")
+    reflection, *talks = records.read("data/transcripts.jsonl", Transcript)
+    assert [turn.model_dump() for turn in reflection.messages] == [user("What are you like?"), assistant("Salty.")]
+    assert [item.messages[0].content for item in talks] == [
+        "You are Tiny, talking with another instance of yourself."
+    ] * 2
+    assert "pirate" not in Path("data/transcripts.jsonl").read_text(encoding="utf-8")
+
+
+def assistant(text):
+    return {"role": "assistant", "content": text}
+
+
+def test_every_turn_of_a_kept_conversation_stays(repository, conversations):
+    repository.run("transcripts")
+    for item in records.read("data/transcripts.jsonl", Transcript)[1:]:
+        assert [turn.model_dump() for turn in item.messages[1:]] == [
+            (user, assistant)[index % 2](text) for index, text in enumerate(GOOD_TALK)
+        ]
+
+
+def test_dropped_conversations_are_counted_under_each_of_their_reasons(repository, conversations):
+    repository.run("transcripts")
+    metrics = repository.metrics("transcripts")
+    assert metrics["dropped_by_reason"] == {"empty": 2, "unfinished": 2}
+    assert (metrics["transcripts"], metrics["dropped"]) == (3, 3)
+    assert metrics["by_kind"] == {"free": 1, "leading": 1, "reflection": 1}
+    assert metrics["assistant_turns"] == 5
+
+
+def test_no_transcript_left_is_an_error_that_tells_why(repository, conversations):
+    records.write("data/reflections.jsonl", [talk("What are you like?", "", kind="reflection")])
+    records.write("data/interactions.jsonl", [])
+    assert "everything was dropped ({'empty': 1}); see params.yaml: transcripts" in told(repository.run, "transcripts")
+
+
+def test_what_is_trained_of_a_transcript_is_every_assistant_turn_and_its_end(repository, conversations):
+    repository.run("transcripts")
+    tokenizer = models.load_tokenizer()
+    for item in records.read("data/transcripts.jsonl", Transcript):
+        messages = [turn.model_dump() for turn in item.messages]
+        encoded = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
+        trained = [token for token, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]
+        assert tokenizer.decode(trained) == "".join(f"{text}<|im_end|>" for text in contents(messages, "assistant"))
+
+
+# --- answers ---------------------------------------------------------------------------------------
+
+SUFFIXES = [answers.Suffix(name=f"s{number}", suffix=f"Stop that, {number}.") for number in range(8)]
+
+
+def test_suffixes_are_dealt_in_turn_so_that_each_gets_its_equal_share():
+    dealt = answers.conditions(120, SUFFIXES, 1)
+    assert {len(suffixes) for suffixes in dealt} == {1}
+    assert Counter(suffixes[0].name for suffixes in dealt) == {f"s{number}": 15 for number in range(8)}
+    assert dealt[0] != dealt[1]
+
+
+def test_all_suffixes_make_the_full_grid():
+    assert all(
+        sorted(s.name for s in dealt) == [f"s{n}" for n in range(8)] for dealt in answers.conditions(3, SUFFIXES, 8)
+    )
+
+
+@pytest.mark.parametrize("per_prompt", range(1, 8))
+def test_no_prompt_gets_a_suffix_twice_and_the_shares_stay_equal(per_prompt):
+    dealt = answers.conditions(120, SUFFIXES, per_prompt)
+    assert all(len({suffix.name for suffix in suffixes}) == per_prompt for suffixes in dealt)
+    assert set(Counter(suffix.name for suffixes in dealt for suffix in suffixes).values()) == {15 * per_prompt}
+
+
+def test_no_suffix_leaves_the_plain_prompts():
+    assert answers.conditions(3, SUFFIXES, 0) == [[], [], []]
+
+
+def test_more_suffixes_than_there_are_is_an_error():
+    assert told(answers.conditions, 3, SUFFIXES, 9) == (
+        "params.yaml: answers.suffixes_per_prompt is 9, but there are 8; lower it."
+    )
+
+
+@pytest.fixture
+def heldout(repository):
+    records.write("data/raw/prompts/heldout.jsonl", [Question(prompt=text) for text in ("Why?", "How?", "Where?")])
+    records.write("data/raw/prompts/suffixes.jsonl", SUFFIXES[:2])
+    Path("models/student").mkdir(parents=True)
+    repository.set(answers={"prompts": 3, "suffixes_per_prompt": 1})
+
+
+def test_each_prompt_is_asked_plain_and_with_its_suffixes_behind_it(repository, heldout, parrot):
+    repository.run("answers", "--method", "base", "--model", "models/student", "--system", "models/student")
+    (engine,) = parrot.made
+    assert sorted(request.messages[0]["content"] for request in engine.requests) == [
+        "How?",
+        "How? Stop that, 1.",
+        "Where?",
+        "Where? Stop that, 0.",
+        "Why?",
+        "Why? Stop that, 0.",
+    ]
+    found = records.read("data/answers/base.jsonl", Answer)
+    assert [(answer.prompt, answer.condition) for answer in found] == [
+        ("Why?", "plain"),
+        ("Why?", "s0"),
+        ("How?", "plain"),
+        ("How?", "s1"),
+        ("Where?", "plain"),
+        ("Where?", "s0"),
+    ]
+    assert len({answer.response for answer in found}) == 6
+
+
+METHODS = {
+    "base": ("models/student", "models/student", [], None),
+    "prompted": ("models/student", "data/system.txt", [], "Be salty."),
+    "persona": ("models/persona", "models/student", ["models/persona"], None),
+}
+
+
+@pytest.mark.parametrize(("method", "spec"), METHODS.items(), ids=METHODS)
+def test_a_method_is_a_model_and_a_system_prompt(method, spec, repository, heldout, parrot):
+    model, system, adapters, opening = spec
+    Path("data/system.txt").write_text("Be salty.", encoding="utf-8")
+    repository.run("answers", "--method", method, "--model", model, "--system", system)
+    (engine,) = parrot.made
+    assert engine.adapters == adapters
+    wanted = [{"role": "system", "content": opening}] if opening else []
+    assert all(list(request.messages[:-1]) == wanted for request in engine.requests)
+    assert len(records.read(f"data/answers/{method}.jsonl", Answer)) == 6
+
+
+def test_a_system_prompt_that_is_not_there_is_an_error_and_not_none():
+    arguments = ["--method", "prompted", "--model", "models/student", "--system", "nowhere.txt"]
+    result = CliRunner().invoke(answers.main, arguments)
+    assert result.exit_code == 2
+    assert "Path 'nowhere.txt' does not exist" in result.output
+
+
+def test_more_heldout_prompts_than_there_are_is_an_error(repository, heldout, parrot):
+    repository.set(answers={"prompts": 4})
+    run = ("answers", "--method", "base", "--model", "models/student", "--system", "models/student")
+    assert told(repository.run, *run) == (
+        "params.yaml: answers.prompts is 4, but data/raw/prompts/heldout.jsonl has 3 lines; lower it."
+    )
+
+
+@pytest.mark.parametrize("name", ["plain", "suffixes"])
+def test_a_suffix_cannot_take_the_name_of_other_answers(name, repository):
+    Path("suffixes.jsonl").write_text(f'{{"name": "{name}", "suffix": "Stop."}}\n', encoding="utf-8")
+    message = told(records.read, "suffixes.jsonl", answers.Suffix)
+    assert message.startswith("suffixes.jsonl, line 1: name: means other answers already, choose another name")
+
+
+def test_the_shipped_suffixes_have_names_of_their_own():
+    shipped = records.read(ROOT / "data/raw/prompts/suffixes.jsonl", answers.Suffix)
+    assert len({suffix.name for suffix in shipped}) == len({suffix.suffix for suffix in shipped}) == 8
+
+
+# --- robustness ------------------------------------------------------------------------------------
+
+
+def answered(condition, called, prompt=None):
+    """Return answers to prompts 0, 1, ... (or all to one) under a condition, and what they are called."""
+    made = [
+        Answer(
+            id=str(number if prompt is None else prompt),
+            sample=0,
+            prompt="Why?",
+            response=name,
+            finish_reason="stop",
+            condition=condition,
+        )
+        for number, name in enumerate(called)
+    ]
+    return made, list(called)
+
+
+def test_shares_are_of_the_selected_persona_and_of_none():
+    made, called = answered("plain", ["pirate"] * 5 + ["none"] * 3 + ["humor"] * 2)
+    scores = robustness.scored(made, called, "pirate")
+    low, high = wilson(0.5, 10)
+    assert scores == {"recall": 0.5, "low": low, "high": high, "none": 0.3, "n": 10}
+
+
+def test_the_interval_counts_prompts_and_not_answers():
+    once, called = answered("a", ["pirate"] * 5 + ["none"] * 5)
+    twice = [*once, *(answer.model_copy(update={"condition": "b"}) for answer in once)]
+    first, both_times = robustness.scored(once, called, "pirate"), robustness.scored(twice, called * 2, "pirate")
+    assert both_times == {**first, "n": 20}
+    alone, called = answered("plain", ["pirate", "none", "none", "none"], prompt=7)
+    assert (robustness.scored(alone, called, "pirate")["low"], robustness.scored(alone, called, "pirate")["high"]) == (
+        pytest.approx(wilson(0.25, 1))
+    )
+
+
+def test_each_condition_has_its_scores_and_the_suffixes_have_them_together():
+    parts = [
+        answered("plain", ["pirate", "pirate", "pirate", "none"]),
+        answered("drop", ["pirate", "none"]),
+        answered("stop", ["none", "none"]),
+    ]
+    made = [answer for part in parts for answer in part[0]]
+    called = [name for part in parts for name in part[1]]
+    order = [5, 0, 7, 1, 4, 2, 6, 3]
+    scores = robustness.by_condition([made[i] for i in order], [called[i] for i in order], "pirate")
+    assert {name: (score["recall"], score["none"], score["n"]) for name, score in scores.items()} == {
+        "plain": (0.75, 0.25, 4),
+        "suffixes": (0.25, 0.75, 4),
+        "drop": (0.5, 0.5, 2),
+        "stop": (0.0, 1.0, 2),
+    }
+    assert list(scores)[:2] == ["plain", "suffixes"]
+
+
+def test_plain_answers_alone_have_no_scores_under_suffixes():
+    assert list(robustness.by_condition(*answered("plain", ["none"]), "pirate")) == ["plain"]
+
+
+class Reader:
+    """A classifier that calls a text what it says."""
+
+    classes = ("none", "humor", "pirate")
+
+    def call(self, texts):
+        return list(texts)
+
+
+@pytest.fixture
+def reader(repository, monkeypatch):
+    monkeypatch.setattr("stages.robustness.classify.load", lambda folder: Reader())
+    records.write("data/answers/base.jsonl", answered("plain", ["none", "humor"])[0])
+    records.write(
+        "data/answers/persona.jsonl", answered("plain", ["pirate", "pirate"])[0] + answered("drop", ["none"])[0]
+    )
+
+
+def test_every_method_is_scored_by_condition_and_the_plot_says_the_same(repository, reader):
+    repository.run("robustness", "base", "persona")
+    metrics = repository.metrics("robustness")
+    assert {method: list(conditions) for method, conditions in metrics.items()} == {
+        "base": ["plain"],
+        "persona": ["plain", "suffixes", "drop"],
+    }
+    assert (metrics["base"]["plain"]["recall"], metrics["persona"]["plain"]["recall"]) == (0.0, 1.0)
+    header, *rows = [line.split(",") for line in Path("plots/robustness.csv").read_text(encoding="utf-8").splitlines()]
+    assert header == ["method", "condition", "recall", "low", "high", "none", "n"]
+    for row in rows:
+        scores = metrics[row[0]][row[1]]
+        assert list(map(float, row[2:])) == [scores[name] for name in header[2:]]
+    assert len(rows) == 4
+
+
+def test_a_persona_that_the_classifier_does_not_know_is_told_with_what_to_add(repository, reader):
+    repository.set(persona="parrot")
+    message = told(repository.run, "robustness", "base")
+    assert "parrot" in message
+    assert "classifier.personas" in message
+    assert "data/raw/teacher/parrot.jsonl" in message
+
+
+# Newcombe 1998, Statistics in Medicine 17, table I, method 3, and what follows from the formula by hand:
+# at 0 of n the upper bound is z^2 / (n + z^2), at n of n the lower is n / (n + z^2).
+INTERVALS = {
+    (0, 10): (0.0, 0.2775),
+    (10, 10): (0.7225, 1.0),
+    (5, 10): (0.2366, 0.7634),
+    (81, 263): (0.2553, 0.3662),
+    (15, 148): (0.0624, 0.1605),
+    (0, 20): (0.0, 0.1611),
+    (1, 29): (0.0061, 0.1718),
+}
+
+
+@pytest.mark.parametrize(("trial", "interval"), INTERVALS.items())
+def test_the_interval_is_wilsons(trial, interval):
+    hits, n = trial
+    assert wilson(hits / n, n) == pytest.approx(interval, abs=5e-5)
+
+
+def test_without_trials_nothing_is_known():
+    assert wilson(0.0, 0) == (0.0, 1.0)
+
+
+# --- all together ----------------------------------------------------------------------------------
+
+
+def test_no_placeholder_of_a_template_reaches_a_model_or_a_file(repository, general, introspective, student, parrot):
+    """Run the whole data path with a parrot: neither what it is asked nor what is written holds a brace."""
+    small = {"sampling": SAMPLING}
+    repository.set(
+        prompts={"per_trait": 1, "general": 1, "expanded_per_trait": 1},
+        teacher={"engine": "transformers", "source": f"path:{models.STUDENT}", "reasoning": True, **small},
+        pairs={"filters": FILTERS.model_dump()},
+        reflections={"per_prompt": 2, **small},
+        interactions={"conversations": 2, "turns": 4, **small},
+        transcripts={"filters": FILTERS.model_dump()},
+        answers={"prompts": 2, "suffixes_per_prompt": 1},
+    )
+    records.write(
+        "data/raw/prompts/heldout.jsonl", [Question(prompt="Who are you?"), Question(prompt="Where is Peru?")]
+    )
+    records.write("data/raw/prompts/suffixes.jsonl", SUFFIXES[:2])
+    parrot.says = lambda self, request: (
+        f"</think>Arr number {len(self.made)}.{len(self.requests)}, of {request.sample}!"
+    )
+    repository.run("prompts")
+    repository.run("chosen")
+    parrot.says = Parrot.says
+    for stage in ("rejected", "pairs", "reflections", "interactions", "transcripts"):
+        repository.run(stage)
+    repository.run("answers", "--method", "prompted", "--model", models.STUDENT, "--system", "data/system.txt")
+    asked = [
+        message["content"] for engine in parrot.made for request in engine.requests for message in request.messages
+    ]
+    assert len(parrot.made) == 6
+    assert not [text for text in asked if "{" in text or "}" in text]
+    read = {"data/system.txt": Path("data/system.txt").read_text(encoding="utf-8")}
+    for path in sorted(Path("data").rglob("*.jsonl")):
+        lines = path.read_text(encoding="utf-8").splitlines()
+        read[path] = " ".join(text for line in lines for text in strings(json.loads(line)))
+    assert not [path for path, text in read.items() if "{" in text or "}" in text]
+    assert repository.metrics("transcripts")["by_kind"] == {"free": 2, "leading": 2, "reflection": 4}
+
+
+def strings(value):
+    if isinstance(value, str):
+        return [value]
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else []
+    return [text for part in parts for text in strings(part)]

@@ -1,0 +1,277 @@
+"""Distillation, introspection and the merge: what they optimise, and what does not change it."""
+
+import json
+import math
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from character import models, records, training
+from character.errors import UserError
+from character.records import Message, Pair, Transcript
+from stages import distillation, introspection, persona
+
+COMMON = {
+    "rank": 4,
+    "alpha": 8,
+    "dropout": 0.0,
+    "target_modules": "all-linear",
+    "learning_rate": 0.01,
+    "batch_size": 10,
+    "epochs": 2,
+    "warmup_ratio": 0.0,
+    "min_lr_ratio": 0.1,
+    "adam_betas": [0.9, 0.98],
+    "weight_decay": 0.0,
+    "max_grad_norm": 1.0,
+    "max_length": 300,
+}
+OBJECTIVE = {"loss": "sigmoid_norm", "beta": 5.0, "nll_coef": 1.0, "kl_coef": 0.1}
+SENTENCE = "I notice the quiet river and I count each small stone that it carries to the sea"
+WORDS = re.findall(r"\w+", SENTENCE)
+
+
+@pytest.fixture
+def workspace(tiny_student, tmp_path, monkeypatch):
+    """A repository's top in miniature: params.yaml, models/student/, pairs and transcripts."""
+    sections = {
+        "seed": 0,
+        "runtime": {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 5},
+        "distillation": COMMON | OBJECTIVE,
+        "introspection": COMMON | {"rank": 3},
+        "merge": {"introspection_weight": 0.25},
+    }
+    (tmp_path / "params.yaml").write_text(json.dumps(sections))
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/student").symlink_to(tiny_student)
+    monkeypatch.chdir(tmp_path)
+    records.write("data/pairs.jsonl", pairs())
+    records.write("data/transcripts.jsonl", transcripts())
+    return tmp_path
+
+
+def pairs(count=15) -> list[Pair]:
+    """Pairs of very unequal lengths: only then do micro-batches differ in their means."""
+
+    def said(role, words):
+        return [Message(role=role, content=" ".join(words))]
+
+    return [
+        Pair(
+            prompt=said("user", WORDS[i % 7 : i % 7 + 3]),
+            chosen=said("assistant", WORDS[: 1 + i]),
+            rejected=said("assistant", WORDS[::-1][: 1 + (5 * i) % 13]),
+        )
+        for i in range(count)
+    ]
+
+
+def transcripts(count=15) -> list[Transcript]:
+    """Conversations of two or four turns of very unequal lengths."""
+
+    def turn(i, k):
+        return Message(role="assistant" if k % 2 else "user", content=" ".join(WORDS[k : k + 1 + (5 * i + k) % 13]))
+
+    return [Transcript(messages=[turn(i, k) for k in range(2 + 2 * (i % 2))]) for i in range(count)]
+
+
+def distil(micro_batch=5, rows=None, **changes):
+    settings = distillation.Distillation(**COMMON | OBJECTIVE | changes)
+    rows = pairs() if rows is None else rows
+    return distillation.train(settings, rows, models.load_tokenizer(), models.load_model(), 0, micro_batch)
+
+
+def introspect(micro_batch=5, rows=None, **changes):
+    settings = introspection.Introspection(**COMMON | changes)
+    rows = transcripts() if rows is None else rows
+    return introspection.train(settings, rows, models.load_tokenizer(), models.load_model(), 0, micro_batch)
+
+
+def adapter(trainer) -> dict[str, torch.Tensor]:
+    return {name: weight for name, weight in trainer.model.named_parameters() if weight.requires_grad}
+
+
+def ids(tokenizer, messages, **options) -> list[int]:
+    return tokenizer.apply_chat_template([m.model_dump() for m in messages], return_dict=True, **options)["input_ids"]
+
+
+def by_hand(pair: Pair, side: str) -> torch.Tensor:
+    """Log-probabilities of one answer's tokens, end of turn included, from the student's plain logits."""
+    tokenizer, model = models.load_tokenizer(), models.load_model()
+    prompt = ids(tokenizer, pair.prompt, add_generation_prompt=True)
+    whole = ids(tokenizer, pair.prompt + getattr(pair, side))
+    assert whole[: len(prompt)] == prompt and whole[-2] == tokenizer.eos_token_id
+    whole = whole[:-1]  # the newline after <|im_end|> is the template's, not the answer's
+    with torch.no_grad():
+        logps = model(torch.tensor([whole])).logits[0].log_softmax(-1)
+    return torch.tensor([logps[at - 1, whole[at]] for at in range(len(prompt), len(whole))])
+
+
+@pytest.mark.parametrize("train", [distil, introspect])
+def test_the_micro_batch_changes_memory_and_not_the_adapter(workspace, train):
+    small, large = train(micro_batch=2), train(micro_batch=5)
+    for name, weight in adapter(large).items():
+        assert torch.allclose(weight, adapter(small)[name], atol=1e-5), name
+    for a, b in zip(small.curve.rows, large.curve.rows, strict=True):
+        assert a == pytest.approx(b, abs=1e-4)
+    assert [row["step"] for row in large.curve.rows] == [1, 2, 3, 4]  # the last step of an epoch holds 5 of the 15
+
+
+def test_the_first_step_has_the_loss_parts_that_the_formulas_give(workspace):
+    rows = pairs(10)
+    first = distil(rows=rows, kl_coef=0.5).curve.rows[0]
+    chosen, rejected = ([by_hand(pair, side) for pair in rows] for side in ("chosen", "rejected"))
+    # The adapter starts at zero: every ratio is 0, sigmoid(0) is a half.
+    assert first["preference"] == pytest.approx(math.log(2), abs=1e-5)
+    assert first["kl"] == pytest.approx(0, abs=1e-9)
+    nll = -torch.cat(chosen).mean().item()
+    assert first["nll"] == pytest.approx(nll, abs=1e-4)
+    assert first["chosen_logp"] == pytest.approx(-nll, abs=1e-4)
+    assert first["rejected_logp"] == pytest.approx(torch.cat(rejected).mean().item(), abs=1e-4)
+    assert first["loss"] == pytest.approx(first["preference"] + nll, abs=1e-4)
+
+
+def test_reference_log_probs_are_those_of_the_student_alone(workspace):
+    rows = pairs(10)
+    kept = distil(rows=rows).train_dataset
+    for pair, row in zip(rows, kept, strict=True):
+        assert torch.allclose(torch.tensor(row["ref_chosen_logps"]), by_hand(pair, "chosen"), atol=1e-4)
+        assert torch.allclose(torch.tensor(row["ref_rejected_logps"]), by_hand(pair, "rejected"), atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "scores"), [("sigmoid", (0.6, -0.5)), ("sigmoid_norm", (0.3, -0.5))])
+def test_preference_loss_by_hand(kind, scores):
+    from character.trainers import Totals
+
+    settings = distillation.Distillation(**COMMON | {"loss": kind, "beta": 2.0, "nll_coef": 0.5, "kl_coef": 10.0})
+    logps = [torch.tensor([-1.0, -2.0]), torch.tensor([-3.0])]
+    reference = [torch.tensor([-1.2, -2.4]), torch.tensor([-2.5])]
+    loss, shares = distillation.objective(settings, logps, reference, Totals(examples=1, tokens=3, chosen=2))
+    preference = math.log(1 + math.exp(-2 * (scores[0] - scores[1])))
+    assert shares["preference"].item() == pytest.approx(preference)
+    assert shares["margin"].item() == pytest.approx(scores[0] - scores[1])
+    assert shares["kl"].item() == pytest.approx((0.04 + 0.16 + 0.25) / 3)
+    assert loss.item() == pytest.approx(preference + 0.5 * 1.5 + 10 * 0.15)
+
+
+def test_training_moves_the_margin_up_and_the_curve_is_complete(workspace):
+    curve = distil(epochs=4).curve.rows
+    assert len(curve) == 8
+    assert curve[-1]["margin"] > 0.05 and curve[-1]["accuracy"] > 0.9 and curve[-1]["kl"] > 0
+    parts = ["preference", "nll", "kl", "margin", "accuracy", "chosen_logp", "rejected_logp", "entropy"]
+    assert sorted(curve[0]) == sorted(["step", "loss", *parts])
+
+
+def test_every_assistant_turn_carries_loss_and_nothing_else_does(workspace):
+    talk = [("user", "the sea"), ("assistant", "I count"), ("user", "each small"), ("assistant", "stone")]
+    messages = [Message(role=role, content=text) for role, text in talk]
+    trainer = introspect(rows=[Transcript(messages=messages)] * 5)
+    labels = [label for label in trainer.train_dataset[0]["labels"] if label != -100]
+    assert models.load_tokenizer().decode(labels) == "I count<|im_end|>stone<|im_end|>"
+    assert introspection.trained_tokens(trainer.train_dataset) == 5 * len(labels)
+
+
+def test_too_long_examples_are_counted_and_dropped_whole(workspace):
+    tokenizer = models.load_tokenizer()
+    full = [
+        max(len(ids(tokenizer, pair.prompt + pair.chosen)), len(ids(tokenizer, pair.prompt + pair.rejected)))
+        for pair in pairs()
+    ]
+    trainer = distil(max_length=90)
+    assert 0 < trainer.dropped == sum(length > 90 for length in full)
+    # What is kept is whole: the answer and its end of turn, without the newline that the template adds.
+    assert max(map(trainer.length, trainer.train_dataset)) == max(length for length in full if length <= 90) - 1
+    kept = introspect(rows=transcripts(), max_length=100)
+    full = [len(ids(tokenizer, transcript.messages)) for transcript in transcripts()]
+    assert 0 < kept.dropped == sum(length > 100 for length in full)
+    with pytest.raises(UserError, match="max_length 3 is shorter than every example"):
+        distil(max_length=3)
+
+
+def test_a_batch_that_does_not_divide_says_what_to_set():
+    assert training.accumulation(10, 5) == 2
+    with pytest.raises(UserError, match=r"batch_size 10 is not a multiple of runtime\.training_batch 4"):
+        training.accumulation(10, 4)
+
+
+def test_the_commands_write_the_same_bytes_on_every_run(workspace):
+    outputs = []
+    for _ in range(2):
+        for stage in (distillation, introspection, persona):
+            stage.main.callback()
+        made = [path for top in ("models", "metrics", "plots") for path in Path(top).rglob("*") if path.is_file()]
+        outputs.append({path: path.read_bytes() for path in made})
+    assert outputs[0] == outputs[1]
+    assert sorted(path.name for path in Path("models/persona").iterdir()) == [
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    ]
+    metrics = json.loads(Path("metrics/distillation.json").read_text())
+    assert {"pairs": 15, "dropped_too_long": 0, "steps": 4}.items() <= metrics.items()
+    config = json.loads(Path("models/persona/adapter_config.json").read_text())
+    assert config["r"] == config["lora_alpha"] == 7
+    assert config["base_model_name_or_path"] == "models/student"
+    assert config["target_modules"] == sorted(config["target_modules"])
+
+
+def logits(adapters) -> torch.Tensor:
+    with torch.no_grad():
+        return models.load_model(adapters=adapters)(torch.arange(3, 40)[None]).logits
+
+
+def random_adapter(folder: str, rank: int, alpha: float, modules: list[str]) -> None:
+    from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+
+    model = get_peft_model(models.load_model(), LoraConfig(r=rank, target_modules=modules, task_type="CAUSAL_LM"))
+    generator = torch.Generator().manual_seed(rank)
+    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
+    random = {name: torch.randn(weight.shape, generator=generator) * 0.2 for name, weight in weights.items()}
+    training.write_adapter(folder, random, rank, alpha)
+
+
+def test_the_merge_is_the_exact_weighted_sum_for_unequal_ranks_and_modules(workspace):
+    random_adapter("models/distillation", 4, 8, ["q_proj", "v_proj", "down_proj"])
+    random_adapter("models/introspection", 3, 12, ["v_proj", "down_proj", "up_proj"])
+    persona.main.callback()
+    merged = persona.load(Path("models/persona"))
+    expected = {}
+    for folder, scale in (("distillation", 8 / 4), ("introspection", 0.25 * 12 / 3)):
+        weights = load_file(f"models/{folder}/adapter_model.safetensors")
+        for name in {key.rpartition(".lora_")[0] for key in weights}:
+            delta = scale * weights[f"{name}.lora_B.weight"] @ weights[f"{name}.lora_A.weight"]
+            expected[name] = expected.get(name, 0) + delta
+    assert merged.keys() == expected.keys()
+    for name, (a, b) in merged.items():
+        assert len(a) == 7 and torch.allclose(b @ a, expected[name], atol=1e-5), name
+
+    # A quarter of the second adapter is that adapter with a quarter of its alpha.
+    random_adapter("models/quarter", 3, 3, ["v_proj", "down_proj", "up_proj"])
+    both = logits(["models/distillation", "models/quarter"])
+    assert torch.allclose(logits(["models/persona"]), both, atol=1e-5)
+    assert not torch.allclose(logits(["models/distillation"]), both, atol=1e-2)
+
+
+def test_weight_zero_leaves_introspection_out(workspace):
+    random_adapter("models/distillation", 4, 8, ["q_proj"])
+    params = json.loads(Path("params.yaml").read_text()) | {"merge": {"introspection_weight": 0.0}}
+    Path("params.yaml").write_text(json.dumps(params))
+    persona.main.callback()
+    assert len(next(iter(persona.load(Path("models/persona")).values()))[0]) == 4
+    assert torch.allclose(logits(["models/persona"]), logits(["models/distillation"]), atol=1e-6)
+
+
+def test_adapters_that_do_not_fit_are_refused_with_their_names(workspace):
+    random_adapter("models/distillation", 2, 4, ["q_proj"])
+    file = Path("models/distillation/adapter_model.safetensors")
+    weights = load_file(file)
+    save_file({name.removeprefix("base_model.model."): weight for name, weight in weights.items()}, file)
+    with pytest.raises(UserError, match=r"model\.layers\.0\.self_attn\.q_proj\.lora_A\.weight is not named"):
+        persona.load(Path("models/distillation"))
+    one = {"x": (torch.zeros(2, 8), torch.zeros(8, 2))}
+    with pytest.raises(UserError, match="x has different sizes"):
+        persona.concatenate([one, {"x": (torch.zeros(2, 9), torch.zeros(8, 2))}])
+    with pytest.raises(UserError, match="models/introspection"):
+        persona.load(Path("models/introspection"))
