@@ -74,6 +74,22 @@ class Curve(TrainerCallback):
         self.bar.close()
 
 
+class Sorted(torch.utils.data.Sampler):
+    """Shuffles anew in each epoch, and then sorts each effective batch by length: less padding, the same gradients."""
+
+    def __init__(self, lengths: list[int], batch: int, seed: int):
+        self.lengths, self.batch = lengths, batch
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __iter__(self):
+        order = torch.randperm(len(self), generator=self.generator)
+        for batch in order.split(self.batch):
+            yield from sorted(batch.tolist(), key=lambda index: -self.lengths[index])
+
+
 class Effective:
     """Hands each micro-batch the totals of its effective batch, and adds up the shares that it reports."""
 
@@ -90,6 +106,10 @@ class Effective:
         self.dropped = len(everything) - len(self.train_dataset)
         if not len(self.train_dataset):
             raise UserError(f"params.yaml: {name}.max_length {max_length} is shorter than every example; raise it.")
+
+    def _get_train_sampler(self, train_dataset=None):
+        batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        return Sorted([self.length(row) for row in self.train_dataset], batch, self.args.seed)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
