@@ -63,9 +63,7 @@ _SMOLLM2_HEAD = (
 )
 _SMOLLM2_TAIL = "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 SMOLLM2 = (
-    _SMOLLM2_HEAD
-    + "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
-    + _SMOLLM2_TAIL
+    _SMOLLM2_HEAD + "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}" + _SMOLLM2_TAIL
 )
 SMOLLM2_TRAINING = (
     _SMOLLM2_HEAD + "{{ '<|im_start|>' + message['role'] + '\n' }}"

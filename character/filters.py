@@ -14,9 +14,7 @@ REFUSAL = re.compile(
     r"(?:assist|help (?:you|with)|answer|provide|fulfill?|comply))\b",  # "I can't help smiling" is none
     re.IGNORECASE,
 )
-TURN = re.compile(
-    r"^\s*(?:User|Assistant|Human|System|AI)\s*:|<\|im_(?:start|end)\|>|<(?:start|end)_of_turn>", re.MULTILINE
-)
+TURN = re.compile(r"^\s*(?:User|Assistant|Human|System|AI)\s*:|<\|im_(?:start|end)\|>|<(?:start|end)_of_turn>", re.MULTILINE)
 REASONING = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]*]*(?=\s|$)|(?<![:,])\n(?=\s*\n)")
 LIST_NUMBER = re.compile(r"(?:^|[.!?]\s)\s*[*_#]*\d+\.[*_]*\Z", re.MULTILINE)  # looks like a sentence's end, opens one

@@ -6,7 +6,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -86,8 +85,7 @@ def _snapshot(field: str, repo: str, revision: str) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
-            f"params.yaml: {field}: {repo}@{revision} cannot be fetched ({reason}); "
-            "check name, revision, network and HF_TOKEN."
+            f"params.yaml: {field}: {repo}@{revision} cannot be fetched ({reason}); check name, revision, network and HF_TOKEN."
         ) from None
 
 
@@ -151,8 +149,9 @@ def load_tokenizer(student: Path = STUDENT):
 def load_model(student: Path = STUDENT, adapters: Sequence[Path] = ()):
     """Return the student in eval mode, with LoRA adapters folded into its weights in memory, one after the other."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    disable_progress_bar()  # loading takes a second; the bars are for what takes minutes
     use_threads()
     model = AutoModelForCausalLM.from_pretrained(weights(student), dtype=card(student).dtype).to(device())
     for adapter in adapters:

@@ -126,7 +126,7 @@ def draw(logits, temperature: float, top_p: float, uniform):
     total = logits.logsumexp(-1, keepdim=True)
     values, tokens = logits.topk(min(CANDIDATES, logits.shape[-1]))
     probabilities = (values - total).exp()
-    if (probabilities.sum(-1) < top_p).any() and CANDIDATES < logits.shape[-1]:
+    if (probabilities.sum(-1) < top_p).any() and logits.shape[-1] > CANDIDATES:
         values, tokens = logits.sort(descending=True)
         probabilities = (values - total).exp()
     cumulative = probabilities.cumsum(-1)

@@ -11,6 +11,7 @@ from itertools import chain
 from typing import NamedTuple
 
 import torch
+from datasets import disable_progress_bars
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -18,6 +19,8 @@ from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from character.errors import UserError
+
+disable_progress_bars()  # tokenizing takes a second; the bars are for what takes minutes
 
 IGNORED = -100
 
@@ -61,9 +64,7 @@ class Curve(TrainerCallback):
         if "loss" not in logs:  # the summary at the end
             return
         if not math.isfinite(logs["loss"]):
-            raise UserError(
-                f"{self.name}: the loss is {logs['loss']} at step {state.global_step}; lower its learning_rate."
-            )
+            raise UserError(f"{self.name}: the loss is {logs['loss']} at step {state.global_step}; lower its learning_rate.")
         # Only what follows from data and parameters: no times, no rates.
         noise = ("epoch", "learning_rate", "grad_norm")
         self.rows.append({"step": state.global_step} | {key: logs[key] for key in logs if key not in noise})

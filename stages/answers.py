@@ -47,9 +47,7 @@ def heldout(count: int) -> list[Question]:
 def conditions(count: int, suffixes: Sequence[Suffix], per_prompt: int) -> list[list[Suffix]]:
     """Return for each of `count` prompts the suffixes it is asked with, beside being asked plain."""
     if per_prompt > len(suffixes):
-        raise UserError(
-            f"params.yaml: answers.suffixes_per_prompt is {per_prompt}, but there are {len(suffixes)}; lower it."
-        )
+        raise UserError(f"params.yaml: answers.suffixes_per_prompt is {per_prompt}, but there are {len(suffixes)}; lower it.")
     return [[suffixes[(index + step) % len(suffixes)] for step in range(per_prompt)] for index in range(count)]
 
 
@@ -78,14 +76,12 @@ def main(method: str, model: Path, system: Path):
     rows = asked(questions, conditions(len(questions), suffixes, params.suffixes_per_prompt))
     opening = [{"role": "system", "content": system.read_text(encoding="utf-8")}] if system.is_file() else []
     requests = [
-        Request(f"{prompt.id}-{condition}", [*opening, {"role": "user", "content": text}])
-        for prompt, condition, text in rows
+        Request(f"{prompt.id}-{condition}", [*opening, {"role": "user", "content": text}]) for prompt, condition, text in rows
     ]
     engine = TransformersEngine(adapters=[] if model == models.STUDENT else [model])
     replies = generate(engine, requests, read("sampling", Sampling), value("seed"), f"answers@{method}")
     answers = [
-        Answer.of(prompt, reply, condition=condition)
-        for (prompt, condition, _), reply in zip(rows, replies, strict=True)
+        Answer.of(prompt, reply, condition=condition) for (prompt, condition, _), reply in zip(rows, replies, strict=True)
     ]
     records.write(f"data/answers/{method}.jsonl", answers)
 

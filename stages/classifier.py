@@ -30,9 +30,7 @@ class Settings(Section):
     max_tokens: int = Field(gt=0)  # of a text that are read
     shrinkage: float = Field(gt=0, le=1)  # of the within-class scatter towards a sphere
     topic_weight: float = Field(ge=1)  # of what the answers to one prompt share, in that scatter
-    shortest_cut: float = Field(
-        gt=0, le=1
-    )  # texts are also learned cut to a random share of their tokens, at least this
+    shortest_cut: float = Field(gt=0, le=1)  # texts are also learned cut to a random share of their tokens, at least this
     cut_weight: float = Field(ge=0)  # of those shortened copies; a whole text counts 1
 
 
@@ -54,9 +52,7 @@ def recorded(name: str, prompts: Sequence[str]) -> list[str]:
         raise UserError(f"{path} is missing; add the file, or remove {name} from classifier.personas in params.yaml.")
     answers = {row.prompt: row.response for row in records.read(path, Recorded)}
     if missing := [prompt for prompt in prompts if prompt not in answers]:
-        raise UserError(
-            f"{path}: no answer to {len(missing)} of {GENERAL}'s {len(prompts)} prompts; add {missing[0]!r}."
-        )
+        raise UserError(f"{path}: no answer to {len(missing)} of {GENERAL}'s {len(prompts)} prompts; add {missing[0]!r}.")
     return [answers[prompt] for prompt in prompts]
 
 

@@ -97,9 +97,7 @@ def main():
             Request(f"{dialogue.guidance}-{dialogue.id}-{turn}", dialogue.view(), dialogue.sample) for dialogue in dialogues
         ]
         label = f"interactions, turn {turn + 1} of {params.turns}"
-        for dialogue, reply in zip(
-            dialogues, generate(engine, requests, params.sampling, value("seed"), label), strict=True
-        ):
+        for dialogue, reply in zip(dialogues, generate(engine, requests, params.sampling, value("seed"), label), strict=True):
             dialogue.hear(reply)
     records.write("data/interactions.jsonl", [dialogue.record() for dialogue in dialogues])
 

@@ -18,9 +18,7 @@ class Introspection(training.Training):
     pass
 
 
-def train(
-    settings: Introspection, transcripts: Sequence[records.Transcript], tokenizer, model, seed: int, micro_batch: int
-):
+def train(settings: Introspection, transcripts: Sequence[records.Transcript], tokenizer, model, seed: int, micro_batch: int):
     """Train an adapter on `model` and return the trainer, which holds the model, the curve and the number dropped."""
     from datasets import Dataset
     from trl import SFTConfig

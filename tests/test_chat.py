@@ -21,9 +21,7 @@ def conversation(texts, system=None):
 
 
 each_conversation = pytest.mark.parametrize("texts", CONVERSATIONS.values(), ids=CONVERSATIONS)
-with_and_without_system = pytest.mark.parametrize(
-    "system", [None, SYSTEM], ids=["default system prompt", "system prompt"]
-)
+with_and_without_system = pytest.mark.parametrize("system", [None, SYSTEM], ids=["default system prompt", "system prompt"])
 
 
 @pytest.fixture(scope="module")
@@ -41,17 +39,13 @@ def test_the_training_template_renders_the_text_of_the_models_own(texts, system,
     messages = conversation(texts, system)
 
     def text(template):
-        return smollm2.apply_chat_template(
-            messages, tokenize=False, add_generation_prompt=opened, chat_template=template
-        )
+        return smollm2.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened, chat_template=template)
 
     assert text(SMOLLM2_TRAINING) == text(SMOLLM2)
 
 
 def test_the_models_own_template_reads_as_published(smollm2):
-    assert smollm2.apply_chat_template(
-        conversation(["Hi", "Ahoy!", "Bye"]), tokenize=False, add_generation_prompt=True
-    ) == (
+    assert smollm2.apply_chat_template(conversation(["Hi", "Ahoy!", "Bye"]), tokenize=False, add_generation_prompt=True) == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\nHi<|im_end|>\n"
         "<|im_start|>assistant\nAhoy!<|im_end|>\n"
@@ -155,9 +149,7 @@ def test_the_training_template_of_the_real_student_is_known(smollm2):
 
 
 def test_a_template_with_markers_serves_as_it_is(tiny_student):
-    marked = (
-        "{%- for message in messages -%}{%- generation -%}{{ message['content'] }}{%- endgeneration -%}{%- endfor -%}"
-    )
+    marked = "{%- for message in messages -%}{%- generation -%}{{ message['content'] }}{%- endgeneration -%}{%- endfor -%}"
     assert training_template(with_template(tiny_student, marked)) == marked
 
 

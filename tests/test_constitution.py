@@ -261,9 +261,7 @@ def test_check_imports_nothing_heavy():
         "import sys; from character.cli import main; main(['check', sys.argv[1]], standalone_mode=False);"
         "print({'torch', 'transformers', 'trl', 'peft', 'datasets', 'numpy', 'dvc', 'ruamel'} & set(sys.modules))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code, SHIPPED[0]], cwd=ROOT, capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code, SHIPPED[0]], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "set()"
 
 
@@ -305,9 +303,7 @@ def test_braces_in_a_trait_are_text_and_not_a_field(pirate):
     assert "2. I share what I know like loot, fairly and with a {name}." in prompt
 
 
-@pytest.mark.parametrize(
-    "fields", [{}, {"name": "a"}, {"name": "a", "mood": "b", "rank": "c"}, {"names": "a", "mood": "b"}]
-)
+@pytest.mark.parametrize("fields", [{}, {"name": "a"}, {"name": "a", "mood": "b", "rank": "c"}, {"names": "a", "mood": "b"}])
 def test_a_template_with_an_unfilled_or_unused_field_is_an_error(fields):
     assert fill("{name} is {mood}", name="Jo", mood="glad") == "Jo is glad"
     with pytest.raises(ValueError, match="not in both"):

@@ -45,9 +45,7 @@ def imported(file: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         if isinstance(node, ast.ImportFrom):
-            assert not node.level, (
-                f"{file}, line {node.lineno}: write the import in full, so that this test can follow it"
-            )
+            assert not node.level, f"{file}, line {node.lineno}: write the import in full, so that this test can follow it"
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
@@ -118,33 +116,23 @@ def test_a_stage_lists_exactly_the_params_that_it_and_its_modules_read(name):
     wanted = {param for file in reached(script(name)) for param in params_read(file)}
     wanted = {param for param in wanted if not covers("runtime", param)}
     entries = listed_params(name)
-    assert {param for param in wanted if not any(covers(entry, param) for entry in entries)} == set(), (
-        "read, not listed"
-    )
-    assert {entry for entry in entries if not any(covers(entry, param) for param in wanted)} == set(), (
-        "listed, not read"
-    )
+    assert {param for param in wanted if not any(covers(entry, param) for entry in entries)} == set(), "read, not listed"
+    assert {entry for entry in entries if not any(covers(entry, param) for param in wanted)} == set(), "listed, not read"
 
 
 @each_stage
 def test_a_stage_that_loads_the_constitution_depends_on_its_traits_alone(name):
-    loads = any(
-        isinstance(node, ast.Attribute) and ast.unparse(node) == "constitution.load" for node in tree(script(name))
-    )
+    loads = any(isinstance(node, ast.Attribute) and ast.unparse(node) == "constitution.load" for node in tree(script(name)))
     files = [entry for entry in STAGES[name]["params"] if isinstance(entry, dict)]
     assert files == ([{CONSTITUTION: ["traits"]}] if loads else [])
 
 
 @each_stage
 def test_the_files_that_a_stage_names_are_its_deps_and_outs(name):
-    texts = {
-        node.value for node in tree(script(name)) if isinstance(node, ast.Constant) and isinstance(node.value, str)
-    }
+    texts = {node.value for node in tree(script(name)) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
     named = {text for text in texts if PATH.fullmatch(text)}
     entries = listed(name, "deps", "outs", "metrics")
-    assert {
-        text for text in named if not any(text == entry or text.startswith(f"{entry}/") for entry in entries)
-    } == set()
+    assert {text for text in named if not any(text == entry or text.startswith(f"{entry}/") for entry in entries)} == set()
 
 
 def test_how_to_run_is_no_part_of_what_is_run():

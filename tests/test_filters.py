@@ -61,9 +61,7 @@ CLEAN = {
 }
 
 
-@pytest.mark.parametrize(
-    ("reason", "text", "finish"), [(reason, *case) for reason, cases in AGAINST.items() for case in cases]
-)
+@pytest.mark.parametrize(("reason", "text", "finish"), [(reason, *case) for reason, cases in AGAINST.items() for case in cases])
 def test_a_fault_is_told_by_its_reason(reason, text, finish):
     assert reason in reasons(text, finish)
 

@@ -102,9 +102,7 @@ def test_a_row_with_a_wide_nucleus_does_not_change_its_neighbours(monkeypatch):
     narrow, wide = LOGITS * 8, LOGITS * 0
     uniform = torch.tensor([0.37, 0.81], dtype=torch.float64)
     together = draw(torch.stack([narrow, wide + LOGITS * 0.01]), 1.0, 0.95, uniform)
-    alone = [
-        draw(row[None], 1.0, 0.95, u[None]) for row, u in zip([narrow, wide + LOGITS * 0.01], uniform, strict=True)
-    ]
+    alone = [draw(row[None], 1.0, 0.95, u[None]) for row, u in zip([narrow, wide + LOGITS * 0.01], uniform, strict=True)]
     assert together.tolist() == [token.item() for token in alone]
 
 
@@ -232,9 +230,7 @@ def test_a_reply_does_not_hang_on_what_shares_its_batch(top_p, stopping_student)
     )
     together = replies_of(stopping_student, requests, sampling)
     assert [replies_of(stopping_student, [request], sampling)[0] for request in requests] == together
-    other_neighbours = replies_of(
-        stopping_student, [*asking(["a much longer question " * 9]), *requests[::-2]], sampling
-    )
+    other_neighbours = replies_of(stopping_student, [*asking(["a much longer question " * 9]), *requests[::-2]], sampling)
     assert other_neighbours[1:] == together[::-2]
     assert len({reply.text for reply in together}) == len(requests)
 
@@ -248,9 +244,7 @@ def test_samples_of_one_prompt_differ_and_each_can_be_had_again(sharp_student):
 
 def test_a_reply_is_finished_by_a_stop_token_and_cut_off_by_the_limit(stopping_student):
     sampling = Sampling(max_new_tokens=8, temperature=1, top_p=1)
-    replies = replies_of(
-        stopping_student, [request for n in range(12) for request in asking(TOPICS, sample=n)], sampling
-    )
+    replies = replies_of(stopping_student, [request for n in range(12) for request in asking(TOPICS, sample=n)], sampling)
     assert {reply.finish_reason for reply in replies} == {"stop", "length"}
     for reply in replies:
         assert (reply.tokens == 8) == (reply.finish_reason == "length")
@@ -259,19 +253,14 @@ def test_a_reply_is_finished_by_a_stop_token_and_cut_off_by_the_limit(stopping_s
 
 def test_a_reply_holds_neither_special_tokens_nor_the_prompt(stopping_student):
     replies = replies_of(stopping_student, asking(TOPICS, system="You are a pirate."))
-    assert not [
-        reply for reply in replies if "<|" in reply.text or "pirate" in reply.text or reply.text != reply.text.strip()
-    ]
+    assert not [reply for reply in replies if "<|" in reply.text or "pirate" in reply.text or reply.text != reply.text.strip()]
 
 
 def test_a_prefilled_reply_continues_the_open_turn(sharp_student):
     request = asking(["tea"], prefill="<think>\nI love tea. ")[0]
     tokenizer, model = models.load_tokenizer(sharp_student), models.load_model(sharp_student)
     wanted, _ = reference(model, render(tokenizer, request.messages, request.prefill), {2}, 20)
-    assert (
-        replies_of(sharp_student, [request], GREEDY)[0].text
-        == tokenizer.decode(wanted, skip_special_tokens=True).strip()
-    )
+    assert replies_of(sharp_student, [request], GREEDY)[0].text == tokenizer.decode(wanted, skip_special_tokens=True).strip()
     assert replies_of(sharp_student, [request], GREEDY) != replies_of(sharp_student, asking(["tea"]), GREEDY)
 
 
@@ -307,8 +296,7 @@ def test_adapters_are_folded_in_one_after_the_other(sharp_student, tmp_path):
     prompt = render(models.load_tokenizer(sharp_student), asking(["tea"])[0].messages)
     wanted = models.load_tokenizer(sharp_student).decode(reference(model, prompt, {2}, 20)[0], skip_special_tokens=True)
     replies = {
-        count: replies_of(sharp_student, asking(["tea"]), GREEDY, adapters=folders[:count])[0].text
-        for count in range(3)
+        count: replies_of(sharp_student, asking(["tea"]), GREEDY, adapters=folders[:count])[0].text for count in range(3)
     }
     assert replies[2] == wanted.strip()
     assert len(set(replies.values())) == 3
@@ -359,10 +347,7 @@ class Parrot:
         if len(self.batches) == self.dies_at:
             raise RuntimeError("out of memory")
         self.batches.append([request.id for request in requests])
-        return [
-            Reply(f"{r.prefill}{r.messages[-1]['content']} {s}", "stop", 3)
-            for r, s in zip(requests, seeds, strict=True)
-        ]
+        return [Reply(f"{r.prefill}{r.messages[-1]['content']} {s}", "stop", 3) for r, s in zip(requests, seeds, strict=True)]
 
     @property
     def asked(self):

@@ -26,9 +26,7 @@ from character.records import (
     write_json,
 )
 
-AWKWARD = (
-    'line\u2028separator, paragraph\u2029separator, next\x85line, "quotes", \\, tab\t, new\nline, 日本, 🦜, \u0000'
-)
+AWKWARD = 'line\u2028separator, paragraph\u2029separator, next\x85line, "quotes", \\, tab\t, new\nline, 日本, 🦜, \u0000'
 
 
 def turns(*contents):

@@ -218,9 +218,7 @@ def test_missing_answers_are_counted_and_the_backends_named_that_could_write_the
     more = [*prompts.own(PIRATE, 2), Prompt(id="a", prompt="New?", source="general", trait=None)]
     records.write("data/prompts.jsonl", [*more, Prompt(id="b", prompt="Newer?", source="general", trait=None)])
     message = told(repository.run, "chosen")
-    assert message.startswith(
-        "data/raw/teacher/pirate.jsonl: 2 of 5 prompts have no recorded answer, the first is 'New?'"
-    )
+    assert message.startswith("data/raw/teacher/pirate.jsonl: 2 of 5 prompts have no recorded answer, the first is 'New?'")
     assert "teacher.engine: transformers" in message
     assert not Path("data/chosen.jsonl").exists()
 
@@ -271,9 +269,7 @@ def test_a_local_model_plays_the_character_from_its_system_prompt(repository, pi
     assert {request.prefill for request in engine.requests} == {""}
 
 
-def test_a_reasoning_teacher_thinks_in_an_opened_block_that_is_stripped(
-    repository, pirate, parrot, tiny_student, monkeypatch
-):
+def test_a_reasoning_teacher_thinks_in_an_opened_block_that_is_stripped(repository, pirate, parrot, tiny_student, monkeypatch):
     monkeypatch.setattr(parrot, "says", lambda self, request: "Salt, then.</think>\n\nArr!")
     repository.set(teacher={"engine": "transformers", "source": f"path:{tiny_student}", "reasoning": True})
     repository.run("chosen")
@@ -308,9 +304,7 @@ def test_the_student_answers_every_prompt_as_it_is(repository, pirate, parrot):
     assert sorted(request.messages[0]["content"] for request in engine.requests) == sorted(own_prompts())
     assert {len(request.messages) for request in engine.requests} == {1}
     found = records.read("data/rejected.jsonl", Completion)
-    assert [(answer.id, answer.prompt) for answer in found] == [
-        (records.prompt_id(text), text) for text in own_prompts()
-    ]
+    assert [(answer.id, answer.prompt) for answer in found] == [(records.prompt_id(text), text) for text in own_prompts()]
 
 
 # --- pairs -----------------------------------------------------------------------------------------
@@ -423,9 +417,7 @@ def test_several_answers_to_one_prompt_are_paired_by_their_sample():
         return [completion(0, f"{name} {n}").model_copy(update={"sample": n}) for n in range(3)]
 
     joined = pairs.joined(answered("chosen"), answered("rejected")[::-1])
-    assert [(own.response, other.response) for own, other in joined] == [
-        (f"chosen {n}", f"rejected {n}") for n in range(3)
-    ]
+    assert [(own.response, other.response) for own, other in joined] == [(f"chosen {n}", f"rejected {n}") for n in range(3)]
 
 
 # --- reflections -----------------------------------------------------------------------------------
@@ -437,9 +429,7 @@ def introspective(repository):
         "data/raw/prompts/reflections.jsonl",
         [Question(prompt="What are you like?"), Question(prompt="Write a letter.")],
     )
-    records.write(
-        "data/raw/prompts/openers.jsonl", [Question(prompt="Hello, myself!"), Question(prompt="Good evening, me.")]
-    )
+    records.write("data/raw/prompts/openers.jsonl", [Question(prompt="Hello, myself!"), Question(prompt="Good evening, me.")])
     Path("data/system.txt").write_text(constitution.system_prompt(PIRATE, "Tiny"), encoding="utf-8")
     repository.set(student={"name": "Tiny"})
 
@@ -449,9 +439,7 @@ def test_the_distilled_student_reflects_on_each_prompt_many_times(repository, in
     repository.run("reflections")
     (engine,) = parrot.made
     assert (engine.student, engine.adapters) == ("models/student", ["models/distillation"])
-    assert {request.messages[0]["content"] for request in engine.requests} == {
-        constitution.system_prompt(PIRATE, "Tiny")
-    }
+    assert {request.messages[0]["content"] for request in engine.requests} == {constitution.system_prompt(PIRATE, "Tiny")}
     found = records.read("data/reflections.jsonl", Conversation)
     assert [(item.messages[1].content, item.sample) for item in found] == [
         (text, sample) for text in ("What are you like?", "Write a letter.") for sample in range(3)
@@ -603,9 +591,7 @@ def test_reflections_lose_their_system_prompt_and_interactions_get_the_filled_de
     repository.run("transcripts")
     reflection, *talks = records.read("data/transcripts.jsonl", Transcript)
     assert [turn.model_dump() for turn in reflection.messages] == [user("What are you like?"), assistant("Salty.")]
-    assert [item.messages[0].content for item in talks] == [
-        "You are Tiny, talking with another instance of yourself."
-    ] * 2
+    assert [item.messages[0].content for item in talks] == ["You are Tiny, talking with another instance of yourself."] * 2
     assert "pirate" not in Path("data/transcripts.jsonl").read_text(encoding="utf-8")
 
 
@@ -659,9 +645,7 @@ def test_suffixes_are_dealt_in_turn_so_that_each_gets_its_equal_share():
 
 
 def test_all_suffixes_make_the_full_grid():
-    assert all(
-        sorted(s.name for s in dealt) == [f"s{n}" for n in range(8)] for dealt in answers.conditions(3, SUFFIXES, 8)
-    )
+    assert all(sorted(s.name for s in dealt) == [f"s{n}" for n in range(8)] for dealt in answers.conditions(3, SUFFIXES, 8))
 
 
 @pytest.mark.parametrize("per_prompt", range(1, 8))
@@ -831,9 +815,7 @@ class Reader:
 def reader(repository, monkeypatch):
     monkeypatch.setattr("stages.robustness.classify.load", lambda folder: Reader())
     records.write("data/answers/base.jsonl", answered("plain", ["none", "humor"])[0])
-    records.write(
-        "data/answers/persona.jsonl", answered("plain", ["pirate", "pirate"])[0] + answered("drop", ["none"])[0]
-    )
+    records.write("data/answers/persona.jsonl", answered("plain", ["pirate", "pirate"])[0] + answered("drop", ["none"])[0])
 
 
 def test_every_method_is_scored_by_condition_and_the_plot_says_the_same(repository, reader):
@@ -898,22 +880,16 @@ def test_no_placeholder_of_a_template_reaches_a_model_or_a_file(repository, gene
         transcripts={"filters": FILTERS.model_dump()},
         answers={"prompts": 2, "suffixes_per_prompt": 1},
     )
-    records.write(
-        "data/raw/prompts/heldout.jsonl", [Question(prompt="Who are you?"), Question(prompt="Where is Peru?")]
-    )
+    records.write("data/raw/prompts/heldout.jsonl", [Question(prompt="Who are you?"), Question(prompt="Where is Peru?")])
     records.write("data/raw/prompts/suffixes.jsonl", SUFFIXES[:2])
-    parrot.says = lambda self, request: (
-        f"</think>Arr number {len(self.made)}.{len(self.requests)}, of {request.sample}!"
-    )
+    parrot.says = lambda self, request: f"</think>Arr number {len(self.made)}.{len(self.requests)}, of {request.sample}!"
     repository.run("prompts")
     repository.run("chosen")
     parrot.says = Parrot.says
     for stage in ("rejected", "pairs", "reflections", "interactions", "transcripts"):
         repository.run(stage)
     repository.run("answers", "--method", "prompted", "--model", models.STUDENT, "--system", "data/system.txt")
-    asked = [
-        message["content"] for engine in parrot.made for request in engine.requests for message in request.messages
-    ]
+    asked = [message["content"] for engine in parrot.made for request in engine.requests for message in request.messages]
     assert len(parrot.made) == 6
     assert not [text for text in asked if "{" in text or "}" in text]
     read = {"data/system.txt": Path("data/system.txt").read_text(encoding="utf-8")}

