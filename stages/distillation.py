@@ -64,7 +64,7 @@ def train(settings: Distillation, pairs: Sequence[records.Pair], tokenizer, mode
     from character.trainers import PairTrainer
 
     cpu = model.device.type == "cpu"
-    training.be_deterministic(cpu)
+    training.settle(cpu)
     with tempfile.TemporaryDirectory() as folder:
         # TRL would otherwise switch off the adapter's dropout too.
         args = training.arguments(DPOConfig, settings, folder, seed, micro_batch, cpu, disable_dropout=False)

@@ -26,7 +26,7 @@ def train(settings: Introspection, transcripts: Sequence[records.Transcript], to
     from character.trainers import TranscriptTrainer
 
     cpu = model.device.type == "cpu"
-    training.be_deterministic(cpu)
+    training.settle(cpu)
     with tempfile.TemporaryDirectory() as folder:
         args = training.arguments(SFTConfig, settings, folder, seed, micro_batch, cpu, assistant_only_loss=True)
         trainer = TranscriptTrainer(
