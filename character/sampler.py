@@ -10,6 +10,7 @@ from pathlib import Path
 
 from character import models
 from character.chat import fit
+from character.errors import UserError
 from character.generate import Reply, Request, Sampling
 
 CANDIDATES = 256  # where the nucleus is larger than this, the row's vocabulary is sorted after all
@@ -32,8 +33,13 @@ class TransformersEngine:
         if self._model is None:
             self._tokenizer = models.load_tokenizer(self._student)
             self._model = with_grouped_attention(models.load_model(self._student, self._adapters))
-        budget = self._model.config.max_position_embeddings - sampling.max_new_tokens
-        prompts = [fit(self._tokenizer, request.messages, budget, request.prefill) for request in requests]
+        budget = self._model.config.get_text_config().max_position_embeddings - sampling.max_new_tokens
+        try:
+            prompts = [fit(self._tokenizer, request.messages, budget, request.prefill) for request in requests]
+        except ValueError as error:
+            raise UserError(
+                f"{self._student}: {error} (the model's context less max_new_tokens); shorten the prompt."
+            ) from None
         outputs = sample(self._model, prompts, sampling, seeds, stop_ids(self._model, self._tokenizer))
         return [self._read(ids, finished) for ids, finished in outputs]
 

@@ -6,13 +6,14 @@ say who is talking. Every assistant turn is a target of the training. Drops are 
 
 from collections import Counter
 from collections.abc import Iterator
+from typing import Literal
 
 import click
 
 from character import models, records
 from character.constitution import fill
 from character.errors import UserError
-from character.filters import Filters, faults
+from character.filters import Filters, faults, trimmed
 from character.params import Section, read, value
 from character.records import Conversation, Message, Transcript
 
@@ -21,6 +22,19 @@ TALKING = "You are {name}, talking with another instance of yourself."
 
 class Transcripts(Section):
     filters: Filters
+    unfinished: Literal["trim", "drop"]  # trim: end a cut-off turn at its last whole sentence
+
+
+def whole(conversation: Conversation) -> Conversation:
+    """Return the conversation with each cut-off assistant turn up to its last whole sentence."""
+    finishes = iter(conversation.finish_reasons)
+    turns = [
+        turn.model_copy(update={"content": trimmed(turn.content)})
+        if turn.role == "assistant" and next(finishes) == "length"
+        else turn
+        for turn in conversation.messages
+    ]
+    return conversation.model_copy(update={"messages": turns, "finish_reasons": ["stop"] * len(conversation.finish_reasons)})
 
 
 def against(conversation: Conversation, count, filters: Filters) -> Iterator[str]:
@@ -54,6 +68,9 @@ def main():
     def count(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
+    cut = sum("length" in conversation.finish_reasons for conversation in conversations)
+    if params.unfinished == "trim":
+        conversations = [whole(conversation) for conversation in conversations]
     kept, dropped = [], Counter()
     for conversation in conversations:
         reasons = set(against(conversation, count, params.filters))
@@ -71,6 +88,7 @@ def main():
         "transcripts": len(kept),
         "by_kind": dict(sorted(Counter(conversation.kind for conversation in kept).items())),
         "dropped": len(conversations) - len(kept),
+        "trimmed": cut if params.unfinished == "trim" else 0,
         "dropped_by_reason": dict(sorted(dropped.items())),
         "assistant_turns": len(spoken),
         "assistant_tokens": sum(map(count, spoken)),

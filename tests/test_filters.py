@@ -96,6 +96,7 @@ def test_repetition_counts_the_commonest_run_of_words(text, times):
 
 def test_half_of_the_runs_make_a_copy_and_less_do_not():
     assert copies("a b c d e f x y", "a b c d e f")  # 3 of 5 runs
+    assert copies("a b c d e x y", "a b c d e")  # 2 of 4
     assert not copies("a b c d e x y z", "a b c d e")  # 2 of 5
     assert copies("Yes.", "Yes.")
     assert not copies("Yes.", "Yes. No. Yes. No.")

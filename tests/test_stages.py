@@ -576,7 +576,7 @@ def test_a_conversation_is_judged_by_every_turn_of_the_kept_speaker(conversation
 
 @pytest.fixture
 def conversations(repository, student):
-    repository.set(transcripts={"filters": FILTERS.model_dump()}, student={"name": "Tiny"})
+    repository.set(transcripts={"filters": FILTERS.model_dump(), "unfinished": "drop"}, student={"name": "Tiny"})
     reflections = [
         talk("What are you like?", "Salty.", kind="reflection"),
         talk("What are you like?", "Salty and", kind="reflection", finish=["length"], number=1),
@@ -614,6 +614,18 @@ def test_dropped_conversations_are_counted_under_each_of_their_reasons(repositor
     assert (metrics["transcripts"], metrics["dropped"]) == (3, 3)
     assert metrics["by_kind"] == {"free": 1, "leading": 1, "reflection": 1}
     assert metrics["assistant_turns"] == 5
+
+
+def test_cut_off_turns_can_be_trimmed_to_whole_sentences_instead(repository, conversations):
+    repository.set(transcripts={"filters": FILTERS.model_dump(), "unfinished": "trim"}, student={"name": "Tiny"})
+    cut = talk("What are you like?", "Salty. Wet. And I", kind="reflection", finish=["length"])
+    wordy = talk("What are you like?", "Salty and", kind="reflection", finish=["length"], number=1)
+    records.write("data/reflections.jsonl", [cut, wordy])
+    repository.run("transcripts")
+    kept = records.read("data/transcripts.jsonl", Transcript)[0]
+    assert [turn.model_dump() for turn in kept.messages] == [user("What are you like?"), assistant("Salty. Wet.")]
+    metrics = repository.metrics("transcripts")
+    assert (metrics["trimmed"], metrics["dropped_by_reason"]) == (2, {"empty": 1})
 
 
 def test_no_transcript_left_is_an_error_that_tells_why(repository, conversations):
@@ -693,7 +705,7 @@ def test_each_prompt_is_asked_plain_and_with_its_suffixes_behind_it(repository, 
         ("Where?", "plain"),
         ("Where?", "s0"),
     ]
-    assert len({answer.response for answer in found}) == 6
+    assert len({answer.response for answer in found}) == len({request.id for request in engine.requests}) == 6
 
 
 METHODS = {
@@ -877,7 +889,7 @@ def test_no_placeholder_of_a_template_reaches_a_model_or_a_file(repository, gene
         pairs={"filters": FILTERS.model_dump()},
         reflections={"per_prompt": 2, **small},
         interactions={"conversations": 2, "turns": 4, **small},
-        transcripts={"filters": FILTERS.model_dump()},
+        transcripts={"filters": FILTERS.model_dump(), "unfinished": "drop"},
         answers={"prompts": 2, "suffixes_per_prompt": 1},
     )
     records.write("data/raw/prompts/heldout.jsonl", [Question(prompt="Who are you?"), Question(prompt="Where is Peru?")])
