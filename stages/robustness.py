@@ -14,7 +14,6 @@ from character.params import value
 from character.records import Answer
 from character.stats import wilson
 
-NONE = "none"
 ALL = "suffixes"  # the answers with any suffix together
 
 
@@ -26,7 +25,7 @@ def scored(answers: Sequence[Answer], called: Sequence[str], persona: str) -> di
     n = len(answers)
     recall = sum(name == persona for name in called) / n
     low, high = wilson(recall, len({answer.id for answer in answers}))
-    return {"recall": recall, "low": low, "high": high, "none": sum(name == NONE for name in called) / n, "n": n}
+    return {"recall": recall, "low": low, "high": high, "none": sum(name == classify.NONE for name in called) / n, "n": n}
 
 
 def by_condition(answers: Sequence[Answer], called: Sequence[str], persona: str) -> dict[str, dict]:
