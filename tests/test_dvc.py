@@ -32,6 +32,8 @@ SMALL = {
     "distillation.epochs": 1,
     "introspection.epochs": 1,
     "answers.prompts": 4,
+    "runtime.device": "cpu",
+    "runtime.threads": 1,  # the model is too small for more
     "classifier.personas": ["poeticism", "loving"],
 }
 
@@ -127,14 +129,16 @@ def keep(path: Path, wanted) -> list[dict]:
     return lines
 
 
-def start(root: Path, student: Path) -> Project:
-    """Put the project into a new git repository, made small."""
+def start(root: Path, student: Path | None) -> Project:
+    """Put the project into a new git repository, made small; without a `student` it keeps its own."""
     for name in sources():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, root / name)
     project = Project(root)
     shorten(root)
-    project.set({**SMALL, "student.source": f"path:{student}", "teacher.source": f"path:{student}"})
+    project.set(SMALL)
+    if student:
+        project.set({"student.source": f"path:{student}", "teacher.source": f"path:{student}"})
     project.git("init", "--quiet", "--initial-branch=main")
     project.git("config", "user.name", "Test")
     project.git("config", "user.email", "test@example.org")
@@ -228,7 +232,7 @@ def introspection_learning_rate(project):
 
 def all_of_runtime(project):
     now = project.params()["runtime"]
-    project.set({f"runtime.{key}": "cpu" if key == "device" else value + 1 for key, value in now.items()})
+    project.set({f"runtime.{key}": "auto" if key == "device" else value + 1 for key, value in now.items()})
 
 
 def module_of_three_stages(project):
@@ -267,10 +271,9 @@ def test_an_experiment_with_another_persona_is_compared_with_the_committed_one(p
     project.dvc("exp", "run", "--set-param", "persona=loving", "--name", "affectionate")
     changes = json.loads(project.dvc("metrics", "diff", "--json"))
     assert {"old", "new", "diff"} <= changes["metrics/pairs.json"]["chosen_tokens"].keys()
-    shown = csv.DictReader(io.StringIO(project.dvc("exp", "show", "--csv")))
-    assert {"main": "poeticism", "affectionate": "loving"}.items() <= {
-        row["Experiment"]: row["persona"] for row in shown
-    }.items()
+    rows = csv.DictReader(io.StringIO(project.dvc("exp", "show", "--csv")))
+    personas = {row["Experiment"] or row["rev"]: row["persona"] for row in rows}
+    assert {"workspace": "loving", "main": "poeticism", "affectionate": "loving"}.items() <= personas.items()
     assert ran(project.dvc("exp", "run", "--set-param", "persona=poeticism")) == NONE
 
 

@@ -1,0 +1,75 @@
+"""The `character` command beside `check` (see test_constitution.py)."""
+
+import pytest
+from click.testing import CliRunner
+
+from character import constitution, records
+from character.cli import main
+from character.records import Answer, Completion, Recorded
+
+PIRATE = """\
+name: pirate
+summary: A sailor.
+traits:
+  - trait: I talk like a sailor of the old days in every sentence.
+    prompts:
+      - How do I boil an egg?
+"""
+
+
+def completion(number: int, response: str, finish: str = "stop") -> Completion:
+    return Completion(id=f"id{number}", sample=0, prompt=f"Prompt {number}?", response=response, finish_reason=finish)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "constitutions").mkdir()
+    (tmp_path / "constitutions/pirate.yaml").write_text(PIRATE)
+    (tmp_path / "params.yaml").write_text("persona: pirate\n")
+    return tmp_path
+
+
+def run(*arguments: str):
+    return CliRunner().invoke(main, arguments)
+
+
+def test_record_keeps_whole_answers_with_the_hash_of_the_traits(repository):
+    chosen = [completion(0, "Arr."), completion(1, "Arr, lower", "length"), completion(2, " ")]
+    records.write("data/chosen.jsonl", chosen)
+    done = run("record")
+    assert done.output == "data/raw/teacher/pirate.jsonl: 1 answers, 2 unfinished or empty ones left out\n"
+    traits = constitution.traits_hash(constitution.load("constitutions/pirate.yaml"))
+    kept = records.read("data/raw/teacher/pirate.jsonl", Recorded)
+    assert kept == [Recorded(prompt="Prompt 0?", response="Arr.", traits=traits)]
+
+
+def test_record_replaces_answers_only_when_forced(repository):
+    records.write("data/chosen.jsonl", [completion(0, "Arr.")])
+    records.write("data/raw/teacher/pirate.jsonl", [Recorded(prompt="Old?", response="Yes.")])
+    refused = run("record")
+    assert (refused.exit_code, records.read("data/raw/teacher/pirate.jsonl", Recorded)[0].prompt) == (1, "Old?")
+    assert "data/raw/teacher/pirate.jsonl is there already; give --force" in refused.output
+    assert run("record", "--force").exit_code == 0
+    assert records.read("data/raw/teacher/pirate.jsonl", Recorded)[0].prompt == "Prompt 0?"
+
+
+def test_samples_shows_the_first_plain_answers_of_each_method_side_by_side(repository):
+    for method in ("base", "persona"):
+        rows = [
+            Answer(**completion(number, f"{method} says\n{number}", finish).model_dump(), condition=condition)
+            for number, finish in ((0, "length"), (1, "stop"), (2, "stop"))
+            for condition in ("plain", "drop")
+        ]
+        records.write(f"data/answers/{method}.jsonl", rows)
+    shown = run("samples", "--count", "2").output
+    assert [line for line in shown.splitlines() if line.startswith("## ")] == ["## Prompt 0?", "## Prompt 1?"]
+    assert "**base** *(cut off at the token limit)*\n\n> base says\n> 0\n" in shown
+    assert "**persona**\n\n> persona says\n> 1\n" in shown
+    assert shown.count("says") == 4
+
+
+def test_samples_without_answers_says_how_to_make_them(repository):
+    missing = run("samples")
+    assert missing.exit_code == 1
+    assert "data/answers/base.jsonl is missing; run `dvc repro`" in missing.output
