@@ -177,21 +177,10 @@ def project(finished) -> Project:
 # The table of the README: what is changed, and which stages run then.
 
 NONE = set()
-EVERY = {
-    *(
-        "student",
-        "prompts",
-        "chosen",
-        "rejected",
-        "pairs",
-        "distillation",
-        "reflections",
-        "interactions",
-        "transcripts",
-    ),
-    *("introspection", "persona", "classifier", "robustness"),
-    *("answers@base", "answers@prompted", "answers@distilled", "answers@persona"),
-}
+ASKED = {"student", "prompts", "chosen", "rejected", "pairs"}
+TRAINED = {"distillation", "reflections", "interactions", "transcripts", "introspection", "persona"}
+JUDGED = {"classifier", "answers@base", "answers@prompted", "answers@distilled", "answers@persona", "robustness"}
+EVERY = ASKED | TRAINED | JUDGED
 OF_NO_PERSONA = {"student", "classifier", "answers@base"}
 MERGED = {"persona", "answers@persona", "robustness"}
 
@@ -300,9 +289,9 @@ def test_a_fresh_clone_pulls_everything_and_runs_nothing(project, tmp_path):
 
 @pytest.mark.slow
 def test_queued_experiments_share_what_was_run_before(project):
-    project.dvc("repro")
     project.set({"persona": "loving"})
     project.dvc("repro")
     project.reset()
     project.dvc("exp", "run", "--queue", "--set-param", "persona=poeticism,loving")
     assert ran(project.dvc("exp", "run", "--run-all")) == NONE
+    assert project.dvc("queue", "status").count("Success") == 2
