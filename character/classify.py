@@ -87,7 +87,6 @@ def states(
     ids = [[start, *tokenizer(text, add_special_tokens=False).input_ids[:max_tokens]] for text in texts]
     order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
     size = models.runtime().generation_batch
-    torch.set_float32_matmul_precision("medium")  # on a CPU: oneDNN's kernels, twice as fast here; see docs/log.md
     with torch.inference_mode(), tqdm(total=len(ids), desc="reading", unit="text") as bar:
         for first in range(0, len(order), size):
             batch = order[first : first + size]

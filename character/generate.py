@@ -1,7 +1,7 @@
 """Generation: requests in, replies out, in order; whatever the engine, every finished reply is kept in the sample cache."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
 
@@ -11,7 +11,7 @@ from tqdm import tqdm
 from character import samples
 from character.params import Section
 
-ENGINE_VERSION = 1  # raise with every fix that changes replies: it is part of each cache key
+ENGINE_VERSION = 2  # raise with every fix that changes replies: it is part of each cache key
 
 
 class Sampling(Section):
@@ -20,6 +20,7 @@ class Sampling(Section):
     max_new_tokens: int = Field(gt=0)
     temperature: float = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0)  # divides the positive logits of tokens already there, multiplies others
 
 
 @dataclass(frozen=True)
@@ -45,13 +46,12 @@ class Engine(Protocol):
     """What answers requests.
 
     `identity` is everything about the engine that shapes its replies (weights, template, precision), as JSON;
-    `batch` is how many requests it takes at once.
+    `stream` yields each reply, with the index of its request, as soon as it is finished.
     """
 
     identity: dict
-    batch: int
 
-    def reply(self, requests: Sequence[Request], sampling: Sampling, seeds: Sequence[int]) -> list[Reply]: ...
+    def stream(self, requests: Sequence[Request], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]: ...
 
 
 def request_seed(seed: int, request: Request) -> int:
@@ -61,26 +61,23 @@ def request_seed(seed: int, request: Request) -> int:
 
 
 def generate(engine: Engine, requests: Sequence[Request], sampling: Sampling, seed: int, desc: str = "") -> list[Reply]:
-    """Answer `requests`, in order: from the sample cache where it has them, otherwise by `engine`, batch by batch."""
+    """Answer `requests`, in order: from the sample cache where it has them, otherwise by `engine`."""
     seeds = [request_seed(seed, request) for request in requests]
     keys = [_key(engine, request, sampling, own) for request, own in zip(requests, seeds, strict=True)]
     with samples.SampleCache() as cache:
         found = cache.get(keys)
         missing = [index for index, name in enumerate(keys) if name not in found]
-        # Requests of like length share a batch, the longest first: little padding, and too little memory shows at once.
-        missing.sort(key=lambda index: -sum(len(message["content"]) for message in requests[index].messages))
         _announce(desc, len(requests), len(missing), cache.damaged)
-        with tqdm(total=len(missing), desc=desc, unit="reply", disable=not missing) as bar:
+        with tqdm(total=len(missing), desc=desc, unit="reply", disable=not missing) as bar, cache.saving() as save:
             tokens = 0
-            for start in range(0, len(missing), engine.batch):
-                batch = missing[start : start + engine.batch]
-                replies = engine.reply([requests[i] for i in batch], sampling, [seeds[i] for i in batch])
-                rows = [(keys[i], asdict(reply)) for i, reply in zip(batch, replies, strict=True)]
-                cache.put(rows)
-                found.update(rows)
-                tokens += sum(reply.tokens for reply in replies)
-                bar.update(len(batch))
-                bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s")
+            replies = engine.stream([requests[i] for i in missing], sampling, [seeds[i] for i in missing]) if missing else ()
+            for number, reply in replies:
+                name = keys[missing[number]]
+                found[name] = asdict(reply)
+                save(name, found[name])
+                tokens += reply.tokens
+                bar.update()
+                bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
     return [Reply(**found[name]) for name in keys]
 
 

@@ -27,6 +27,12 @@ class Runtime(Section):
     threads: int = Field(gt=0)
     generation_batch: int = Field(gt=0)
     training_batch: int = Field(gt=0)
+    tensor_parallel: int = Field(1, gt=0)  # GPUs that share one copy of the model (vllm)
+    data_parallel: int = Field(1, gt=0)  # copies of the model, each on GPUs of its own (vllm)
+    endpoints: list[str] = Field(default_factory=list)  # base URLs of OpenAI-compatible servers, used in turn (openai)
+    concurrency: int = Field(16, gt=0)  # requests in flight to all endpoints together
+    timeout: float = Field(120, gt=0)  # seconds for one request
+    max_failures: int = Field(20, gt=0)  # failures in a row, over all endpoints, before a stage stops
 
 
 class Card(Section):
@@ -51,11 +57,17 @@ def device() -> str:
     return chosen
 
 
-def use_threads() -> None:
-    """Fix the number of threads: sums depend on how they are split."""
+def settle() -> None:
+    """Settle how torch computes: sums depend on how many threads share them, and on whose kernels multiply.
+
+    On a CPU, oneDNN multiplies instead of MKL: faster for the shapes used here (docs/log.md), and a row of a product is the
+    same bits whatever rows stand beside it. Where the CPU has AMX, it takes bfloat16 with float32 sums.
+    """
     import torch
 
     torch.set_num_threads(runtime().threads)
+    if device() == "cpu":
+        torch.set_float32_matmul_precision("medium")
 
 
 def locate(source: str, field: str = "student.source") -> Path:
@@ -152,7 +164,7 @@ def load_model(student: Path = STUDENT, adapters: Sequence[Path] = ()):
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # loading takes a second; the bars are for what takes minutes
-    use_threads()
+    settle()
     model = AutoModelForCausalLM.from_pretrained(weights(student), dtype=card(student).dtype).to(device())
     for adapter in adapters:
         model = _fold(model, Path(adapter))

@@ -8,11 +8,14 @@ import hashlib
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from character.errors import UserError
+
+SAVE_EVERY = 2.0  # seconds
 
 
 def default_path() -> Path:
@@ -64,6 +67,25 @@ class SampleCache:
         rows = [(name, text := json.dumps(row, ensure_ascii=False), _sha256(text.encode())) for name, row in records]
         with self._intact(), self._db:
             self._db.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?)", rows)
+
+    @contextmanager
+    def saving(self) -> Iterator[Callable[[str, dict], None]]:
+        """Yield a function that stores records a few at a time, so that a kill costs two seconds and an error nothing."""
+        held: list[tuple[str, dict]] = []
+        last = time.monotonic()
+
+        def save(name: str, row: dict) -> None:
+            nonlocal last
+            held.append((name, row))
+            if time.monotonic() - last > SAVE_EVERY:
+                self.put(held)
+                held.clear()
+                last = time.monotonic()
+
+        try:
+            yield save
+        finally:
+            self.put(held)
 
     @contextmanager
     def _intact(self) -> Iterator[None]:

@@ -3,12 +3,14 @@
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
 
+from character import models
 from character.errors import UserError
 from character.params import Section
 
@@ -83,6 +85,31 @@ def arguments(kind: type, settings: Training, folder: str | Path, seed: int, mic
     )
 
 
+def train(trainer, kind: type, settings: Training, examples: Sequence, tokenizer, model, seed: int, options: dict, **more):
+    """Train an adapter on `model` and return the trainer, which holds the model, the curve and the number dropped.
+
+    `trainer` is a class of character.trainers, `kind` TRL's class of its arguments, and `options` what only that one has;
+    `more` goes to the trainer. On one CPU, the same inputs give the same adapter, byte for byte.
+    """
+    import torch
+    from datasets import Dataset
+
+    cpu = model.device.type == "cpu"
+    torch.use_deterministic_algorithms(cpu)  # on a GPU that would cost speed, and is not promised
+    with tempfile.TemporaryDirectory() as folder:
+        trained = trainer(
+            max_length=settings.max_length,
+            model=model,
+            args=arguments(kind, settings, folder, seed, models.runtime().training_batch, cpu, **options),
+            train_dataset=Dataset.from_list([example.model_dump() for example in examples]),
+            processing_class=tokenizer,
+            peft_config=adapter_config(settings),
+            **more,
+        )
+        trained.train()
+    return trained
+
+
 def adapter_config(settings: Training):
     """Return PEFT's description of the adapter to train."""
     from peft import LoraConfig
@@ -94,20 +121,6 @@ def adapter_config(settings: Training):
         target_modules=settings.target_modules,
         task_type="CAUSAL_LM",
     )
-
-
-def settle(cpu: bool) -> None:
-    """Settle how torch computes: on one CPU, the same inputs give the same adapter, byte for byte.
-
-    On a GPU that would cost speed and is not promised.
-    """
-    import torch
-
-    torch.use_deterministic_algorithms(cpu)
-    if cpu:
-        # Lets oneDNN multiply instead of MKL, in float32 where the CPU has AVX-512 (a quarter less time per step on an AMD
-        # EPYC), in bfloat16 with float32 sums where it has AMX. One machine always takes the same kernels.
-        torch.set_float32_matmul_precision("medium")
 
 
 def save_adapter(folder: str | Path, model, settings: Training) -> None:

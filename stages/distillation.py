@@ -4,7 +4,6 @@ DPO moves the student from its own answers (rejected) to those of the teacher in
 term that keeps the chosen answers likely in themselves (arXiv 2511.01689; the loss: arXiv 2305.18290).
 """
 
-import tempfile
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -56,30 +55,18 @@ def objective(settings: Distillation, logps: Sequence, reference: Sequence, tota
     return preference + settings.nll_coef * nll + settings.kl_coef * kl, shares
 
 
-def train(settings: Distillation, pairs: Sequence[records.Pair], tokenizer, model, seed: int, micro_batch: int):
-    """Train an adapter on `model` and return the trainer, which holds the model, the curve and the number dropped."""
-    from datasets import Dataset
+def train(settings: Distillation, pairs: Sequence[records.Pair], tokenizer, model, seed: int):
+    """Train an adapter on `model`; see `training.train`."""
     from trl import DPOConfig
 
     from character.trainers import PairTrainer
 
-    cpu = model.device.type == "cpu"
-    training.settle(cpu)
-    with tempfile.TemporaryDirectory() as folder:
-        # TRL would otherwise switch off the adapter's dropout too.
-        args = training.arguments(DPOConfig, settings, folder, seed, micro_batch, cpu, disable_dropout=False)
-        trainer = PairTrainer(
-            name="distillation",
-            max_length=settings.max_length,
-            objective=partial(objective, settings),
-            model=model,
-            args=args,
-            train_dataset=Dataset.from_list([pair.model_dump() for pair in pairs]),
-            processing_class=tokenizer,
-            peft_config=training.adapter_config(settings),
-        )
-        trainer.train()
-    return trainer
+    # TRL would otherwise switch off the adapter's dropout too.
+    options = {"disable_dropout": False}
+    loss = partial(objective, settings)
+    return training.train(
+        PairTrainer, DPOConfig, settings, pairs, tokenizer, model, seed, options, name="distillation", objective=loss
+    )
 
 
 @click.command()
@@ -87,13 +74,12 @@ def main():
     """Train models/distillation/ by DPO."""
     settings = read("distillation", Distillation)
     pairs = records.read("data/pairs.jsonl", records.Pair)
-    micro_batch = models.runtime().training_batch
-    training.accumulation(settings.batch_size, micro_batch)
+    training.accumulation(settings.batch_size, models.runtime().training_batch)
     print(
         f"distillation: {settings.loss} over {len(pairs)} pairs, {settings.epochs} epochs, rank {settings.rank}",
         flush=True,
     )
-    trainer = train(settings, pairs, models.load_tokenizer(), models.load_model(), value("seed"), micro_batch)
+    trainer = train(settings, pairs, models.load_tokenizer(), models.load_model(), value("seed"))
     training.save_adapter(Path("models/distillation"), trainer.model, settings)
     curve = trainer.curve.rows
     records.write_csv("plots/distillation.csv", curve)

@@ -4,6 +4,7 @@ import csv
 import json
 from collections import Counter
 from pathlib import Path
+from typing import ClassVar
 
 import numpy
 import pytest
@@ -35,10 +36,11 @@ SETTINGS = {
 class Plain:
     """An engine that answers as an assistant without any persona."""
 
-    identity, batch = {"engine": "plain"}, 8
+    identity: ClassVar = {"engine": "plain"}
 
-    def reply(self, requests, sampling, seeds):
-        return [Reply(f"the answer is plain for {request.messages[-1]['content']}", "stop", 5) for request in requests]
+    def stream(self, requests, sampling, seeds):
+        for index, request in enumerate(requests):
+            yield index, Reply(f"the answer is plain for {request.messages[-1]['content']}", "stop", 5)
 
 
 @pytest.fixture

@@ -133,6 +133,13 @@ def stopping_student(sharp_student, tmp_path_factory):
     return folder
 
 
+def sampled(model, prompts, sampling, seeds, stops, slots=64, limits=None):
+    """Return the new ids of each prompt, in order, and whether a stop token ended them."""
+    replies = {n: (ids, stopped) for n, ids, stopped in sample(model, prompts, sampling, seeds, stops, slots, limits)}
+    assert sorted(replies) == list(range(len(prompts)))
+    return [replies[number] for number in range(len(prompts))]
+
+
 def reference(model, prompt, stops, count):
     """Return what `model.generate` continues one prompt with, without the token that ends it, and whether one did."""
     ids = torch.tensor([prompt])
@@ -175,7 +182,8 @@ def test_greedy_replies_are_those_of_the_models_own_generate(prompts, stops, sha
     plain = models.load_model(sharp_student)
     wanted = [reference(plain, prompt, stops, 20) for prompt in prompts]
     model = with_grouped_attention(models.load_model(sharp_student))
-    assert sample(model, prompts, GREEDY, list(range(len(prompts))), stops) == wanted
+    for slots in (1, 3, 64):
+        assert sampled(model, prompts, GREEDY, list(range(len(prompts))), stops, slots) == wanted
 
 
 def test_the_greedy_examples_vary_in_words_and_length(sharp_student):
@@ -200,7 +208,7 @@ def test_sampled_tokens_follow_the_models_probabilities(step, sharp_student):
     prompt, count = random_prompts([12])[0], 4000
     sampling = Sampling(max_new_tokens=2, temperature=0.8, top_p=0.9)
     seeds = [request_seed(0, Request(str(number), [])) for number in range(count)]
-    replies = [ids for ids, _ in sample(model, [prompt] * count, sampling, seeds, set())]
+    replies = [ids for ids, _ in sampled(model, [prompt] * count, sampling, seeds, set())]
     if step:
         commonest, _ = Counter(ids[0] for ids in replies).most_common(1)[0]
         prompt, replies = [*prompt, commonest], [ids for ids in replies if ids[0] == commonest]
@@ -217,9 +225,10 @@ def test_sampled_tokens_follow_the_models_probabilities(step, sharp_student):
 
 
 def replies_of(student, requests, sampling=WARM, seed=0, adapters=()):
-    """Answer `requests` by the engine itself, without the cache, all in one batch."""
+    """Answer `requests` by the engine itself, without the cache."""
     engine = TransformersEngine(student, adapters)
-    return engine.reply(requests, sampling, [request_seed(seed, request) for request in requests])
+    replies = dict(engine.stream(requests, sampling, [request_seed(seed, request) for request in requests]))
+    return [replies[index] for index in range(len(requests))]
 
 
 @pytest.mark.parametrize("top_p", [0.5, 0.95])
@@ -233,6 +242,44 @@ def test_a_reply_does_not_hang_on_what_shares_its_batch(top_p, stopping_student)
     other_neighbours = replies_of(stopping_student, [*asking(["a much longer question " * 9]), *requests[::-2]], sampling)
     assert other_neighbours[1:] == together[::-2]
     assert len({reply.text for reply in together}) == len(requests)
+
+
+@pytest.mark.parametrize("system", ["", "You are a pirate. " * 30], ids=["nothing shared", "a long shared system prompt"])
+def test_replies_are_the_same_bits_whatever_the_batch_the_order_and_the_company(system, stopping_student):
+    requests = [request for n in range(7) for request in asking([*TOPICS, "a long question " * 30], system=system, sample=n)]
+    sampling = Sampling(max_new_tokens=40, temperature=1, top_p=0.95, repetition_penalty=1.2)
+    model, tokenizer = with_grouped_attention(models.load_model(stopping_student)), models.load_tokenizer(stopping_student)
+    prompts = [render(tokenizer, request.messages) for request in requests]
+    seeds = [request_seed(0, request) for request in requests]
+
+    def run(numbers, slots):
+        chosen = [prompts[n] for n in numbers], sampling, [seeds[n] for n in numbers]
+        return dict(zip(numbers, sampled(model, *chosen, set(range(2, 600, 40)), slots), strict=True))
+
+    numbers = list(range(len(requests)))
+    wanted = run(numbers, 32)
+    assert len({len(ids) for ids, _ in wanted.values()}) > 10
+    assert run(numbers, 8) == wanted
+    assert run(numbers[::-1], 13) == wanted
+    for some in (numbers[5:6], numbers[3:40:3]):
+        assert run(some, 32) == {number: wanted[number] for number in some}
+
+
+def test_each_prompt_may_have_a_limit_of_its_own(sharp_student):
+    model, prompts = with_grouped_attention(models.load_model(sharp_student)), PROMPTS["mixed lengths"]
+    limits = [1, 30, 2, 9, 17, 5, 3]
+    whole = sampled(model, prompts, GREEDY, range(7), set(), limits=[30] * 7)
+    short = sampled(model, prompts, GREEDY, range(7), set(), 2, limits)
+    assert short == [(ids[:limit], False) for (ids, _), limit in zip(whole, limits, strict=True)]
+
+
+def test_the_repetition_penalty_is_that_of_generate(sharp_student):
+    model, prompt = models.load_model(sharp_student), random_prompts([30])[0]
+    options = {"do_sample": False, "max_new_tokens": 40, "eos_token_id": None, "pad_token_id": 0}
+    ids = torch.tensor([prompt])
+    wanted = model.generate(ids, attention_mask=torch.ones_like(ids), repetition_penalty=1.3, **options)[0, 30:].tolist()
+    sampling = Sampling(max_new_tokens=40, temperature=0, top_p=1, repetition_penalty=1.3)
+    assert sampled(with_grouped_attention(model), [prompt], sampling, [0], set())[0][0] == wanted
 
 
 def test_samples_of_one_prompt_differ_and_each_can_be_had_again(sharp_student):
@@ -337,21 +384,18 @@ def test_where_the_model_lies_and_how_it_is_run_is_no_part_of_its_identity(tiny_
 
 
 class Parrot:
-    """An engine that says what it was asked with which seed, and remembers its batches."""
+    """An engine that says what it was asked with which seed, last request first, and remembers whom it answered."""
 
-    def __init__(self, batch=2, dies_at=None, **identity):
-        self.batch, self.dies_at, self.identity = batch, dies_at, {"engine": "parrot", **identity}
-        self.batches = []
+    def __init__(self, dies_at=None, **identity):
+        self.dies_at, self.identity = dies_at, {"engine": "parrot", **identity}
+        self.asked = []
 
-    def reply(self, requests, sampling, seeds):
-        if len(self.batches) == self.dies_at:
-            raise RuntimeError("out of memory")
-        self.batches.append([request.id for request in requests])
-        return [Reply(f"{r.prefill}{r.messages[-1]['content']} {s}", "stop", 3) for r, s in zip(requests, seeds, strict=True)]
-
-    @property
-    def asked(self):
-        return sorted(name for batch in self.batches for name in batch)
+    def stream(self, requests, sampling, seeds):
+        for index, (request, seed) in reversed(list(enumerate(zip(requests, seeds, strict=True)))):
+            if len(self.asked) == self.dies_at:
+                raise RuntimeError("out of memory")
+            self.asked.append(request.id)
+            yield index, Reply(f"{request.prefill}{request.messages[-1]['content']} {seed}", "stop", 3)
 
 
 REQUESTS = asking(["aaaaaa", "b", "ccc", "dd", "eeeee", "ffff\u2028f", "🦜"])
@@ -362,17 +406,11 @@ def test_replies_come_in_the_order_of_the_requests():
     assert [reply.text.split(" ")[0] for reply in replies] == [request.messages[-1]["content"] for request in REQUESTS]
 
 
-def test_requests_of_like_length_share_a_batch_and_the_longest_come_first():
-    engine = Parrot()
-    generate(engine, REQUESTS[:5], WARM, seed=0)
-    assert engine.batches == [["id-aaaaaa", "id-eeeee"], ["id-ccc", "id-dd"], ["id-b"]]
-
-
 def test_a_second_call_takes_everything_from_the_cache(capsys):
     first = generate(Parrot(), REQUESTS, WARM, seed=0, desc="rejected")
     engine = Parrot()
     assert generate(engine, REQUESTS, WARM, seed=0, desc="rejected") == first
-    assert engine.batches == []
+    assert engine.asked == []
     assert capsys.readouterr().out.splitlines() == [
         "rejected: 7 replies, 0 of them from the sample cache",
         "rejected: 7 replies, 7 of them from the sample cache",
@@ -383,7 +421,7 @@ def test_only_what_is_new_is_asked():
     generate(Parrot(), REQUESTS[:3], WARM, seed=0)
     engine = Parrot()
     generate(engine, REQUESTS[1:5], WARM, seed=0)
-    assert engine.asked == ["id-dd", "id-eeeee"]
+    assert sorted(engine.asked) == ["id-dd", "id-eeeee"]
 
 
 BASE = Request("id", [{"role": "system", "content": "Be salty."}, {"role": "user", "content": "Why?"}])
@@ -408,7 +446,7 @@ def test_what_shapes_a_reply_is_part_of_its_key(change):
     def asked(engine=None, request=BASE, sampling=WARM, seed=0):
         parrot = Parrot(**(engine or {}))
         generate(parrot, [request], sampling, seed)
-        return bool(parrot.batches)
+        return bool(parrot.asked)
 
     assert asked()
     assert asked(**change)
@@ -416,18 +454,18 @@ def test_what_shapes_a_reply_is_part_of_its_key(change):
 
 
 def test_how_it_is_run_is_no_part_of_the_key():
-    first = generate(Parrot(batch=2), REQUESTS, WARM, seed=0, desc="rejected")
-    engine = Parrot(batch=5)
+    first = generate(Parrot(), REQUESTS, WARM, seed=0, desc="rejected")
+    engine = Parrot()
     assert generate(engine, REQUESTS[::-1], WARM, seed=0, desc="answers") == first[::-1]
-    assert engine.batches == []
+    assert engine.asked == []
 
 
-def test_an_interrupted_run_keeps_the_batches_before():
+def test_a_failed_run_keeps_what_was_finished():
     with pytest.raises(RuntimeError, match="out of memory"):
-        generate(Parrot(dies_at=2), REQUESTS, WARM, seed=0)
+        generate(Parrot(dies_at=4), REQUESTS, WARM, seed=0)
     engine = Parrot()
     generate(engine, REQUESTS, WARM, seed=0)
-    assert len(engine.asked) == len(REQUESTS) - 2 * 2
+    assert len(engine.asked) == len(REQUESTS) - 4
 
 
 DAMAGES = {
@@ -450,7 +488,7 @@ def test_a_damaged_record_is_told_and_written_again(damage, capsys):
     assert engine.asked == ["id-aaaaaa"]
     assert "6 of them from the sample cache, 1 damaged records to be replaced" in capsys.readouterr().out
     generate(engine := Parrot(), REQUESTS, WARM, seed=0)
-    assert engine.batches == []
+    assert engine.asked == []
 
 
 def test_a_damaged_cache_file_is_told_with_the_remedy():
@@ -492,7 +530,7 @@ def test_experiments_in_a_temporary_copy_share_the_cache_of_their_repository(tmp
     monkeypatch.chdir(tmp_path / "copy")
     engine = Parrot()
     generate(engine, REQUESTS, WARM, seed=0)
-    assert engine.batches == []
+    assert engine.asked == []
 
 
 def test_nothing_to_answer_is_answered_by_nothing():

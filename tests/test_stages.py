@@ -68,16 +68,14 @@ class Parrot:
 
     def __init__(self, student=models.STUDENT, adapters=()):
         self.student, self.adapters = str(student), [str(adapter) for adapter in adapters]
-        self.batch, self.identity = 7, {"engine": "parrot", "made": len(self.made)}
+        self.identity = {"engine": "parrot", "made": len(self.made)}
         self.requests = []
         self.made.append(self)
 
-    def reply(self, requests, sampling, seeds):
-        replies = []
-        for request in requests:
+    def stream(self, requests, sampling, seeds):
+        for index, request in enumerate(requests):
             self.requests.append(request)
-            replies.append(Reply(self.says(request), "stop", 4))
-        return replies
+            yield index, Reply(self.says(request), "stop", 4)
 
     def says(self, request):
         return f"Arr number {len(self.requests)}, sample {request.sample}!"

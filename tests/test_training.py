@@ -78,16 +78,24 @@ def transcripts(count=15) -> list[Transcript]:
     return [Transcript(messages=[turn(i, k) for k in range(2 + 2 * (i % 2))]) for i in range(count)]
 
 
+def take_at_once(micro_batch):
+    params = json.loads(Path("params.yaml").read_text())
+    params["runtime"]["training_batch"] = micro_batch
+    Path("params.yaml").write_text(json.dumps(params))
+
+
 def distil(micro_batch=5, rows=None, **changes):
     settings = distillation.Distillation(**COMMON | OBJECTIVE | changes)
     rows = pairs() if rows is None else rows
-    return distillation.train(settings, rows, models.load_tokenizer(), models.load_model(), 0, micro_batch)
+    take_at_once(micro_batch)
+    return distillation.train(settings, rows, models.load_tokenizer(), models.load_model(), 0)
 
 
 def introspect(micro_batch=5, rows=None, **changes):
     settings = introspection.Introspection(**COMMON | changes)
     rows = transcripts() if rows is None else rows
-    return introspection.train(settings, rows, models.load_tokenizer(), models.load_model(), 0, micro_batch)
+    take_at_once(micro_batch)
+    return introspection.train(settings, rows, models.load_tokenizer(), models.load_model(), 0)
 
 
 def adapter(trainer) -> dict[str, torch.Tensor]:
