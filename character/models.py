@@ -27,21 +27,8 @@ class Runtime(Section):
     threads: int = Field(gt=0)
     generation_batch: int = Field(gt=0)
     training_batch: int = Field(gt=0)
-    tensor_parallel: int = Field(1, gt=0)  # GPUs that share one copy of the model (vllm)
-    data_parallel: int = Field(1, gt=0)  # copies of the model, each on GPUs of its own (vllm)
-    endpoints: list[str] = Field(default_factory=list)  # base URLs of OpenAI-compatible servers, used in turn (openai)
-    concurrency: int = Field(16, gt=0)  # requests in flight to all endpoints together
-    timeout: float = Field(120, gt=0)  # seconds for one request
-    max_failures: int = Field(20, gt=0)  # failures in a row, over all endpoints, before a stage stops
-
-
-class Card(Section):
-    """student.json. `files` maps each file that the weights consist of to its SHA-256; empty where they lie beside it."""
-
-    name: str
-    source: str
-    dtype: Literal["float32", "bfloat16", "float16", "auto"]
-    files: dict[str, str]
+    vllm: dict = Field(default_factory=dict)  # read by the vllm engine
+    openai: dict = Field(default_factory=dict)  # read by the openai engine
 
 
 def runtime() -> Runtime:

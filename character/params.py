@@ -34,11 +34,13 @@ def read(section: str, model: type[S], path: Path = PARAMS) -> S:
 
 
 def value(name: str, path: Path = PARAMS):
-    """Return a top-level entry of params.yaml, such as `persona` or `seed`."""
-    values = _load(path)
-    if name not in values:
-        raise UserError(f"{path}: `{name}` is missing; add it, or restore the file with `git checkout {path}`.")
-    return values[name]
+    """Return an entry of params.yaml, such as `persona`, `seed` or `runtime.openai`."""
+    found = _load(path)
+    for key in name.split("."):
+        if not isinstance(found, dict) or key not in found:
+            raise UserError(f"{path}: `{name}` is missing; add it, or restore the file with `git checkout {path}`.")
+        found = found[key]
+    return found
 
 
 def first_fault(error: ValidationError) -> str:

@@ -89,7 +89,7 @@ def main():
     if teacher.engine == "recorded":
         replies = look_up(prompts, persona, Path("data/raw/teacher"), teacher.accept_other_traits)
     else:
-        system = constitution.system_prompt(persona, value("student")["name"])
+        system = constitution.system_prompt(persona, value("student.name"))
         replies = play(prompts, system, teacher, value("seed"))
     records.write("data/chosen.jsonl", map(Completion.of, prompts, replies))
 

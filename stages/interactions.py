@@ -89,7 +89,7 @@ def main():
     params = read("interactions", Interactions)
     openers = [question.prompt for question in records.read("data/raw/prompts/openers.jsonl", Question)]
     system = Path("data/system.txt").read_text(encoding="utf-8")
-    dialogues = begun(openers, params.conversations, system, value("student")["name"])
+    dialogues = begun(openers, params.conversations, system, value("student.name"))
     print(f"interactions: {len(dialogues)} conversations of {params.turns} turns", flush=True)
     engine = TransformersEngine(adapters=["models/distillation"])
     for turn in range(params.turns):

@@ -61,7 +61,7 @@ def pair(chosen: Completion, rejected: Completion) -> Pair:
 @click.command()
 def main():
     """Join the answers, filter them and write preference pairs."""
-    params, names, name = read("pairs", Pairs), value("teacher")["names"], value("student")["name"]
+    params, names, name = read("pairs", Pairs), value("teacher")["names"], value("student.name")
     tokenizer = models.load_tokenizer()
     both = joined(
         records.read("data/chosen.jsonl", Completion),

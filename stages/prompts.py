@@ -87,7 +87,7 @@ def main():
         raise UserError("params.yaml: prompts selects no prompt at all; raise per_trait or general.")
     records.write("data/prompts.jsonl", {prompt.id: prompt for prompt in prompts}.values())
     with records.replacing("data/system.txt") as file:
-        file.write(constitution.system_prompt(persona, value("student")["name"]))
+        file.write(constitution.system_prompt(persona, value("student.name")))
 
 
 if __name__ == "__main__":

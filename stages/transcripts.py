@@ -59,7 +59,7 @@ def transcript(conversation: Conversation, name: str) -> Transcript:
 @click.command()
 def main():
     """Filter the introspection and write training transcripts."""
-    params, name = read("transcripts", Transcripts), value("student")["name"]
+    params, name = read("transcripts", Transcripts), value("student.name")
     tokenizer = models.load_tokenizer()
     conversations = records.read("data/reflections.jsonl", Conversation)
     conversations += records.read("data/interactions.jsonl", Conversation)
