@@ -31,6 +31,15 @@ class Runtime(Section):
     openai: dict = Field(default_factory=dict)  # read by the openai engine
 
 
+class Card(Section):
+    """student.json. `files` maps each file that the weights consist of to its SHA-256; empty where they lie beside it."""
+
+    name: str
+    source: str
+    dtype: Literal["float32", "bfloat16", "float16", "auto"]
+    files: dict[str, str]
+
+
 def runtime() -> Runtime:
     return read("runtime", Runtime)
 
