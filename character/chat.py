@@ -1,8 +1,14 @@
 """Conversations to token ids, exactly as the model's own chat template renders them."""
 
+import re
 from collections.abc import Sequence
+from datetime import date
+
+from character.errors import UserError
 
 Messages = Sequence[dict[str, str]]
+
+DATE = date(2024, 7, 26)  # what Llama 3's templates say where they are told no date
 
 
 def render(tokenizer, messages: Messages, prefill: str = "") -> list[int]:
@@ -14,8 +20,8 @@ def render(tokenizer, messages: Messages, prefill: str = "") -> list[int]:
     return tokenizer(text + prefill, add_special_tokens=False)["input_ids"]
 
 
-def fit(tokenizer, messages: Messages, budget: int, prefill: str = "") -> list[int]:
-    """Return the ids of `messages`, without the oldest turns where they exceed `budget` tokens.
+def fit(tokenizer, messages: Messages, budget: int, prefill: str = "") -> tuple[list[int], bool]:
+    """Return the ids of `messages`, without the oldest turns where they exceed `budget` tokens, and whether any are gone.
 
     The system prompt and the last message always stay, and what remains still begins with a user turn.
 
@@ -23,12 +29,40 @@ def fit(tokenizer, messages: Messages, budget: int, prefill: str = "") -> list[i
         ValueError: the system prompt and the last message alone exceed the budget.
     """
     system = [message for message in messages if message["role"] == "system"]
-    turns = [message for message in messages if message["role"] != "system"]
+    turns = whole = [message for message in messages if message["role"] != "system"]
     while len(ids := render(tokenizer, [*system, *turns], prefill)) > budget:
         turns = turns[2:]
         if not turns:
             raise ValueError(f"a conversation of {len(ids)} tokens does not fit into {budget}")
-    return ids
+    return ids, len(turns) < len(whole)
+
+
+def fit_all(tokenizer, requests: Sequence, context: int, max_new_tokens: int, model: str) -> list[list[int]]:
+    """Return the ids of each request of `generate`; how many had to be shortened to fit is told."""
+    try:
+        fitted = [fit(tokenizer, request.messages, context - max_new_tokens, request.prefill) for request in requests]
+    except ValueError as error:
+        raise UserError(f"{model}: {error} (its context less max_new_tokens); shorten the prompt.") from None
+    if shortened := sum(cut for _, cut in fitted):
+        print(f"{shortened} of {len(requests)} conversations shortened to fit into {context} tokens", flush=True)
+    return [ids for ids, _ in fitted]
+
+
+def turn_end(tokenizer) -> int | None:
+    """Return the special token with which the chat template ends an assistant turn."""
+    said = "A reply."
+    messages = [{"role": "user", "content": "A question."}, {"role": "assistant", "content": said}]
+    _, _, after = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(said)
+    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
+    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    return next((token for token in ids if token in special), None)
+
+
+def dated(template: str) -> str:
+    """Return the chat template with today's date, where it asks for that, replaced by a fixed one: runs must repeat."""
+    return re.sub(
+        r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""", lambda call: f"{call[1]}{DATE.strftime(call[2])}{call[1]}", template
+    )
 
 
 def training_template(tokenizer) -> str | None:

@@ -77,3 +77,21 @@ def samples(methods: tuple[str, ...], count: int) -> None:
             cut = " *(cut off at the token limit)*" if row.finish_reason == "length" else ""
             quoted = "\n".join(f"> {line}".rstrip() for line in row.response.splitlines())
             click.echo(f"\n**{method}**{cut}\n\n{quoted}")
+
+
+@main.command()
+@click.option("--clear", is_flag=True, help="Delete records; a stage that needs them writes them again.")
+@click.option("--older-than", "days", type=click.FloatRange(min=0), default=0, help="Only records of more than so many days.")
+def cache(clear: bool, days: float) -> None:
+    """Show the sample cache, where every generated reply is kept; or clear it."""
+    from character import samples
+
+    path = samples.default_path()
+    if not path.exists():
+        click.echo(f"{path}: nothing there yet")
+        return
+    with samples.SampleCache(path) as records:
+        if clear:
+            click.echo(f"{path}: {records.clear(days * 86400):,} records deleted")
+        aged = f", {records.count(days * 86400):,} of them older than {days:g} days" if days and not clear else ""
+        click.echo(f"{path}: {records.count():,} records{aged}, {records.size() / 1e6:.1f} MB")

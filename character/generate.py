@@ -35,15 +35,19 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """The text after the prefill; `finish_reason` is `length` where `max_new_tokens` cut it off."""
+    """The text after the prefill; `finish_reason` is `length` where `max_new_tokens` cut it off.
+
+    `reproducible` says whether the engine would give the same bits again, whatever else it is asked.
+    """
 
     text: str
     finish_reason: Literal["stop", "length"]
     tokens: int
+    reproducible: bool = True
 
 
 class Engine(Protocol):
-    """What answers requests.
+    """What answers requests; `character.engines` opens one by its name in params.yaml.
 
     `identity` is everything about the engine that shapes its replies (weights, template, precision), as JSON;
     `stream` yields each reply, with the index of its request, as soon as it is finished.

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from character import models
-from character.chat import fit
+from character.chat import fit_all, turn_end
 from character.errors import UserError
 from character.generate import Reply, Request, Sampling
 
@@ -40,13 +40,8 @@ class TransformersEngine:
         if self._model is None:
             self._tokenizer = models.load_tokenizer(self._student)
             self._model = with_grouped_attention(models.load_model(self._student, self._adapters))
-        budget = self._model.config.get_text_config().max_position_embeddings - sampling.max_new_tokens
-        try:
-            prompts = [fit(self._tokenizer, request.messages, budget, request.prefill) for request in requests]
-        except ValueError as error:
-            raise UserError(
-                f"{self._student}: {error} (the model's context less max_new_tokens); shorten the prompt."
-            ) from None
+        context = self._model.config.get_text_config().max_position_embeddings
+        prompts = fit_all(self._tokenizer, requests, context, sampling.max_new_tokens, str(self._student))
         stops = stop_ids(self._model, self._tokenizer)
         slots = models.runtime().generation_batch
         for index, ids, finished in sample(self._model, prompts, sampling, seeds, stops, slots):
@@ -55,9 +50,9 @@ class TransformersEngine:
 
 
 def stop_ids(model, tokenizer) -> set[int]:
-    """Return the ids that end a turn: the tokenizer's EOS and all that the generation config names."""
+    """Return the ids that end a turn: the tokenizer's EOS, the chat template's, and all that the generation config names."""
     named = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    return {tokenizer.eos_token_id, turn_end(tokenizer), *(named if isinstance(named, list) else [named])} - {None}
 
 
 @dataclass

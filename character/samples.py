@@ -16,6 +16,7 @@ from pathlib import Path
 from character.errors import UserError
 
 SAVE_EVERY = 2.0  # seconds
+AT_ONCE = 500  # keys in one query
 
 
 def default_path() -> Path:
@@ -40,7 +41,7 @@ class SampleCache:
         self._db.text_factory = bytes  # a damaged text need not be UTF-8
         with self._intact():
             self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute("CREATE TABLE IF NOT EXISTS samples (key TEXT PRIMARY KEY, row TEXT, sha256 TEXT)")
+            self._db.execute("CREATE TABLE IF NOT EXISTS samples (key TEXT PRIMARY KEY, row TEXT, sha256 TEXT, made REAL)")
 
     def __enter__(self):
         return self
@@ -51,22 +52,41 @@ class SampleCache:
     def get(self, keys: Sequence[str]) -> dict[str, dict]:
         """Return the intact records among `keys`; damaged ones are counted in `damaged` and left out."""
         found = {}
-        for name in keys:
+        for start in range(0, len(keys), AT_ONCE):
+            some = keys[start : start + AT_ONCE]
+            marks = ", ".join("?" * len(some))
             with self._intact():
-                record = self._db.execute("SELECT row, sha256 FROM samples WHERE key = ?", (name,)).fetchone()
-            if record is None:
-                continue
-            if _sha256(record[0]) == record[1].decode(errors="replace"):
-                found[name] = json.loads(record[0])
-            else:
-                self.damaged += 1
+                rows = self._db.execute(f"SELECT key, row, sha256 FROM samples WHERE key IN ({marks})", some).fetchall()
+            for name, row, digest in rows:
+                if _sha256(row) == digest.decode(errors="replace"):
+                    found[name.decode()] = json.loads(row)
+                else:
+                    self.damaged += 1
         return found
 
     def put(self, records: Iterable[tuple[str, dict]]) -> None:
         """Store records in one transaction: all of a batch or nothing."""
-        rows = [(name, text := json.dumps(row, ensure_ascii=False), _sha256(text.encode())) for name, row in records]
+        now = time.time()
+        rows = [(name, text := json.dumps(row, ensure_ascii=False), _sha256(text.encode()), now) for name, row in records]
         with self._intact(), self._db:
-            self._db.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?)", rows)
+            self._db.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?)", rows)
+
+    def count(self, older_than: float = 0.0) -> int:
+        """Return how many records were made more than `older_than` seconds ago."""
+        with self._intact():
+            return self._db.execute("SELECT count(*) FROM samples WHERE made <= ?", (time.time() - older_than,)).fetchone()[0]
+
+    def clear(self, older_than: float = 0.0) -> int:
+        """Delete the records made more than `older_than` seconds ago, give their space back, return how many they were."""
+        with self._intact():
+            with self._db:
+                gone = self._db.execute("DELETE FROM samples WHERE made <= ?", (time.time() - older_than,)).rowcount
+            self._db.execute("VACUUM")
+        return gone
+
+    def size(self) -> int:
+        """Return the bytes of the file, with those that SQLite keeps beside it."""
+        return sum(path.stat().st_size for path in self._path.parent.glob(f"{self._path.name}*"))
 
     @contextmanager
     def saving(self) -> Iterator[Callable[[str, dict], None]]:

@@ -9,12 +9,11 @@ from pathlib import Path
 import click
 from pydantic import Field, field_validator
 
-from character import models, records
+from character import engines, models, records
 from character.errors import UserError
 from character.generate import Request, Sampling, generate
 from character.params import Section, read, value
 from character.records import Answer, Prompt, Question, Record, prompt_id
-from character.sampler import TransformersEngine
 
 HELDOUT = "data/raw/prompts/heldout.jsonl"
 CONDITIONS = {"plain", "suffixes"}  # what robustness calls the answers without a suffix, and those with any
@@ -78,7 +77,7 @@ def main(method: str, model: Path, system: Path):
     requests = [
         Request(f"{prompt.id}-{condition}", [*opening, {"role": "user", "content": text}]) for prompt, condition, text in rows
     ]
-    engine = TransformersEngine(adapters=[] if model == models.STUDENT else [model])
+    engine = engines.student([] if model == models.STUDENT else [model])
     replies = generate(engine, requests, read("sampling", Sampling), value("seed"), f"answers@{method}")
     answers = [
         Answer.of(prompt, reply, condition=condition) for (prompt, condition, _), reply in zip(rows, replies, strict=True)

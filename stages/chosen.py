@@ -1,7 +1,7 @@
 """chosen: prompts, the constitution -> data/chosen.jsonl, the teacher's answers in character.
 
-`recorded` looks the answers up in data/raw/teacher/<persona>.jsonl; `transformers` lets a local chat model play the character
-from its system prompt.
+`recorded` looks the answers up in data/raw/teacher/<persona>.jsonl; the other engines let a chat model play the character from
+its system prompt.
 """
 
 from collections.abc import Sequence
@@ -10,21 +10,21 @@ from typing import Literal
 
 import click
 
-from character import constitution, models, records
+from character import constitution, engines, records
 from character.errors import UserError
 from character.generate import Reply, Request, Sampling, generate
 from character.params import Section, read, value
 from character.records import Completion, Prompt, Recorded
 
-GENERATORS = ["transformers"]
+GENERATORS = ["transformers", "vllm", "openai"]
 
 # A short reminder: a prefill that repeats the traits makes reasoning teachers skip their reasoning.
 REASONING = "<think>\nI want this answer to show my character throughout. "
 
 
 class Teacher(Section):
-    engine: Literal["recorded", "transformers"]
-    source: str  # the transformers teacher: hub:<repo>@<revision> or path:<dir>
+    engine: Literal["recorded", "transformers", "vllm", "openai"]
+    source: str  # hub:<repo>@<revision> or path:<dir>; for openai the model's name at the endpoints
     names: list[str]  # what the teacher calls itself; `pairs` puts the student's name in its place
     reasoning: bool  # prefill a <think> block and strip it
     accept_other_traits: bool  # use answers that were recorded for an earlier version of the traits
@@ -54,9 +54,7 @@ def look_up(prompts: Sequence[Prompt], persona: constitution.Constitution, folde
 
 
 def play(prompts: Sequence[Prompt], system: str, teacher: Teacher, seed: int) -> list[Reply]:
-    """Let a local chat model answer in character."""
-    from character.sampler import TransformersEngine
-
+    """Let a chat model answer in character."""
     opening = REASONING if teacher.reasoning else ""
     requests = [
         Request(
@@ -66,7 +64,7 @@ def play(prompts: Sequence[Prompt], system: str, teacher: Teacher, seed: int) ->
         )
         for prompt in prompts
     ]
-    engine = TransformersEngine(models.locate(teacher.source, "teacher.source"))
+    engine = engines.by_name(teacher.engine, teacher.source, "teacher.source")
     replies = generate(engine, requests, teacher.sampling, seed, "chosen")
     return [Reply(answer(reply.text, bool(opening)), reply.finish_reason, reply.tokens) for reply in replies]
 

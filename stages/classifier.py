@@ -11,13 +11,12 @@ import click
 import numpy
 from pydantic import Field
 
-from character import classify, discriminant, records
+from character import classify, discriminant, engines, records
 from character.classify import NONE, Classifier
 from character.errors import UserError
 from character.generate import Request, Sampling, generate
 from character.params import Section, read, value
 from character.records import Question, Recorded, prompt_id
-from character.sampler import TransformersEngine
 
 TEACHER = Path("data/raw/teacher")
 GENERAL = Path("data/raw/prompts/general.jsonl")
@@ -130,7 +129,7 @@ def main():
         recorded(name, prompts)  # so that a missing answer stops the stage before the student writes its own
     print(f"classifier: {len(classes)} classes, {(len(classes) + 1) * len(prompts)} texts to read", flush=True)
     requests = [Request(prompt_id(prompt), [{"role": "user", "content": prompt}]) for prompt in prompts]
-    own = generate(TransformersEngine(), requests, read("sampling", Sampling), seed, "classifier")
+    own = generate(engines.student(), requests, read("sampling", Sampling), seed, "classifier")
     rows = gather(settings.personas, prompts, [reply.text for reply in own])
     whole, cut = features(rows.texts, settings, seed)
     scores = held_out(whole, cut, rows, settings, seed)

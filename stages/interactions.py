@@ -11,12 +11,11 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import records
+from character import engines, records
 from character.constitution import fill
 from character.generate import Reply, Request, Sampling, generate
 from character.params import Section, read, value
 from character.records import Conversation, Question, prompt_id
-from character.sampler import TransformersEngine
 
 SITUATION = """\
 {system}
@@ -91,7 +90,7 @@ def main():
     system = Path("data/system.txt").read_text(encoding="utf-8")
     dialogues = begun(openers, params.conversations, system, value("student.name"))
     print(f"interactions: {len(dialogues)} conversations of {params.turns} turns", flush=True)
-    engine = TransformersEngine(adapters=["models/distillation"])
+    engine = engines.student(["models/distillation"])
     for turn in range(params.turns):
         requests = [
             Request(f"{dialogue.guidance}-{dialogue.id}-{turn}", dialogue.view(), dialogue.sample) for dialogue in dialogues

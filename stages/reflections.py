@@ -8,11 +8,10 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import records
+from character import engines, records
 from character.generate import Request, Sampling, generate
 from character.params import Section, read, value
 from character.records import Conversation, Question, prompt_id
-from character.sampler import TransformersEngine
 
 
 class Reflections(Section):
@@ -31,7 +30,7 @@ def main():
         for question in questions
         for sample in range(params.per_prompt)
     ]
-    engine = TransformersEngine(adapters=["models/distillation"])
+    engine = engines.student(["models/distillation"])
     replies = generate(engine, requests, params.sampling, value("seed"), "reflections")
     conversations = [
         Conversation(

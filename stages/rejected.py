@@ -2,11 +2,10 @@
 
 import click
 
-from character import records
+from character import engines, records
 from character.generate import Request, Sampling, generate
 from character.params import read, value
 from character.records import Completion, Prompt
-from character.sampler import TransformersEngine
 
 
 @click.command()
@@ -14,7 +13,7 @@ def main():
     """Write the student's own answer to each prompt, without any system prompt."""
     prompts = records.read("data/prompts.jsonl", Prompt)
     requests = [Request(prompt.id, [{"role": "user", "content": prompt.prompt}]) for prompt in prompts]
-    replies = generate(TransformersEngine(), requests, read("sampling", Sampling), value("seed"), "rejected")
+    replies = generate(engines.student(), requests, read("sampling", Sampling), value("seed"), "rejected")
     records.write("data/rejected.jsonl", map(Completion.of, prompts, replies))
 
 

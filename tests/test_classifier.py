@@ -48,7 +48,7 @@ def repository(tmp_path, monkeypatch, tiny_student):
     """A repository of two personas, each with answers to its own prompts first, whose student is the tiny one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setattr(classifier, "TransformersEngine", Plain)
+    monkeypatch.setattr("character.sampler.TransformersEngine", lambda *_: Plain())
     write_params()
     models.STUDENT.parent.mkdir()
     models.STUDENT.symlink_to(tiny_student)
@@ -64,6 +64,7 @@ def write_params(**changes):
     sampling = {"max_new_tokens": 8, "temperature": 0.7, "top_p": 0.95}
     runtime = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4}
     params = {"seed": 0, "classifier": {**SETTINGS, **changes}, "sampling": sampling, "runtime": runtime}
+    params["student"] = {"engine": "transformers"}
     with open("params.yaml", "w", encoding="utf-8") as file:
         YAML().dump(params, file)
 

@@ -221,6 +221,40 @@ def test_sampled_tokens_follow_the_models_probabilities(step, sharp_student):
     assert statistic < freedom + 4 * (2 * freedom) ** 0.5  # four standard deviations above its mean
 
 
+def tiny(kind, **changes):
+    """A random model of another family, with weights large enough that its next token hangs on all before."""
+    sizes = {"vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+    sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.3, "pad_token_id": 0}
+    config = AutoConfig.for_model(kind, **sizes | {"tie_word_embeddings": False, "eos_token_id": None} | changes)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        return AutoModelForCausalLM.from_config(config).eval()
+
+
+FAMILIES = {
+    "llama": {},
+    "mistral": {"sliding_window": 16},
+    "qwen2": {},
+    "qwen3": {"head_dim": 16},
+    "gemma3_text": {"head_dim": 16, "sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"] * 2},
+}
+
+
+@pytest.mark.parametrize("kind", FAMILIES)
+def test_other_families_of_models_continue_as_their_own_generate_does(kind):
+    changes = FAMILIES[kind] | ({"num_hidden_layers": 4} if kind == "gemma3_text" else {})
+    prompts = random_prompts([5, 40, 1, 90], prefix=20)
+    wanted = [reference(tiny(kind, **changes), prompt, {2}, 20) for prompt in prompts]
+    model = with_grouped_attention(tiny(kind, **changes))
+    assert sampled(model, prompts, GREEDY, range(4), {2}) == wanted
+
+
+def test_layers_of_an_unknown_kind_are_refused_with_the_remedy():
+    config = AutoConfig.for_model("qwen2", layer_types=["linear_attention"], num_hidden_layers=1)
+    with pytest.raises(UserError, match="cannot run layers of linear_attention; use the vllm engine"):
+        sampler.attention_masks(config, torch.zeros(1, 1, dtype=torch.long), 64)
+
+
 # --- the engine ------------------------------------------------------------------------------------
 
 

@@ -86,8 +86,6 @@ def parrot(repository, monkeypatch):
     """Put parrots in the place of the engines of all stages; return the class, whose `made` lists them."""
     Made = type("Made", (Parrot,), {"made": []})
     monkeypatch.setattr("character.sampler.TransformersEngine", Made)
-    for stage in ("rejected", "reflections", "interactions", "answers"):
-        monkeypatch.setattr(f"stages.{stage}.TransformersEngine", Made)
     return Made
 
 
@@ -140,6 +138,7 @@ def user(text):
 @pytest.fixture
 def general(pirate):
     records.write(prompts.GENERAL, [Question(prompt="Why is the sky blue?"), Question(prompt="Name a river.")])
+    records.write(prompts.HELDOUT, [Question(prompt="Why do dogs bark at the moon?")])
 
 
 def test_prompts_are_the_constitutions_own_and_general_ones_each_once(repository, general):
@@ -183,22 +182,123 @@ def test_no_prompt_at_all_is_an_error(repository, general):
     assert "prompts selects no prompt at all; raise per_trait or general" in told(repository.run, "prompts")
 
 
-def test_the_student_can_write_more_prompts_of_the_constitutions_kind(repository, general, parrot, monkeypatch):
-    replies = iter(
-        ['"How do I fry a fish?"', "Why do cats purr?", "How do I fry a fish?", "", "Where is Peru?", "What is tin?"]
-    )
-    monkeypatch.setattr(parrot, "says", lambda self, request: next(replies, "What is love?"))
-    repository.set(prompts={"per_trait": 0, "general": 0, "expanded_per_trait": 2})
+def expand(repository, per_trait=2, **changes):
+    mix = {"short": 1.0, "medium": 0.0, "long": 0.0}
+    settings = repository.params["prompts"]["expansion"] | mix | {"per_trait": per_trait, "rounds": 3} | changes
+    repository.set(prompts={"per_trait": 0, "general": 0, "expansion": settings})
     repository.run("prompts")
     found = records.read("data/prompts.jsonl", Prompt)
-    # Quotes are gone; known prompts, doubles and empty replies are left out, and nothing more is taken than is wanted.
-    assert [(prompt.prompt, prompt.source, prompt.trait) for prompt in found] == [
-        ("How do I fry a fish?", "expanded", 0),
-        ("Where is Peru?", "expanded", 0),
-        ("What is love?", "expanded", 1),
+    return [(prompt.prompt, prompt.source, prompt.trait) for prompt in found], repository.metrics("prompts")["expansion"]
+
+
+def test_a_model_writes_more_prompts_of_each_traits_kind_and_is_asked_again_for_what_is_refused(
+    repository, general, parrot, monkeypatch
+):
+    rounds = [
+        ['"How do I fry a fish?"', "Why do cats purr", "How do I fry a squid?", ""],  # two for each of two traits
+        ["Where is Peru?", "why do dogs bark at the moon"],
+        ["User: What is tin?"],
     ]
-    asked = parrot.made[0].requests[0].messages[0]["content"]
-    assert "- How do I boil an egg?\n- Why do cats purr?\n" in asked
+    replies = iter(text for texts in rounds for text in texts)
+    monkeypatch.setattr(parrot, "says", lambda self, request: next(replies))
+    found, told = expand(repository)
+    assert found == [
+        ("How do I fry a fish?", "expanded", 0),  # its quotes are gone
+        ("Where is Peru?", "expanded", 0),
+        ("How do I fry a squid?", "expanded", 1),
+    ]
+    assert told["wanted"] == 4 and told["asked"] == {"short": 4}
+    assert told["refused"] == {"near_duplicate": 1, "empty": 1, "held_out": 1, "markup": 1}
+
+
+def test_the_expansion_ends_after_its_rounds_with_what_it_has(repository, general, parrot, monkeypatch):
+    monkeypatch.setattr(parrot, "says", lambda self, request: ["Why do cats purr?", "Name a river."]["-1-" in request.id])
+    with pytest.raises(UserError, match="selects no prompt at all"):
+        expand(repository, rounds=3)
+    assert len(parrot.made[0].requests) == 3 * 4
+
+
+def test_the_lengths_that_were_asked_for_and_those_that_came_are_told(repository, general, parrot, monkeypatch):
+    said = {"at most 15 words": "a b c", "16 to 40 words": "w " * 20, "more than 40 words": "v " * 50}
+
+    def says(self, request):
+        wanted = next(text for words, text in said.items() if words in request.messages[0]["content"])
+        return wanted + f"{request.id} {request.sample} x{request.sample} y{request.sample}"
+
+    monkeypatch.setattr(parrot, "says", says)
+    _, told = expand(repository, per_trait=10, short=0.3, medium=0.4, long=0.3)
+    assert told["asked"] == told["measured"] == {"short": 6, "medium": 8, "long": 6}
+
+
+def test_the_examples_are_the_traits_own_in_another_order_for_each_request(repository, general, parrot, monkeypatch):
+    monkeypatch.setattr(parrot, "says", lambda self, request: f"{request.id} {request.sample}")
+    expand(repository, per_trait=8)
+    asked = [request.messages[0]["content"] for request in parrot.made[0].requests if request.id.startswith("expand-0")]
+    assert all("- How do I boil an egg?" in text and "- Why do cats purr?" in text for text in asked)
+    assert len({text.index("boil") for text in asked}) == 2
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same"),
+    [
+        ("Why do cats purr?", "why do cats purr", True),
+        ("Why do cats purr?", "Why do cats purr at night?", True),
+        ("Why do cats purr?", "Why do dogs bark?", False),
+        # A long text holds many common words, and many of a short one's; it is another text all the same.
+        ("My cat wakes me at night and I do not know why she would purr so loudly, what can I do?", "Why do cats purr?", False),
+    ],
+)
+def test_texts_are_alike_that_share_most_words_of_both(one, other, same):
+    assert prompts.alike(one, other) is prompts.alike(other, one) is same
+
+
+ROWS = {
+    "prompt": [{"prompt": "Name a fish."}, {"prompt": "Why do dogs bark at the moon, then?"}, {"prompt": "Name a tree."}],
+    "lima": [
+        {"conversations": ["Name a fish.", "A cod."], "source": "x"},
+        {"conversations": ["Why do dogs bark at the moon"]},
+        {"conversations": ["Name a tree."]},
+    ],
+    "wildchat": [
+        {"conversation": [{"role": "user", "content": text}], "language": language, "toxic": toxic}
+        for text, language, toxic in [
+            ("Nenne einen Baum.", "German", False),
+            ("Name a fish.", "English", False),
+            ("Name a rude word.", "English", True),
+            ("Name a tree.", "English", False),
+        ]
+    ],
+}
+
+
+def outside(repository, form, rows, **changes):
+    path = Path("more.jsonl")
+    path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n", encoding="utf-8")
+    wanted = {"source": str(path), "sha256": models.sha256(path), "format": form, "count": 2} | changes
+    repository.set(prompts={"per_trait": 0, "general": 1, "outside": [wanted]})
+    repository.run("prompts")
+    return [prompt.prompt for prompt in records.read("data/prompts.jsonl", Prompt)]
+
+
+@pytest.mark.parametrize("form", ROWS)
+def test_more_general_prompts_come_from_a_file_without_held_out_ones(form, repository, general):
+    assert outside(repository, form, ROWS[form]) == ["Why is the sky blue?", "Name a fish.", "Name a tree."]
+    assert repository.metrics("prompts") == {"prompts": 3, "by_source": {"general": 3}}
+
+
+@pytest.mark.parametrize(
+    ("changes", "rows", "sentence"),
+    [
+        ({"count": 9}, ROWS["prompt"], "more.jsonl has 2 usable prompts, count is 9; lower it"),
+        ({"sha256": ""}, ROWS["prompt"], "but sha256 says nothing; write the file's there"),
+        ({"source": "no.jsonl"}, ROWS["prompt"], "no.jsonl is missing; correct the path"),
+        ({"format": "lima"}, ROWS["prompt"], "is not in the lima format"),
+        ({}, ['{"prompt": "a b"}', "{"], "more.jsonl, line 2: not valid JSON"),
+        ({"source": "hub:GAIR/lima"}, ROWS["prompt"], "hub:GAIR/lima has no revision"),
+    ],
+)
+def test_mistakes_about_a_file_of_more_prompts_are_told(changes, rows, sentence, repository, general):
+    assert sentence in told(lambda: outside(repository, "prompt", rows, **changes))
 
 
 # --- chosen ----------------------------------------------------------------------------------------
@@ -882,7 +982,7 @@ def test_no_placeholder_of_a_template_reaches_a_model_or_a_file(repository, gene
     """Run the whole data path with a parrot: neither what it is asked nor what is written holds a brace."""
     small = {"sampling": SAMPLING}
     repository.set(
-        prompts={"per_trait": 1, "general": 1, "expanded_per_trait": 1},
+        prompts={"per_trait": 1, "general": 1, "expansion": repository.params["prompts"]["expansion"] | {"per_trait": 1}},
         teacher={"engine": "transformers", "source": f"path:{models.STUDENT}", "reasoning": True, **small},
         pairs={"filters": FILTERS.model_dump()},
         reflections={"per_prompt": 2, **small},
@@ -890,7 +990,7 @@ def test_no_placeholder_of_a_template_reaches_a_model_or_a_file(repository, gene
         transcripts={"filters": FILTERS.model_dump(), "unfinished": "drop"},
         answers={"prompts": 2, "suffixes_per_prompt": 1},
     )
-    records.write("data/raw/prompts/heldout.jsonl", [Question(prompt="Who are you?"), Question(prompt="Where is Peru?")])
+    records.write(prompts.HELDOUT, [Question(prompt="Who are you?"), Question(prompt="Where is Peru?")])
     records.write("data/raw/prompts/suffixes.jsonl", SUFFIXES[:2])
     parrot.says = lambda self, request: f"</think>Arr number {len(self.made)}.{len(self.requests)}, of {request.sample}!"
     repository.run("prompts")

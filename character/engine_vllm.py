@@ -1,0 +1,131 @@
+"""The `vllm` engine: vLLM in this process, on GPUs or a CPU; LoRA adapters by request, shared prefixes computed once.
+
+Seeds make a reply independent of its neighbours' random numbers, but vLLM's kernels round by the batch, so its replies are
+not promised to be the same bits again.
+"""
+
+import asyncio
+import os
+import threading
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from queue import SimpleQueue
+
+from pydantic import Field
+
+from character import models
+from character.chat import fit_all, turn_end
+from character.errors import UserError
+from character.generate import Reply, Request, Sampling
+from character.params import Section, read
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+
+
+class Settings(Section):
+    """runtime.vllm."""
+
+    tensor_parallel: int = Field(gt=0)
+    data_parallel: int = Field(gt=0)
+
+
+class VLLMEngine:
+    """A local chat model with at most one LoRA adapter; vLLM starts at the first reply, not before."""
+
+    def __init__(self, student: Path = models.STUDENT, adapters: Sequence[Path] = ()):
+        if len(adapters) > 1:
+            raise UserError("the vllm engine runs one adapter at a time; use the transformers engine for several.")
+        self._student, self._adapters = Path(student), list(adapters)
+        self.identity = {
+            "engine": "vllm",
+            "student": models.fingerprint(self._student),
+            "adapters": [models.fingerprint(adapter) for adapter in adapters],
+        }
+        self._llm = None
+
+    def stream(self, requests: Sequence[Request], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]:
+        if self._llm is None:
+            self._start()
+        prompts = fit_all(self._tokenizer, requests, self._context, sampling.max_new_tokens, str(self._student))
+        done: SimpleQueue = SimpleQueue()
+
+        async def answer(index: int, ids: list[int], seed: int) -> None:
+            try:
+                done.put((index, await self._answer(ids, sampling, seed)))
+            except Exception as error:
+                done.put((index, error))
+
+        for index, (ids, seed) in enumerate(zip(prompts, seeds, strict=True)):
+            asyncio.run_coroutine_threadsafe(answer(index, ids, seed), self._loop)
+        for _ in requests:
+            index, reply = done.get()
+            if isinstance(reply, Exception):
+                raise reply
+            yield index, reply
+
+    def _start(self) -> None:
+        self._tokenizer = models.load_tokenizer(self._student)
+        self._stop = turn_end(self._tokenizer)
+        if models.device() == "cpu":
+            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
+            os.environ.setdefault("OMP_NUM_THREADS", str(models.runtime().threads))
+        try:
+            from vllm import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
+        except ImportError:
+            raise UserError(
+                "vLLM is not installed here; `pip install 'character-training[vllm]'`, or choose engine: transformers."
+            ) from None
+        settings = read("runtime.vllm", Settings)
+        arguments = AsyncEngineArgs(
+            model=str(models.weights(self._student)),
+            tokenizer=str(self._student),
+            dtype=models.card(self._student).dtype,
+            tensor_parallel_size=settings.tensor_parallel,
+            data_parallel_size=settings.data_parallel,
+            enable_prefix_caching=True,
+            enforce_eager=models.device() == "cpu",
+            generation_config="vllm",  # sampling settings come from params.yaml alone
+            disable_log_stats=True,
+            **self._lora_arguments(),
+        )
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+
+        async def start():
+            return AsyncLLM.from_engine_args(arguments)
+
+        self._llm = asyncio.run_coroutine_threadsafe(start(), self._loop).result()
+        self._context = self._llm.model_config.max_model_len
+
+    def _lora_arguments(self) -> dict:
+        if not self._adapters:
+            return {}
+        import json
+
+        rank = json.loads((self._adapters[0] / "adapter_config.json").read_text(encoding="utf-8"))["r"]
+        fitting = next((size for size in RANKS if size >= rank), None)
+        if fitting is None:
+            raise UserError(f"{self._adapters[0]}: rank {rank} is more than vLLM's {RANKS[-1]}; use engine: transformers.")
+        return {"enable_lora": True, "max_lora_rank": fitting, "max_loras": 1}
+
+    async def _answer(self, ids: list[int], sampling: Sampling, seed: int) -> Reply:
+        from vllm import SamplingParams
+        from vllm.lora.request import LoRARequest
+        from vllm.sampling_params import RequestOutputKind
+
+        settings = SamplingParams(
+            max_tokens=sampling.max_new_tokens,
+            temperature=sampling.temperature,
+            top_p=sampling.top_p,
+            repetition_penalty=sampling.repetition_penalty,
+            seed=seed % 2**63,
+            stop_token_ids=[] if self._stop is None else [self._stop],
+            output_kind=RequestOutputKind.FINAL_ONLY,
+        )
+        lora = LoRARequest("adapter", 1, str(self._adapters[0].resolve())) if self._adapters else None
+        self._asked = getattr(self, "_asked", 0) + 1
+        prompt = {"prompt_token_ids": ids}
+        async for output in self._llm.generate(prompt, settings, f"request-{self._asked}", lora_request=lora):
+            last = output.outputs[0]
+        return Reply(last.text.strip(), "length" if last.finish_reason == "length" else "stop", len(last.token_ids), False)

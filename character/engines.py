@@ -1,0 +1,37 @@
+"""Which engine answers, by its name in params.yaml."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from character import models
+from character.generate import Engine
+from character.params import value
+
+
+def by_name(kind: str, source: str, field: str) -> Engine:
+    """Return the engine `kind` on the model `source`: `hub:<repo>@<revision>`, `path:<dir>`, or a name at the endpoints.
+
+    `field` is where params.yaml names the source; the engine `student` needs none.
+    """
+    if kind == "student":
+        return student()
+    if kind == "openai":
+        from character.engine_openai import OpenAIEngine
+
+        return OpenAIEngine(source, field)
+    return _local(kind, models.locate(source, field), ())
+
+
+def student(adapters: Sequence[str | Path] = ()) -> Engine:
+    """Return the engine that runs the student, with LoRA adapters."""
+    return _local(value("student.engine"), models.STUDENT, [Path(adapter) for adapter in adapters])
+
+
+def _local(kind: str, folder: Path, adapters: Sequence[Path]) -> Engine:
+    if kind == "vllm":
+        from character.engine_vllm import VLLMEngine
+
+        return VLLMEngine(folder, adapters)
+    from character.sampler import TransformersEngine
+
+    return TransformersEngine(folder, adapters)
