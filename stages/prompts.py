@@ -260,8 +260,10 @@ def main():
         prompts += outside(wanted, heldout)
     if not prompts:
         raise UserError("params.yaml: prompts selects no prompt at all; raise per_trait or general.")
-    prompts = list({prompt.id: prompt for prompt in reversed(prompts)}.values())[::-1]  # of equal ones the first
-    records.write("data/prompts.jsonl", prompts)
+    unique: dict[str, Prompt] = {}
+    for prompt in prompts:
+        unique.setdefault(prompt.id, prompt)
+    records.write("data/prompts.jsonl", unique.values())
     with records.replacing("data/system.txt") as file:
         file.write(constitution.system_prompt(persona, value("student.name")))
     by_source = Counter(prompt.source for prompt in prompts)
