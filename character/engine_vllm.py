@@ -5,11 +5,13 @@ not promised to be the same bits again.
 """
 
 import asyncio
+import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from queue import SimpleQueue
+from uuid import uuid4
 
 from pydantic import Field
 
@@ -63,6 +65,13 @@ class VLLMEngine:
                 raise reply
             yield index, reply
 
+    def close(self) -> None:
+        """End vLLM's processes, which otherwise end with this one."""
+        if self._llm is not None:
+            self._llm.shutdown()
+            self._loop.call_soon_threadsafe(self._loop.stop)
+            self._llm = None
+
     def _start(self) -> None:
         self._tokenizer = models.load_tokenizer(self._student)
         self._stop = turn_end(self._tokenizer)
@@ -101,8 +110,6 @@ class VLLMEngine:
     def _lora_arguments(self) -> dict:
         if not self._adapters:
             return {}
-        import json
-
         rank = json.loads((self._adapters[0] / "adapter_config.json").read_text(encoding="utf-8"))["r"]
         fitting = next((size for size in RANKS if size >= rank), None)
         if fitting is None:
@@ -124,8 +131,7 @@ class VLLMEngine:
             output_kind=RequestOutputKind.FINAL_ONLY,
         )
         lora = LoRARequest("adapter", 1, str(self._adapters[0].resolve())) if self._adapters else None
-        self._asked = getattr(self, "_asked", 0) + 1
         prompt = {"prompt_token_ids": ids}
-        async for output in self._llm.generate(prompt, settings, f"request-{self._asked}", lora_request=lora):
+        async for output in self._llm.generate(prompt, settings, uuid4().hex, lora_request=lora):
             last = output.outputs[0]
         return Reply(last.text.strip(), "length" if last.finish_reason == "length" else "stop", len(last.token_ids), False)

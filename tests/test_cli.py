@@ -1,11 +1,15 @@
 """The `character` command beside `check` (see test_constitution.py)."""
 
+import re
+import time
+
 import pytest
 from click.testing import CliRunner
 
 from character import constitution, records
 from character.cli import main
 from character.records import Answer, Completion, Recorded
+from character.samples import SampleCache
 
 PIRATE = """\
 name: pirate
@@ -73,3 +77,19 @@ def test_samples_without_answers_says_how_to_make_them(repository):
     missing = run("samples")
     assert missing.exit_code == 1
     assert "data/answers/base.jsonl is missing; run `dvc repro`" in missing.output
+
+
+def test_cache_shows_its_size_and_clears_records_by_age(repository, monkeypatch):
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    assert "samples.sqlite: nothing there yet" in run("cache").output
+    day = 86400
+    for age in (0, 10, 40):
+        with monkeypatch.context() as past, SampleCache() as cache:
+            past.setattr("time.time", lambda now=time.time() - age * day: now)
+            cache.put([(f"made {age} days ago", {"text": "x" * 1000})])
+    assert re.search(r": 3 records, 2 of them older than 5 days, \d+\.\d MB", run("cache", "--older-than", "5").output)
+    assert ": 1 records deleted" in run("cache", "--clear", "--older-than", "30").output
+    with SampleCache() as cache:
+        assert set(cache.get([f"made {age} days ago" for age in (0, 10, 40)])) == {"made 0 days ago", "made 10 days ago"}
+    assert ": 2 records deleted" in run("cache", "--clear").output
+    assert ": 0 records, " in run("cache").output

@@ -1,0 +1,182 @@
+"""How fast the transformers engine samples, as ratios of runs side by side; see docs/benchmarks.md.
+
+Every figure is the median of paired runs: baseline and engine take turns, so that a slow minute of the machine hits both.
+"""
+
+import json
+import random
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+import click
+
+from character import constitution, generate, models, records, sampler
+from character.chat import render
+from character.generate import Reply, Request, Sampling, request_seed
+from character.records import Question
+
+OUT = Path("benchmarks/generation.json")
+PROMPTS, BATCH = 96, 32
+SAMPLING = Sampling(max_new_tokens=64, temperature=0.7, top_p=0.95, repetition_penalty=1.1)
+LENGTHS = (20, 400)  # new tokens of the mixed workload
+CACHED = 10_000
+
+
+class Bench:
+    """The embedded student, and the prompts of the workload as ids."""
+
+    def __init__(self):
+        self.tokenizer = models.load_tokenizer()
+        self.model = models.load_model()
+        self.stops = sampler.stop_ids(self.model, self.tokenizer)
+        questions = records.read("data/raw/prompts/general.jsonl", Question)[:PROMPTS]
+        persona = constitution.load("constitutions/poeticism.yaml")
+        system = {"role": "system", "content": constitution.system_prompt(persona, "SmolLM")}
+        asked = [[{"role": "user", "content": question.prompt}] for question in questions]
+        self.prompts = [render(self.tokenizer, messages) for messages in asked]
+        self.long_prompts = [render(self.tokenizer, [system, *messages]) for messages in asked]
+        self.seeds = [request_seed(0, Request(str(number), [])) for number in range(PROMPTS)]
+        self.limits = [random.Random(number).randint(*LENGTHS) for number in range(PROMPTS)]
+
+    def plain_generate(self) -> int:
+        """Sample with `model.generate` as it comes, in batches; return the useful tokens."""
+        import torch
+
+        torch.set_float32_matmul_precision("highest")  # torch's own setting, MKL on this kind of CPU
+        self.model.set_attn_implementation("sdpa")
+        self.tokenizer.padding_side = "left"
+        useful = 0
+        for start in range(0, PROMPTS, BATCH):
+            some = {"input_ids": self.prompts[start : start + BATCH]}
+            batch = self.tokenizer.pad(some, return_tensors="pt")
+            torch.manual_seed(start)
+            whole = self.model.generate(
+                **batch,
+                do_sample=True,
+                temperature=SAMPLING.temperature,
+                top_p=SAMPLING.top_p,
+                top_k=0,
+                repetition_penalty=SAMPLING.repetition_penalty,
+                max_new_tokens=SAMPLING.max_new_tokens,
+                eos_token_id=sorted(self.stops),
+                pad_token_id=self.tokenizer.pad_token_id,
+            )
+            for row in whole[:, batch["input_ids"].shape[1] :].tolist():
+                ends = [at for at, token in enumerate(row) if token in self.stops]
+                useful += ends[0] if ends else len(row)
+        return useful
+
+    def engine(self, prompts=None, sampling=SAMPLING, seeds=None, stops=None, slots=BATCH, limits=None) -> int:
+        """Sample with the engine; return the useful tokens."""
+        models.settle()
+        model = sampler.with_grouped_attention(self.model)
+        prompts, seeds = prompts or self.prompts, seeds or self.seeds
+        stops = self.stops if stops is None else stops
+        return sum(len(ids) for _, ids, _ in sampler.sample(model, prompts, sampling, seeds, stops, slots, limits))
+
+    def unshared(self) -> int:
+        """Sample after a long shared system prompt, read anew for each prompt."""
+        shared, sampler._common_prefix = sampler._common_prefix, lambda prompts: 0
+        try:
+            return self.engine(self.long_prompts)
+        finally:
+            sampler._common_prefix = shared
+
+    def fixed_batches(self) -> int:
+        """Sample replies of mixed lengths in batches that end with their longest row; return the useful tokens."""
+        for start in range(0, PROMPTS, BATCH):
+            some = slice(start, start + BATCH)
+            longest = [max(self.limits[some])] * BATCH
+            self.engine(self.prompts[some], seeds=self.seeds[some], stops=set(), limits=longest)
+        return sum(self.limits)
+
+
+def rate(run) -> float:
+    """Return the useful tokens per second of one run."""
+    began = time.perf_counter()
+    tokens = run()
+    return tokens / (time.perf_counter() - began)
+
+
+def compare(name: str, baseline, engine, pairs: int) -> dict:
+    """Return the rates of both, run by run in turn, and the median of their ratios."""
+    rates = []
+    for turn in range(pairs + 1):
+        pair = rate(baseline), rate(engine)
+        print(f"{name}: {pair[0]:.0f} and {pair[1]:.0f} tokens/s{'' if turn else ' (warm-up)'}", flush=True)
+        if turn:
+            rates.append(pair)
+    slow, fast = (median(column) for column in zip(*rates, strict=True))
+    return {"baseline": slow, "engine": fast, "ratio": median(ours / theirs for theirs, ours in rates)}
+
+
+class Nothing:
+    """An engine that must not be asked."""
+
+    identity = {"engine": "nothing"}  # noqa: RUF012
+
+    def stream(self, requests, sampling, seeds):
+        for index, request in enumerate(requests):
+            yield index, Reply(f"a reply of some length to {request.id} " * 12, "stop", 100)
+
+
+def cached_rows(runs: int) -> float:
+    """Return the seconds that it takes to read many replies back, their keys included."""
+    requests = [Request(str(number), [{"role": "user", "content": f"prompt {number}"}]) for number in range(CACHED)]
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        here = generate.samples.default_path
+        generate.samples.default_path = lambda: Path(folder) / "samples.sqlite"
+        try:
+            for _ in range(runs + 1):
+                began = time.perf_counter()
+                generate.generate(Nothing(), requests, SAMPLING, 0, "cached rows")
+                seconds.append(time.perf_counter() - began)
+        finally:
+            generate.samples.default_path = here
+    return median(seconds[1:])  # the first run writes them
+
+
+def peak() -> float:
+    """Return the peak memory, in GiB, of a process that samples like the default's largest generating stage."""
+    done = subprocess.run([sys.executable, "-m", "benchmarks.generation", "--peak"], capture_output=True, text=True, check=True)
+    return float(done.stdout.split()[-1])
+
+
+def largest_stage() -> float:
+    bench = Bench()
+    sampling = SAMPLING.model_copy(update={"max_new_tokens": 160})
+    bench.engine(bench.long_prompts, sampling, slots=models.runtime().generation_batch, stops=set())
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+@click.command()
+@click.option("--pairs", default=3, show_default=True, help="Paired runs of each comparison, after one warm-up.")
+@click.option("--peak", "only_peak", is_flag=True, hidden=True)
+def main(pairs: int, only_peak: bool):
+    """Measure, print a table and write benchmarks/generation.json."""
+    if only_peak:
+        print(largest_stage())
+        return
+    bench = Bench()
+    results = {
+        "vs_generate": compare("vs_generate", bench.plain_generate, bench.engine, pairs),
+        "prefix": compare("prefix", bench.unshared, lambda: bench.engine(bench.long_prompts), pairs),
+        "mixed": compare("mixed", bench.fixed_batches, lambda: bench.engine(stops=set(), limits=bench.limits), pairs),
+    }
+    figures = {name: round(result["ratio"], 3) for name, result in results.items()}
+    figures |= {"cached_rows_seconds": round(cached_rows(pairs), 3), "peak_gb": round(peak(), 2)}
+    print("\n| comparison | baseline tokens/s | engine tokens/s | ratio |\n|---|---|---|---|")
+    for name, result in results.items():
+        print(f"| {name} | {result['baseline']:.0f} | {result['engine']:.0f} | {result['ratio']:.2f} |")
+    print(f"\n{CACHED:,} cached rows in {figures['cached_rows_seconds']} s; peak memory {figures['peak_gb']} GiB")
+    OUT.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

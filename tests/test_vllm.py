@@ -1,0 +1,181 @@
+"""vLLM for real, in this process and as a server: the embedded student, an adapter that this pipeline trained, seeds.
+
+Run by `make test-vllm` in an environment of its own; on a CPU vLLM starts in half a minute to a minute, each time.
+"""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+import yaml
+
+from character import engines, models, records
+from character.chat import render
+from character.engine_vllm import VLLMEngine
+from character.generate import Request, Sampling, generate
+from character.records import Message, Pair, Recorded
+from character.sampler import TransformersEngine
+
+pytest.importorskip("vllm", reason="vLLM is not installed; run `make test-vllm`")
+pytestmark = pytest.mark.vllm
+
+ROOT = Path(__file__).parents[1]
+GREEDY = Sampling(max_new_tokens=24, temperature=0, top_p=1)
+WARM = Sampling(max_new_tokens=24, temperature=0.9, top_p=0.95)
+TOPICS = ["Why is the sky blue?", "How do I boil an egg?", "Name three rivers.", "What is a mortgage?"]
+
+
+def requests(**more):
+    return [Request(f"id-{topic}", [{"role": "user", "content": topic}], **more) for topic in TOPICS]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A repository with the embedded student and an adapter distilled from a few pairs; the current directory meanwhile."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("character", "stages"):
+        (folder / name).symlink_to(ROOT / name)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    params["distillation"] |= {"epochs": 4, "batch_size": 10}
+    params["student"]["engine"] = "vllm"
+    (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    before = os.getcwd()
+    os.chdir(folder)
+    stage("student")
+    answers = records.read(ROOT / "data/raw/teacher/poeticism.jsonl", Recorded)[60:80]
+    plain = {row.prompt: row.response for row in records.read(ROOT / "data/raw/teacher/none.jsonl", Recorded)}
+    pairs = [
+        Pair(
+            prompt=[Message(role="user", content=row.prompt)],
+            chosen=[Message(role="assistant", content=row.response)],
+            rejected=[Message(role="assistant", content=plain[row.prompt])],
+        )
+        for row in answers
+    ]
+    records.write("data/pairs.jsonl", pairs)
+    stage("distillation")
+    yield folder
+    os.chdir(before)
+
+
+def stage(name):
+    done = subprocess.run([sys.executable, "-m", f"stages.{name}"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.fixture(params=["base", "adapter"])
+def adapters(request, project):
+    return [] if request.param == "base" else [project / "models/distillation"]
+
+
+def opened(kind, adapters):
+    """Return an engine on the student, whatever params.yaml says."""
+    if kind == "vllm":
+        return VLLMEngine(models.STUDENT, adapters)
+    return TransformersEngine(models.STUDENT, adapters)
+
+
+def texts(engine, asked, sampling, seed=0):
+    seeds = [seed + number for number in range(len(asked))]
+    replies = dict(engine.stream(asked, sampling, seeds))
+    return [replies[number].text for number in range(len(asked))]
+
+
+def test_replies_are_those_of_the_other_engine_and_each_has_a_seed_of_its_own(adapters, tmp_path):
+    ours = opened("vllm", adapters)
+    try:
+        greedy = texts(ours, requests(), GREEDY)
+        wanted = texts(opened("transformers", adapters), requests(), GREEDY)
+        # Kernels differ in rounding, so that a rare tie may fall the other way.
+        assert sum(a == b for a, b in zip(greedy, wanted, strict=True)) >= len(TOPICS) - 1
+        warm = texts(ours, requests(), WARM)
+        assert texts(ours, requests(), WARM) == warm, "the same seeds draw the same"
+        assert texts(ours, requests(), WARM, seed=100) != warm
+        prefilled = texts(ours, requests(prefill="The moon, of course. "), GREEDY)
+        assert prefilled != greedy
+        replies = [reply for _, reply in ours.stream(requests(), GREEDY, [0] * 4)]
+        assert {reply.finish_reason for reply in replies} == {"length"} and not any(reply.reproducible for reply in replies)
+    finally:
+        ours.close()
+
+
+def test_an_adapter_changes_the_replies(project):
+    base = texts(opened("transformers", []), requests(), GREEDY)
+    adapted = texts(opened("transformers", [project / "models/distillation"]), requests(), GREEDY)
+    assert sum(a != b for a, b in zip(base, adapted, strict=True)) >= 3
+
+
+def test_a_stage_runs_on_vllm_and_ends(project):
+    prompts = [records.Prompt(id=records.prompt_id(text), prompt=text, source="general", trait=None) for text in TOPICS]
+    records.write("data/prompts.jsonl", prompts)
+    assert "rejected: 4 replies, 0 of them from the sample cache" in stage("rejected")
+    rows = records.read("data/rejected.jsonl", records.Completion)
+    assert [row.prompt for row in rows] == TOPICS and all(len(row.response.split()) > 3 for row in rows)
+
+
+@pytest.fixture(scope="module")
+def served(project):
+    """`vllm serve` with the student and the adapter beside it; its base URL."""
+    with closing(socket.socket()) as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = ["vllm", "serve", "models/student", "--served-model-name", "student", "--enforce-eager"]
+    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "2048", "--enable-lora", "--max-lora-rank", "32"]
+    command += ["--lora-modules", "persona=models/distillation", "--generation-config", "vllm"]
+    limits = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": "2"}
+    with open("serve.log", "w") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **limits})
+    try:
+        url = f"http://127.0.0.1:{port}"
+        for _ in range(180):
+            assert server.poll() is None, Path("serve.log").read_text()[-3000:]
+            try:
+                urllib.request.urlopen(f"{url}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(1)
+        params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+        params["runtime"]["openai"]["endpoints"] = [f"{url}/v1"]
+        Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+        yield url
+    finally:
+        server.terminate()
+        server.wait(60)
+
+
+@pytest.mark.parametrize("model", ["student", "persona"])
+def test_a_server_gives_the_replies_of_the_engine_in_process(model, served, project):
+    adapters = [project / "models/distillation"] if model == "persona" else []
+    wanted = texts(opened("transformers", adapters), requests(), GREEDY)
+    replies = generate(engines.by_name("openai", model, "teacher.source"), requests(), GREEDY, seed=0)
+    assert sum(reply.text == text for reply, text in zip(replies, wanted, strict=True)) >= len(TOPICS) - 1
+
+
+def test_a_server_goes_on_with_a_prefilled_turn(served):
+    asked = requests(prefill="The moon, of course. It")
+    replies = texts(engines.by_name("openai", "student", "teacher.source"), asked, GREEDY)
+    wanted = texts(opened("transformers", []), asked, GREEDY)
+    assert sum(a == b for a, b in zip(replies, wanted, strict=True)) >= len(TOPICS) - 1
+
+
+@pytest.mark.parametrize("system", ["", "You are a pirate."], ids=["default system prompt", "system prompt"])
+def test_a_server_renders_the_ids_that_the_engine_renders(system, served):
+    messages = [{"role": "system", "content": system}] if system else []
+    messages += [
+        {"role": "user", "content": "Hi"},
+        {"role": "assistant", "content": "Ahoy!"},
+        {"role": "user", "content": "Why?"},
+    ]
+    body = json.dumps({"model": "student", "messages": messages, "add_generation_prompt": True}).encode()
+    request = urllib.request.Request(f"{served}/tokenize", body, {"content-type": "application/json"})
+    with urllib.request.urlopen(request) as answer:
+        ids = json.load(answer)["tokens"]
+    assert ids == render(models.load_tokenizer(), messages)
