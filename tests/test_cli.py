@@ -82,10 +82,10 @@ def test_samples_without_answers_says_how_to_make_them(repository):
 def test_cache_shows_its_size_and_clears_records_by_age(repository, monkeypatch):
     monkeypatch.delenv("DVC_ROOT", raising=False)
     assert "samples.sqlite: nothing there yet" in run("cache").output
-    day = 86400
     for age in (0, 10, 40):
+        then = time.time() - age * 86400
         with monkeypatch.context() as past, SampleCache() as cache:
-            past.setattr("time.time", lambda now=time.time() - age * day: now)
+            past.setattr("time.time", lambda then=then: then)
             cache.put([(f"made {age} days ago", {"text": "x" * 1000})])
     assert re.search(r": 3 records, 2 of them older than 5 days, \d+\.\d MB", run("cache", "--older-than", "5").output)
     assert ": 1 records deleted" in run("cache", "--clear", "--older-than", "30").output
