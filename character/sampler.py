@@ -40,6 +40,8 @@ class TransformersEngine:
         if self._model is None:
             self._tokenizer = models.load_tokenizer(self._student)
             self._model = with_grouped_attention(models.load_model(self._student, self._adapters))
+            # No gradient is taken, but where weights want none, torch copies the output layer for each row of a prefill: 7 GB.
+            self._model.requires_grad_(True)
         context = self._model.config.get_text_config().max_position_embeddings
         prompts = fit_all(self._tokenizer, requests, context, sampling.max_new_tokens, str(self._student))
         stops = stop_ids(self._model, self._tokenizer)
