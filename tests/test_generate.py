@@ -86,6 +86,15 @@ def test_tokens_are_drawn_with_the_exact_probabilities_of_the_nucleus(candidates
     assert numpy.abs(shares - wanted).max() < 2 / count
 
 
+@pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
+@pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.95])
+def test_the_nucleus_is_that_of_transformers_own_warpers(temperature, top_p):
+    from transformers import TemperatureLogitsWarper, TopPLogitsWarper
+
+    warped = TopPLogitsWarper(top_p)(None, TemperatureLogitsWarper(temperature)(None, LOGITS[None]))[0]
+    assert numpy.abs(nucleus(LOGITS, temperature, top_p) - warped.softmax(-1).numpy()).max() < 1e-6
+
+
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53], ids=["least", "largest"])
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 1.0])
 def test_the_ends_of_the_unit_interval_stay_in_the_nucleus(uniform, top_p):

@@ -1,0 +1,169 @@
+"""How fast distillation trains, against stock TRL, as ratios of runs side by side; see docs/benchmarks.md.
+
+Both train the same LoRA on the same batches of the same pairs in float32; each run is a process of its own, so that its peak
+memory is its own too, and the two take turns. Ours includes the time that it takes to compute the reference once.
+"""
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import click
+
+from character import models, records, training
+from character.params import read, value
+from stages.distillation import Distillation, objective
+
+OUT = Path("benchmarks/training.json")
+STEPS, EPOCHS = 4, 2  # optimiser steps in an epoch, epochs
+
+
+def settings() -> Distillation:
+    """Return the default settings, for a shorter run."""
+    return read("distillation", Distillation).model_copy(update={"epochs": EPOCHS})
+
+
+def dataset(tokenizer, wanted: Distillation):
+    """Return the pairs of the workload, the middle ones in length, and how many tokens one epoch holds, padding not counted."""
+    from datasets import Dataset
+
+    pairs = records.read("data/pairs.jsonl", records.Pair)
+
+    def tokens(pair) -> int:
+        sides = ([*pair.prompt, *side] for side in (pair.chosen, pair.rejected))
+        texts = [tokenizer.apply_chat_template([turn.model_dump() for turn in side], tokenize=False) for side in sides]
+        return sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+
+    count = STEPS * wanted.batch_size
+    start = (len(pairs) - count) // 2
+    chosen = sorted(pairs, key=tokens)[start : start + count]
+    return Dataset.from_list([pair.model_dump() for pair in chosen]), sum(map(tokens, chosen))
+
+
+def ours(model, tokenizer, rows, wanted: Distillation, folder: str):
+    from trl import DPOConfig
+
+    from character.trainers import PairTrainer
+
+    args = training.arguments(
+        DPOConfig, wanted, folder, value("seed"), models.runtime().training_batch, True, disable_dropout=False
+    )
+    return PairTrainer(
+        name="ours",
+        max_length=wanted.max_length,
+        objective=partial(objective, wanted),
+        model=model,
+        args=args,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=training.adapter_config(wanted),
+    )
+
+
+def stock(model, tokenizer, rows, wanted: Distillation, folder: str):
+    """Return TRL's trainer with the same objective, the whole batch at once, torch's own matrix products and our order."""
+    import torch
+    from trl import DPOConfig, DPOTrainer
+
+    from character.trainers import Sorted
+
+    torch.set_float32_matmul_precision("highest")
+    args = training.arguments(
+        DPOConfig,
+        wanted,
+        folder,
+        value("seed"),
+        wanted.batch_size,
+        True,
+        disable_dropout=False,
+        beta=wanted.beta,
+        loss_type=[wanted.loss, "sft"],
+        loss_weights=[1.0, wanted.nll_coef],
+    )
+
+    class Stock(DPOTrainer):
+        def _get_train_sampler(self, train_dataset=None):
+            lengths = [
+                len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in self.train_dataset
+            ]
+            return Sorted(lengths, wanted.batch_size, self.args.seed)
+
+    return Stock(
+        model=model,
+        args=args,
+        train_dataset=rows,
+        processing_class=tokenizer,
+        peft_config=training.adapter_config(wanted),
+    )
+
+
+def one_run(kind: str) -> dict:
+    """Train once in this process."""
+    wanted, tokenizer = settings(), models.load_tokenizer()
+    model = models.load_model()
+    rows, tokens = dataset(tokenizer, wanted)
+    with tempfile.TemporaryDirectory() as folder:
+        began = time.perf_counter()
+        trainer = {"ours": ours, "stock": stock}[kind](model, tokenizer, rows, wanted, folder)
+        trainer.train()
+        seconds = time.perf_counter() - began
+    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    return {"rate": EPOCHS * tokens / seconds, "loss": losses[-1], "peak_gb": peak, "parameters": model.num_parameters()}
+
+
+def matmul_peak() -> float:
+    """Return the most floating-point operations per second that a large float32 product reaches as training multiplies."""
+    import torch
+
+    models.settle()
+    a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
+    best = 0.0
+    for _ in range(10):
+        began = time.perf_counter()
+        a @ b
+        best = max(best, 2 * 2048**3 / (time.perf_counter() - began))
+    return best
+
+
+def run(kind: str) -> dict:
+    command = [sys.executable, "-m", "benchmarks.training", "--run", kind]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    print(f"{kind}: {found['rate']:.0f} tokens/s, final loss {found['loss']:.4f}, {found['peak_gb']:.2f} GiB", flush=True)
+    return found
+
+
+@click.command()
+@click.option("--pairs", default=3, show_default=True, help="Paired runs.")
+@click.option("--run", "kind", type=click.Choice(["ours", "stock"]), hidden=True)
+def main(pairs: int, kind: str | None):
+    """Measure, print a table and write benchmarks/training.json."""
+    if kind:
+        print(json.dumps(one_run(kind)))
+        return
+    found = [(run("stock"), run("ours")) for _ in range(pairs)]
+    # Weights are frozen: two operations forward and two backward for each of them and each token.
+    share = median(4 * mine["parameters"] * mine["rate"] for _, mine in found) / matmul_peak()
+    figures = {
+        "vs_trl": median(mine["rate"] / theirs["rate"] for theirs, mine in found),
+        "memory_share": median(mine["peak_gb"] / theirs["peak_gb"] for theirs, mine in found),
+        "peak_share": share,
+        "loss_gap": median(abs(mine["loss"] / theirs["loss"] - 1) for theirs, mine in found),
+    }
+    print("\n| trainer | tokens/s | final loss | peak GiB |\n|---|---|---|---|")
+    for index, name in enumerate(("stock TRL", "ours")):
+        rate, loss, peak = (median(pair[index][key] for pair in found) for key in ("rate", "loss", "peak_gb"))
+        print(f"| {name} | {rate:.0f} | {loss:.4f} | {peak:.2f} |")
+    print("\n" + ", ".join(f"{name} {figure:.3f}" for name, figure in figures.items()))
+    OUT.write_text(json.dumps({name: round(figure, 4) for name, figure in figures.items()}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
