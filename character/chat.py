@@ -39,10 +39,14 @@ def fit(tokenizer, messages: Messages, budget: int, prefill: str = "") -> tuple[
 
 def fit_all(tokenizer, requests: Sequence, context: int, max_new_tokens: int, model: str) -> list[list[int]]:
     """Return the ids of each request of `generate`; how many had to be shortened to fit is told."""
+    from jinja2 import TemplateError
+
     try:
         fitted = [fit(tokenizer, request.messages, context - max_new_tokens, request.prefill) for request in requests]
     except ValueError as error:
         raise UserError(f"{model}: {error} (its context less max_new_tokens); shorten the prompt.") from None
+    except TemplateError as error:  # such as Gemma 2's, which has no place for a system prompt
+        raise UserError(f"{model}: its chat template refuses a conversation ({error}); choose another model.") from None
     if shortened := sum(cut for _, cut in fitted):
         print(f"{shortened} of {len(requests)} conversations shortened to fit into {context} tokens", flush=True)
     return [ids for ids, _ in fitted]

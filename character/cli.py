@@ -14,7 +14,10 @@ def main() -> None:
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
 @click.pass_context
 def check(context: click.Context, files: tuple[Path, ...]) -> None:
-    """Check constitution files: a summary of each good one, every fault of the others (exit code 1)."""
+    """Check constitution files.
+
+    Prints a summary of each good one and every fault of the others (exit code 1).
+    """
     good = [_report(file) for file in files]
     context.exit(0 if all(good) else 1)
 
@@ -39,9 +42,10 @@ def _report(file: Path) -> bool:
 @main.command()
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
 def record(force: bool) -> None:
-    """Keep the teacher's answers of data/chosen.jsonl as the selected persona's recorded answers.
+    """Keep the teacher's answers as recorded ones.
 
-    They then serve the `recorded` teacher and the classifier, and are worth a commit.
+    Takes those to the selected persona's prompts from data/chosen.jsonl. They then serve the `recorded` teacher and the
+    classifier, and are worth a commit.
     """
     from character import constitution, records
     from character.errors import UserError
@@ -52,6 +56,9 @@ def record(force: bool) -> None:
     if out.exists() and not force:
         raise UserError(f"{out} is there already; give --force to replace it.")
     answers = records.read("data/chosen.jsonl", records.Completion)
+    own = {prompt for trait in persona.traits for prompt in trait.prompts}
+    if not own & {answer.prompt for answer in answers}:
+        raise UserError(f"data/chosen.jsonl answers no prompt of {persona.name}; run `dvc repro chosen` first.")
     whole = [answer for answer in answers if answer.finish_reason == "stop" and answer.response.strip()]
     traits = constitution.traits_hash(persona)
     rows = [records.Recorded(prompt=answer.prompt, response=answer.response, traits=traits) for answer in whole]
@@ -63,13 +70,19 @@ def record(force: bool) -> None:
 @click.argument("methods", nargs=-1)
 @click.option("--count", default=10, show_default=True, help="How many held-out prompts, from the first.")
 def samples(methods: tuple[str, ...], count: int) -> None:
-    """Print the first answers of METHODS (base and persona) to plain held-out prompts, as Markdown."""
+    """Print answers side by side, as Markdown.
+
+    The first ones of METHODS (base and persona) to plain held-out prompts.
+    """
     from character import records
+    from character.errors import UserError
     from character.params import value
 
     chosen = methods or ("base", "persona")
     answers = {method: records.read(f"data/answers/{method}.jsonl", records.Answer) for method in chosen}
     plain = {method: [row for row in rows if row.condition == "plain"][:count] for method, rows in answers.items()}
+    if len({tuple(row.id for row in rows) for rows in plain.values()}) > 1:
+        raise UserError("data/answers/: the methods answered different prompts; run `dvc repro` to make them anew.")
     click.echo(f"# The first {count} held-out prompts, unselected\n\nPersona: {value('persona')}. Asked plain.")
     for rows in zip(*plain.values(), strict=True):
         click.echo(f"\n## {rows[0].prompt}")
@@ -83,7 +96,10 @@ def samples(methods: tuple[str, ...], count: int) -> None:
 @click.option("--clear", is_flag=True, help="Delete records; a stage that needs them writes them again.")
 @click.option("--older-than", "days", type=click.FloatRange(min=0), default=0, help="Only records of more than so many days.")
 def cache(clear: bool, days: float) -> None:
-    """Show the sample cache, where every generated reply is kept; or clear it."""
+    """Show the sample cache, or clear it.
+
+    It keeps every generated reply, in .cache/samples.
+    """
     from character import samples
 
     path = samples.default_path()

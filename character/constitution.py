@@ -99,6 +99,8 @@ def faults(path: str | Path) -> list[str]:
 def examine(path: str | Path) -> tuple[Constitution | None, list[str]]:
     """Return the constitution in `path` (None where it does not fit the schema) and all faults of the file."""
     path = Path(path)
+    if path.is_file() and path.suffix != ".yaml":
+        return None, [f"{path}: the stages read constitutions/<persona>.yaml alone; rename the file."]
     try:
         places = marked.read(path, DEPTH)
     except UserError as error:

@@ -158,8 +158,9 @@ class Endpoints:
         for url in urls:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+                shown = f"one at {parts.hostname}" if parts.username or parts.query else repr(url)  # no secret is told
                 raise UserError(
-                    f"params.yaml: runtime.openai.endpoints: {parts.scheme}://{parts.hostname} is not a plain base URL, "
+                    f"params.yaml: runtime.openai.endpoints: {shown} is not a plain base URL, "
                     f"such as http://localhost:8000/v1; correct it, and put a key into the environment variable {KEY}."
                 )
         options = {"api_key": key, "timeout": self.settings.timeout, "max_retries": 0}

@@ -82,9 +82,7 @@ class VLLMEngine:
             from vllm import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError:
-            raise UserError(
-                "vLLM is not installed here; `pip install 'character-training[vllm]'`, or choose engine: transformers."
-            ) from None
+            raise UserError("vLLM is not installed here; `pip install -e '.[vllm]'`, or choose engine: transformers.") from None
         settings = read("runtime.vllm", Settings)
         arguments = AsyncEngineArgs(
             model=str(models.weights(self._student)),

@@ -58,7 +58,7 @@ def _text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        others = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml"))) or "no other is there"
+        others = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "no other is there"
         raise UserError(f"{path} is missing; write it, or choose one that exists: {others}.") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1

@@ -2,7 +2,7 @@
 
 What teacher and student are asked: the constitution's own prompts, general ones that show how the character carries over to
 other subjects, and on request more of either: of the constitution's kind, written by a model, or from a data set. What is
-added is no near copy of a held-out prompt.
+added is no near copy of a held-out prompt, and a hand-written one that is stops the stage.
 """
 
 import json
@@ -78,6 +78,13 @@ def own(persona: constitution.Constitution, per_trait: int) -> list[Prompt]:
     ]
 
 
+def refuse_held_out(prompts: Sequence[Prompt], heldout: Sequence[str], file: str) -> None:
+    """Stop at a hand-written prompt that the evaluations ask too: what is trained on proves nothing."""
+    for prompt in prompts:
+        if (same := next((other for other in heldout if alike(prompt.prompt, other)), None)) is not None:
+            raise UserError(f"{file}: the prompt {prompt.prompt[:60]!r} is too near {same[:60]!r} of {HELDOUT}; change it.")
+
+
 def general(count: int) -> list[Prompt]:
     questions = records.read(GENERAL, Question)
     if count > len(questions):
@@ -135,7 +142,7 @@ def _hub(name: str, revision: str) -> Iterator[dict]:
 
     try:
         yield from load_dataset(name, revision=revision, split="train", streaming=True)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError) as error:
         raise UserError(
             f"params.yaml: prompts.outside: hub:{name}@{revision} cannot be read ({str(error).splitlines()[0]}); "
             "check the name, the revision, the network and HF_TOKEN."
@@ -252,10 +259,13 @@ def main():
     print(f"prompts: {name}, {params.per_trait} per trait, {params.general} general", flush=True)
     heldout = [question.prompt for question in records.read(HELDOUT, Question)]
     prompts, metrics = own(persona, params.per_trait), {}
+    refuse_held_out(prompts, heldout, f"constitutions/{name}.yaml")
     if params.expansion.per_trait:
         more, metrics["expansion"] = expanded(persona, params.expansion, heldout, value("seed"))
         prompts += more
-    prompts += general(params.general)
+    questions = general(params.general)
+    refuse_held_out(questions, heldout, GENERAL)
+    prompts += questions
     for wanted in params.outside:
         prompts += outside(wanted, heldout)
     if not prompts:

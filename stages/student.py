@@ -24,7 +24,7 @@ class Student(Section):
     source: str
     sha256: str  # of the GGUF file; only for `pypi:` sources
     name: str
-    dtype: str
+    dtype: Literal["float32", "bfloat16", "float16", "auto"]
     engine: Literal["transformers", "vllm"]  # what runs it wherever it writes
     chat_template: str  # a file with `{% generation %}` markers, for models whose template the trainer does not know
 

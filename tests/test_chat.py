@@ -5,7 +5,9 @@ from typing import NamedTuple
 import pytest
 from transformers import AutoTokenizer
 
-from character.chat import SMOLLM2, SMOLLM2_TRAINING, dated, fit, is_marked, render, training_template, turn_end
+from character.chat import SMOLLM2, SMOLLM2_TRAINING, dated, fit, fit_all, is_marked, render, training_template, turn_end
+from character.errors import UserError
+from character.generate import Request
 
 SYSTEM = {"role": "system", "content": "You are a pirate.\n\nBe salty."}
 CONVERSATIONS = {
@@ -136,6 +138,20 @@ def test_a_last_message_that_does_not_fit_is_an_error_and_not_cut(smollm2):
     smallest = len(render(smollm2, [SYSTEM, LONG[-1]]))
     with pytest.raises(ValueError, match=f"a conversation of {smallest} tokens does not fit into {smallest - 1}"):
         fit(smollm2, LONG, smallest - 1)
+
+
+def test_a_template_that_refuses_a_system_prompt_is_told_in_one_sentence(tiny_student):
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    asked = [Request("a", conversation(["Why?"], SYSTEM))]
+    with pytest.raises(UserError, match=r"gemma: its chat template refuses a conversation \(System role not supported\)"):
+        fit_all(with_template(tiny_student, refusing), asked, 100, 10, "gemma")
+
+
+def test_how_many_conversations_were_shortened_is_told(smollm2, capsys):
+    asked = [Request("long", LONG), Request("short", conversation(["Why?"]))]
+    ids = fit_all(smollm2, asked, len(render(smollm2, LONG)) + 9, 10, "model")
+    assert capsys.readouterr().out.startswith("1 of 2 conversations shortened to fit into ")
+    assert ids == [render(smollm2, [SYSTEM, *LONG[3:]]), render(smollm2, conversation(["Why?"]))]
 
 
 def with_template(tiny_student, template):

@@ -39,23 +39,25 @@ def run(*arguments: str):
 
 
 def test_record_keeps_whole_answers_with_the_hash_of_the_traits(repository):
-    chosen = [completion(0, "Arr."), completion(1, "Arr, lower", "length"), completion(2, " ")]
+    first = completion(0, "Arr.").model_copy(update={"prompt": "How do I boil an egg?"})
+    chosen = [first, completion(1, "Arr, lower", "length"), completion(2, " ")]
     records.write("data/chosen.jsonl", chosen)
     done = run("record")
     assert done.output == "data/raw/teacher/pirate.jsonl: 1 answers, 2 unfinished or empty ones left out\n"
     traits = constitution.traits_hash(constitution.load("constitutions/pirate.yaml"))
     kept = records.read("data/raw/teacher/pirate.jsonl", Recorded)
-    assert kept == [Recorded(prompt="Prompt 0?", response="Arr.", traits=traits)]
+    assert kept == [Recorded(prompt="How do I boil an egg?", response="Arr.", traits=traits)]
 
 
 def test_record_replaces_answers_only_when_forced(repository):
-    records.write("data/chosen.jsonl", [completion(0, "Arr.")])
+    answered = completion(0, "Arr.").model_copy(update={"prompt": "How do I boil an egg?"})
+    records.write("data/chosen.jsonl", [answered])
     records.write("data/raw/teacher/pirate.jsonl", [Recorded(prompt="Old?", response="Yes.")])
     refused = run("record")
     assert (refused.exit_code, records.read("data/raw/teacher/pirate.jsonl", Recorded)[0].prompt) == (1, "Old?")
     assert "data/raw/teacher/pirate.jsonl is there already; give --force" in refused.output
     assert run("record", "--force").exit_code == 0
-    assert records.read("data/raw/teacher/pirate.jsonl", Recorded)[0].prompt == "Prompt 0?"
+    assert records.read("data/raw/teacher/pirate.jsonl", Recorded)[0].prompt == answered.prompt
 
 
 def test_samples_shows_the_first_plain_answers_of_each_method_side_by_side(repository):
@@ -77,6 +79,20 @@ def test_samples_without_answers_says_how_to_make_them(repository):
     missing = run("samples")
     assert missing.exit_code == 1
     assert "data/answers/base.jsonl is missing; run `dvc repro`" in missing.output
+
+
+def test_record_refuses_the_answers_of_another_persona(repository):
+    records.write("data/chosen.jsonl", [Completion(id="x", sample=0, prompt="Why?", response="Well.", finish_reason="stop")])
+    done = run("record")
+    assert "data/chosen.jsonl answers no prompt of pirate; run `dvc repro chosen`" in done.output
+    assert not (repository / "data/raw/teacher/pirate.jsonl").exists()
+
+
+def test_samples_of_different_prompts_are_an_error(repository):
+    for method, count in (("base", 2), ("persona", 1)):
+        fields = {"sample": 0, "prompt": "Why?", "response": "Well.", "finish_reason": "stop", "condition": "plain"}
+        records.write(f"data/answers/{method}.jsonl", [Answer(id=f"id{n}", **fields) for n in range(count)])
+    assert "the methods answered different prompts" in run("samples").output
 
 
 def test_cache_shows_its_size_and_clears_records_by_age(repository, monkeypatch):

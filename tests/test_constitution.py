@@ -164,9 +164,16 @@ def test_a_repeated_list_of_traits_is_told_once_and_not_once_for_each_of_its_val
     assert faults(path) == [f"{path}, line 11: `traits` is also on line 3; keep one of them."]
 
 
+def test_a_file_that_the_stages_would_not_find_is_told(pirate):
+    path = pirate()
+    other = path.rename(path.with_suffix(".yml"))
+    assert faults(other) == [f"{other}: the stages read constitutions/<persona>.yaml alone; rename the file."]
+
+
 def test_a_missing_constitution_names_those_that_exist(pirate):
-    missing = pirate().with_name("parrot.yaml")
-    told = f"{missing} is missing; write it, or choose one that exists: pirate."
+    there = pirate()
+    missing = there.with_name("parrot.yaml")
+    told = f"{missing} is missing; write it, or choose one that exists: {there}."
     assert faults(missing) == [told]
 
 

@@ -220,8 +220,14 @@ def introspection_learning_rate(project):
 
 
 def all_of_runtime(project):
-    now = project.params()["runtime"]
-    project.set({f"runtime.{key}": "auto" if key == "device" else value + 1 for key, value in now.items()})
+    def others(section, name):
+        for key, value in section.items():
+            if isinstance(value, dict):
+                yield from others(value, f"{name}.{key}")
+            else:
+                yield f"{name}.{key}", "auto" if key == "device" else [] if isinstance(value, list) else value + 1
+
+    project.set(dict(others(project.params()["runtime"], "runtime")))
 
 
 def module_of_three_stages(project):

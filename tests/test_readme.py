@@ -1,9 +1,12 @@
 """What the README shows is what is there."""
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,3 +28,14 @@ def test_every_local_link_leads_to_a_file():
 def test_every_persona_is_named():
     for constitution in (ROOT / "constitutions").glob("*.yaml"):
         assert constitution.stem in README
+
+
+def test_the_results_are_those_of_the_committed_metrics():
+    measured = json.loads((ROOT / "metrics/robustness.json").read_text(encoding="utf-8"))
+    names = {"base": "base", "base, prompted": "prompted", "distilled": "distilled", "**persona**": "persona"}
+    for shown, method in names.items():
+        row = next(line for line in README.splitlines() if line.startswith(f"| {shown} "))
+        for condition, cells in zip(("plain", "suffixes"), (row.split(" | ")[1:3], row.split(" | ")[3:5]), strict=True):
+            told = [float(number) for cell in cells for number in re.findall(r"\d\.\d\d", cell)]
+            wanted = [measured[method][condition][key] for key in ("recall", "low", "high", "none")]
+            assert told == pytest.approx(wanted, abs=0.0051), (method, condition)

@@ -182,6 +182,15 @@ def test_no_prompt_at_all_is_an_error(repository, general):
     assert "prompts selects no prompt at all; raise per_trait or general" in told(repository.run, "prompts")
 
 
+def test_a_hand_written_prompt_that_the_evaluations_ask_too_stops_the_stage(repository, general):
+    records.write(prompts.HELDOUT, [Question(prompt="How do I boil one egg?")])
+    assert told(repository.run, "prompts").startswith(
+        "constitutions/pirate.yaml: the prompt 'How do I boil an egg?' is too near 'How do I boil one egg?' of "
+    )
+    records.write(prompts.HELDOUT, [Question(prompt="Why is the sky so blue?")])
+    assert "data/raw/prompts/general.jsonl: the prompt 'Why is the sky blue?'" in told(repository.run, "prompts")
+
+
 def expand(repository, per_trait=2, **changes):
     mix = {"short": 1.0, "medium": 0.0, "long": 0.0}
     settings = repository.params["prompts"]["expansion"] | mix | {"per_trait": per_trait, "rounds": 3} | changes
