@@ -123,11 +123,15 @@ def test_a_stage_runs_on_vllm_and_ends(project):
 
 @pytest.fixture(scope="module")
 def served(project):
-    """`vllm serve` with the student and the adapter beside it; its base URL."""
+    """The server of `vllm serve` with the student and the adapter beside it; its base URL.
+
+    It is started as a module, since the command `vllm` of the package for CPUs asks for metadata under the other one's name.
+    """
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = ["vllm", "serve", "models/student", "--served-model-name", "student", "--enforce-eager"]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "models/student"]
+    command += ["--served-model-name", "student", "--enforce-eager", "--dtype", "float32"]
     command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "2048", "--enable-lora", "--max-lora-rank", "32"]
     command += ["--lora-modules", "persona=models/distillation", "--generation-config", "vllm"]
     limits = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": "2"}
