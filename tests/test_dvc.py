@@ -21,7 +21,8 @@ GENERAL = 10  # prompts, each with an answer of every teacher
 SMALL = {
     "student.name": "Tiny",
     "sampling.max_new_tokens": 24,
-    "prompts": {"per_trait": 1, "general": 6},
+    "prompts.per_trait": 1,
+    "prompts.general": 6,
     "teacher.engine": "transformers",
     "teacher.sampling.max_new_tokens": 24,
     "reflections.per_prompt": 1,

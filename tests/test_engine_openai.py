@@ -53,16 +53,10 @@ class Handler(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         prompt = next(message["content"] for message in body["messages"] if message["role"] == "user")
         with self.server.lock:
-            self.server.at_once += 1
-            self.server.most_at_once = max(self.server.at_once, self.server.most_at_once)
             self.server.headers.append(self.headers.get("authorization"))
             todo = self.server.script.get(prompt) or self.server.script.get("*") or []
             act = todo.pop(0) if todo else "answer"
-        try:
-            getattr(self, act.partition(" ")[0])(body, prompt, act.partition(" ")[2])
-        finally:
-            with self.server.lock:
-                self.server.at_once -= 1
+        getattr(self, act.partition(" ")[0])(body, prompt, act.partition(" ")[2])
 
     def send(self, status, payload, **headers):
         raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
@@ -73,8 +67,12 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(raw)
 
     def answer(self, body, prompt, finish="stop", text=None):
+        with self.server.lock:
+            self.server.at_once += 1
+            self.server.most_at_once = max(self.server.at_once, self.server.most_at_once)
         time.sleep(0.01)
         with self.server.lock:
+            self.server.at_once -= 1  # before the reply goes out, or the next request might be here already
             self.server.bodies.append(body)
         message = {"role": "assistant", "content": f"echo {prompt}" if text is None else text}
         choice = {"index": 0, "message": message, "finish_reason": finish or "stop"}

@@ -183,6 +183,7 @@ def test_no_prompt_at_all_is_an_error(repository, general):
 
 
 def test_a_hand_written_prompt_that_the_evaluations_ask_too_stops_the_stage(repository, general):
+    repository.set(prompts={"general": 2})
     records.write(prompts.HELDOUT, [Question(prompt="How do I boil one egg?")])
     assert told(repository.run, "prompts").startswith(
         "constitutions/pirate.yaml: the prompt 'How do I boil an egg?' is too near 'How do I boil one egg?' of "

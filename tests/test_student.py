@@ -100,6 +100,7 @@ student:
   sha256: ""
   name: Tiny
   dtype: float32
+  engine: transformers
   chat_template: ""
 runtime:
   device: cpu
