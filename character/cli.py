@@ -41,13 +41,14 @@ def _report(file: Path) -> bool:
 
 @main.command()
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
-def record(force: bool) -> None:
+@click.option("--trim", is_flag=True, help="Keep cut-off answers too, up to their last whole sentence.")
+def record(force: bool, trim: bool) -> None:
     """Keep the teacher's answers as recorded ones.
 
     Takes those to the selected persona's prompts from data/chosen.jsonl. They then serve the `recorded` teacher and the
     classifier, and are worth a commit.
     """
-    from character import constitution, records
+    from character import constitution, filters, records
     from character.errors import UserError
     from character.params import value
 
@@ -59,9 +60,12 @@ def record(force: bool) -> None:
     own = {prompt for trait in persona.traits for prompt in trait.prompts}
     if not own & {answer.prompt for answer in answers}:
         raise UserError(f"data/chosen.jsonl answers no prompt of {persona.name}; run `dvc repro chosen` first.")
-    whole = [answer for answer in answers if answer.finish_reason == "stop" and answer.response.strip()]
+    texts = {
+        answer.prompt: answer.response if answer.finish_reason == "stop" else filters.trimmed(answer.response) if trim else ""
+        for answer in answers
+    }
     traits = constitution.traits_hash(persona)
-    rows = [records.Recorded(prompt=answer.prompt, response=answer.response, traits=traits) for answer in whole]
+    rows = [records.Recorded(prompt=prompt, response=text, traits=traits) for prompt, text in texts.items() if text.strip()]
     records.write(out, rows)
     click.echo(f"{out}: {len(rows)} answers, {len(answers) - len(rows)} unfinished or empty ones left out")
 

@@ -81,6 +81,14 @@ def test_samples_without_answers_says_how_to_make_them(repository):
     assert "data/answers/base.jsonl is missing; run `dvc repro`" in missing.output
 
 
+def test_record_can_keep_cut_off_answers_up_to_their_last_sentence(repository):
+    first = completion(0, "Arr. Lower her in", "length").model_copy(update={"prompt": "How do I boil an egg?"})
+    records.write("data/chosen.jsonl", [first, completion(1, "Arr, lower", "length")])
+    assert run("record", "--trim").output.endswith("1 answers, 1 unfinished or empty ones left out\n")
+    kept = records.read("data/raw/teacher/pirate.jsonl", Recorded)
+    assert [(row.prompt, row.response) for row in kept] == [("How do I boil an egg?", "Arr.")]
+
+
 def test_record_refuses_the_answers_of_another_persona(repository):
     records.write("data/chosen.jsonl", [Completion(id="x", sample=0, prompt="Why?", response="Well.", finish_reason="stop")])
     done = run("record")
