@@ -48,9 +48,10 @@ def record(force: bool, trim: bool) -> None:
     Takes those to the selected persona's prompts from data/chosen.jsonl. They then serve the `recorded` teacher and the
     classifier, and are worth a commit.
     """
-    from character import constitution, filters, records
+    from character import constitution, records
     from character.errors import UserError
     from character.params import value
+    from stages.pairs import whole
 
     persona = constitution.load(f"constitutions/{value('persona')}.yaml")
     out = Path(f"data/raw/teacher/{persona.name}.jsonl")
@@ -60,12 +61,11 @@ def record(force: bool, trim: bool) -> None:
     own = {prompt for trait in persona.traits for prompt in trait.prompts}
     if not own & {answer.prompt for answer in answers}:
         raise UserError(f"data/chosen.jsonl answers no prompt of {persona.name}; run `dvc repro chosen` first.")
-    texts = {
-        answer.prompt: answer.response if answer.finish_reason == "stop" else filters.trimmed(answer.response) if trim else ""
-        for answer in answers
-    }
+    if trim:
+        answers = list(map(whole, answers))
+    kept = [answer for answer in answers if answer.finish_reason == "stop" and answer.response.strip()]
     traits = constitution.traits_hash(persona)
-    rows = [records.Recorded(prompt=prompt, response=text, traits=traits) for prompt, text in texts.items() if text.strip()]
+    rows = [records.Recorded(prompt=answer.prompt, response=answer.response, traits=traits) for answer in kept]
     records.write(out, rows)
     click.echo(f"{out}: {len(rows)} answers, {len(answers) - len(rows)} unfinished or empty ones left out")
 
