@@ -68,19 +68,15 @@ class OpenAIEngine:
                 }
                 try:
                     for job in as_completed(jobs):
-                        if job.cancelled():
-                            continue
-                        if (error := job.exception()) is None:
+                        error = job.exception()
+                        if error is None:
                             yield jobs[job], job.result()
-                        elif stop is None:
+                        elif not isinstance(error, Stopped):
                             # What is on its way is still waited for, and kept.
-                            stop = error
-                            for other in jobs:
-                                other.cancel()
+                            stop = stop or error
+                            endpoints.closed.set()
                 finally:
-                    endpoints.closed.set()
-                    for job in jobs:
-                        job.cancel()
+                    endpoints.closed.set()  # what still waits for its turn then ends at once
         finally:
             print(endpoints.account(settings.prices), flush=True)
         if stop:

@@ -239,6 +239,23 @@ def test_after_max_failures_the_run_stops_and_keeps_what_is_finished(server):
     assert server.answered == Counter(TOPICS), "nothing is paid for twice"
 
 
+def test_the_reason_of_a_stop_is_told_even_where_other_requests_end_before_it(server, monkeypatch):
+    settle(server.url, concurrency=4)
+    server.script = {"topic 0": ["status 404"]}
+    ask_endpoint = engine_openai.Endpoints.ask
+
+    def slow_to_fail(self, body):
+        try:
+            return ask_endpoint(self, body)
+        except UserError:
+            self.closed.set()
+            time.sleep(0.3)  # the others see that the run is closed, and end
+            raise
+
+    monkeypatch.setattr(engine_openai.Endpoints, "ask", slow_to_fail)
+    assert "refuses the request with HTTP 404" in ended(asking(*TOPICS))
+
+
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 422])
 def test_a_refusal_stops_at_once_without_telling_the_key(code, server):
     settle(server.url, concurrency=1)
