@@ -16,6 +16,7 @@ from statistics import median
 import click
 
 from character import constitution, generate, models, records, sampler
+from character.attention import with_grouped_attention
 from character.chat import render
 from character.generate import Reply, Request, Sampling, request_seed
 from character.records import Question
@@ -74,7 +75,7 @@ class Bench:
     def engine(self, prompts=None, sampling=SAMPLING, seeds=None, stops=None, slots=BATCH, limits=None) -> int:
         """Sample with the engine; return the useful tokens."""
         models.settle()
-        model = sampler.with_grouped_attention(self.model)
+        model = with_grouped_attention(self.model)
         prompts, seeds = prompts or self.prompts, seeds or self.seeds
         stops = self.stops if stops is None else stops
         return sum(len(ids) for _, ids, _ in sampler.sample(model, prompts, sampling, seeds, stops, slots, limits))

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from character import models
+from character.attention import attention_masks, slotted_cache, with_grouped_attention
 from character.chat import fit_all, turn_end
-from character.errors import UserError
 from character.generate import Reply, Request, Sampling
 
 CANDIDATES = 256  # where the nucleus is larger than this, the row's vocabulary is sorted after all
@@ -189,24 +189,6 @@ class Batch:
         self._cache.move(source, target, length)
 
 
-def attention_masks(config, positions, columns: int):
-    """Return what each of `positions` `[rows, width]` sees: a mask `[rows, 1, width, columns]`, or one per kind of layer."""
-    import torch
-
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    unknown = kinds - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise UserError(f"the transformers engine cannot run layers of {', '.join(sorted(unknown))}; use the vllm engine.")
-    at = torch.arange(columns, device=positions.device)
-    positions = positions[:, None, :, None]
-    seen = at <= positions
-    window = getattr(config, "sliding_window", None)
-    if not window or (getattr(config, "layer_types", None) and "sliding_attention" not in kinds):
-        return seen
-    near = seen & (at > positions - window)
-    return {"full_attention": seen, "sliding_attention": near} if getattr(config, "layer_types", None) else near
-
-
 class Draws:
     """The random numbers of the rows, each from its prompt's own seed, and the tokens that a repetition penalty counts."""
 
@@ -293,92 +275,3 @@ def _invert(probabilities, tokens, top_p: float, uniform):
     target = uniform[:, None].to(cumulative.dtype) * cumulative[:, -1:]
     choice = torch.searchsorted(cumulative, target, right=True).clamp(max=nucleus.sum(-1, keepdim=True) - 1)
     return tokens.gather(-1, choice).squeeze(-1)
-
-
-def slotted_cache(rows: int, length: int):
-    """Return a key/value cache of `rows` rows by `length` positions, allocated once and filled in place.
-
-    `aim(rows, positions, columns)` says where the next forward pass writes, and how many positions it looks at.
-    """
-    import torch
-    from transformers.cache_utils import Cache, CacheLayerMixin
-
-    class Layer(CacheLayerMixin):
-        is_sliding = False
-
-        def lazy_initialization(self, key_states, value_states):
-            # Zeros, because what is hidden is multiplied by zero, and must not be NaN.
-            kind = {"dtype": key_states.dtype, "device": key_states.device}
-            self.keys = torch.zeros(rows, key_states.shape[1], length, key_states.shape[3], **kind)
-            self.values = torch.zeros(rows, value_states.shape[1], length, value_states.shape[3], **kind)
-            self.is_initialized = True
-
-        def update(self, key_states, value_states, *_, **__):
-            if not self.is_initialized:
-                self.lazy_initialization(key_states, value_states)
-            keys, values = self.keys[self.aim.rows], self.values[self.aim.rows]
-            row, at = self.aim.index
-            # Indices around a slice: rows and positions come first, heads after them.
-            keys[row, :, at], values[row, :, at] = key_states.transpose(1, 2), value_states.transpose(1, 2)
-            return keys[:, :, : self.aim.columns], values[:, :, : self.aim.columns]
-
-        def get_mask_sizes(self, query_length):
-            return self.aim.columns, 0
-
-        def get_seq_length(self):
-            return 0
-
-        def get_max_length(self):
-            return length
-
-    class Aim:
-        rows, index, columns = slice(0), None, 0
-
-    class Slotted(Cache):
-        target = Aim()
-
-        def aim(self, rows, positions, columns):
-            row = torch.arange(len(positions), device=positions.device)[:, None]
-            self.target.rows, self.target.index, self.target.columns = rows, (row, positions), columns
-
-        def repeat_first(self, positions):
-            """Give all rows the first row's first positions."""
-            for layer in self.layers:
-                layer.keys[1:, :, :positions] = layer.keys[:1, :, :positions]
-                layer.values[1:, :, :positions] = layer.values[:1, :, :positions]
-
-        def move(self, source, target, positions):
-            for layer in self.layers:
-                layer.keys[target, :, :positions] = layer.keys[source, :, :positions]
-                layer.values[target, :, :positions] = layer.values[source, :, :positions]
-
-    Layer.aim = Slotted.target
-    return Slotted(layer_class_to_replicate=Layer)
-
-
-def with_grouped_attention(model):
-    """Let `model` attend without repeating keys and values for each of their query heads while it decodes."""
-    import torch
-    from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import sdpa_mask
-
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-        raise UserError("the transformers engine cannot run a model with attn_logit_softcapping; use the vllm engine.")
-
-    def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
-        rows, heads, length, width = query.shape
-        if length > 1:
-            return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        # With one position to decode, the heads of a group stand in the place of positions. Plain products are three times
-        # as fast here as the fused kernel, which is made for many positions.
-        groups = key.shape[1]
-        query = query.view(rows, groups, heads // groups, width) * (width**-0.5 if scaling is None else scaling)
-        scores = (query @ key.transpose(-1, -2)).masked_fill(~attention_mask, float("-inf"))
-        output = scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
-        return output.reshape(rows, 1, heads, width), None
-
-    AttentionInterface.register("grouped", attend)
-    AttentionMaskInterface.register("grouped", sdpa_mask)
-    model.set_attn_implementation("grouped")
-    return model

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from character import engine_openai
-from character.engine_openai import OpenAIEngine, _seconds
+from character import endpoints
+from character.endpoints import _seconds
+from character.engine_openai import OpenAIEngine
 from character.errors import UserError
 from character.generate import Request, Sampling, generate
 from character.samples import default_path
@@ -122,8 +123,8 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(engine_openai, "REST", 0.05)
-    monkeypatch.setattr(engine_openai, "LONGEST_REST", 0.2)
+    monkeypatch.setattr(endpoints, "REST", 0.05)
+    monkeypatch.setattr(endpoints, "LONGEST_REST", 0.2)
     return tmp_path
 
 
@@ -242,7 +243,7 @@ def test_after_max_failures_the_run_stops_and_keeps_what_is_finished(server):
 def test_the_reason_of_a_stop_is_told_even_where_other_requests_end_before_it(server, monkeypatch):
     settle(server.url, concurrency=4)
     server.script = {"topic 0": ["status 404"]}
-    ask_endpoint = engine_openai.Endpoints.ask
+    ask_endpoint = endpoints.Endpoints.ask
 
     def slow_to_fail(self, body):
         try:
@@ -252,7 +253,7 @@ def test_the_reason_of_a_stop_is_told_even_where_other_requests_end_before_it(se
             time.sleep(0.3)  # the others see that the run is closed, and end
             raise
 
-    monkeypatch.setattr(engine_openai.Endpoints, "ask", slow_to_fail)
+    monkeypatch.setattr(endpoints.Endpoints, "ask", slow_to_fail)
     assert "refuses the request with HTTP 404" in ended(asking(*TOPICS))
 
 

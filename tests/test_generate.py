@@ -14,11 +14,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from character import models, sampler
+from character import attention, models, sampler
+from character.attention import with_grouped_attention
 from character.chat import render
 from character.errors import UserError
 from character.generate import Reply, Request, Sampling, generate, request_seed
-from character.sampler import TransformersEngine, draw, sample, with_grouped_attention
+from character.sampler import TransformersEngine, draw, sample
 from character.samples import SampleCache, default_path
 
 GREEDY = Sampling(max_new_tokens=20, temperature=0, top_p=1)
@@ -261,7 +262,7 @@ def test_other_families_of_models_continue_as_their_own_generate_does(kind):
 def test_layers_of_an_unknown_kind_are_refused_with_the_remedy():
     config = AutoConfig.for_model("qwen2", layer_types=["linear_attention"], num_hidden_layers=1)
     with pytest.raises(UserError, match="cannot run layers of linear_attention; use the vllm engine"):
-        sampler.attention_masks(config, torch.zeros(1, 1, dtype=torch.long), 64)
+        attention.attention_masks(config, torch.zeros(1, 1, dtype=torch.long), 64)
 
 
 # --- the engine ------------------------------------------------------------------------------------
