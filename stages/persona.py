@@ -1,8 +1,9 @@
-"""persona: models/distillation/ + models/introspection/ -> models/persona/, one adapter, exactly their weighted sum.
+"""persona: models/distillation/ + models/introspection/ -> models/persona/ (one adapter, exactly their sum), metrics/.
 
 With scalings s = alpha / rank, the merged update of a module is s_d B_d A_d + w s_s B_s A_s. Stacking the factors,
 A = [A_d; A_s] and B = [s_d B_d, w s_s B_s], gives just that product, for any ranks, at rank r_d + r_s and scaling 1.
-Adding the factors themselves, as PEFT's "linear" merge does, would add cross terms B_d A_s and B_s A_d.
+Adding the factors themselves, as PEFT's "linear" merge does, would add cross terms B_d A_s and B_s A_d. A server that takes
+no such rank is served by `merge.rank`: the nearest adapter of a lower one, with its error told.
 """
 
 import json
@@ -11,7 +12,7 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import training
+from character import records, training
 from character.errors import UserError
 from character.params import Section, read
 
@@ -20,6 +21,7 @@ PREFIX = "base_model.model."
 
 class Merge(Section):
     introspection_weight: float = Field(ge=0)
+    rank: int = Field(ge=0)  # 0: as it comes
 
 
 def load(folder: Path) -> dict[str, tuple]:
@@ -71,16 +73,47 @@ def concatenate(adapters: list[dict[str, tuple]]) -> tuple[dict, int]:
     return weights, sum(ranks)
 
 
+def reduced(weights: dict, rank: int) -> tuple[dict, float]:
+    """Return the nearest PEFT weights of a lower rank, and the relative error of the update (Frobenius norm, all modules).
+
+    By the singular values of each module's B A (Eckart and Young), which need no full matrix: B = Q R and A^T = P S make
+    those of the small R S^T.
+    """
+    import torch
+
+    made, lost, whole = {}, 0.0, 0.0
+    for key in weights:
+        if not key.endswith(".lora_A.weight"):
+            continue
+        name = key.removesuffix(".lora_A.weight")
+        q, r = torch.linalg.qr(weights[f"{name}.lora_B.weight"].double())
+        p, s = torch.linalg.qr(weights[key].double().T)
+        left, values, right = torch.linalg.svd(r @ s.T, full_matrices=False)
+        root = values[:rank].sqrt()
+        made[f"{name}.lora_A.weight"] = (root[:, None] * right[:rank] @ p.T).float()
+        made[f"{name}.lora_B.weight"] = (q @ left[:, :rank] * root).float()
+        lost += values[rank:].square().sum().item()
+        whole += values.square().sum().item()
+    return made, (lost / whole) ** 0.5 if whole else 0.0
+
+
 @click.command()
 def main():
     """Merge both adapters into models/persona/."""
-    weight = read("merge", Merge).introspection_weight
+    merge = read("merge", Merge)
+    weight = merge.introspection_weight
     print(f"persona: models/distillation + {weight} x models/introspection -> models/persona", flush=True)
     adapters = [load(Path("models/distillation"))]
     if weight:
         adapters.append({name: (a, weight * b) for name, (a, b) in load(Path("models/introspection")).items()})
     weights, rank = concatenate(adapters)
+    metrics = {"rank": rank, "relative_error": 0.0}
+    if 0 < merge.rank < rank:
+        weights, error = reduced(weights, merge.rank)
+        rank = merge.rank
+        metrics = {"rank": rank, "relative_error": error}
     training.write_adapter("models/persona", weights, rank, alpha=rank)
+    records.write_json("metrics/persona.json", metrics)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ def workspace(tiny_student, tmp_path, monkeypatch):
         "runtime": {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 5},
         "distillation": COMMON | OBJECTIVE,
         "introspection": COMMON | {"rank": 3},
-        "merge": {"introspection_weight": 0.25},
+        "merge": {"introspection_weight": 0.25, "rank": 0},
     }
     (tmp_path / "params.yaml").write_text(json.dumps(sections))
     (tmp_path / "models").mkdir()
@@ -311,7 +311,7 @@ def test_the_merge_is_the_exact_weighted_sum_for_unequal_ranks_and_modules(works
 
 def test_weight_zero_leaves_introspection_out(workspace):
     random_adapter("models/distillation", 4, 8, ["q_proj"])
-    params = json.loads(Path("params.yaml").read_text()) | {"merge": {"introspection_weight": 0.0}}
+    params = json.loads(Path("params.yaml").read_text()) | {"merge": {"introspection_weight": 0.0, "rank": 0}}
     Path("params.yaml").write_text(json.dumps(params))
     persona.main.callback()
     assert len(next(iter(persona.load(Path("models/persona")).values()))[0]) == 4
@@ -330,3 +330,28 @@ def test_adapters_that_do_not_fit_are_refused_with_their_names(workspace):
         persona.concatenate([one, {"x": (torch.zeros(2, 9), torch.zeros(8, 2))}])
     with pytest.raises(UserError, match="models/introspection"):
         persona.load(Path("models/introspection"))
+
+
+def test_a_lower_rank_is_the_nearest_adapter_and_its_error_is_told(workspace):
+    random_adapter("models/distillation", 4, 8, ["q_proj", "v_proj", "down_proj"])
+    random_adapter("models/introspection", 3, 12, ["v_proj", "down_proj", "up_proj"])
+    whole = {name: b @ a for name, (a, b) in concatenated(0).items()}
+    cut = {name: b @ a for name, (a, b) in concatenated(3).items()}
+    told = json.loads(Path("metrics/persona.json").read_text())
+    lost = sum((whole[name] - cut[name]).square().sum() for name in whole)
+    error = (lost / sum(delta.square().sum() for delta in whole.values())).sqrt().item()
+    assert told == {"rank": 3, "relative_error": pytest.approx(error, abs=1e-4)} and 0 < error < 1
+    for name, delta in whole.items():
+        # Eckart and Young: no matrix of this rank is nearer than the truncated singular value decomposition.
+        best = torch.linalg.svdvals(delta)[3:].square().sum()
+        assert (delta - cut[name]).square().sum() == pytest.approx(best.item(), rel=1e-3, abs=1e-9)
+    concatenated(99)
+    assert json.loads(Path("metrics/persona.json").read_text()) == {"rank": 7, "relative_error": 0.0}
+
+
+def concatenated(rank):
+    params = json.loads(Path("params.yaml").read_text())
+    params["merge"] = {"introspection_weight": 0.25, "rank": rank}
+    Path("params.yaml").write_text(json.dumps(params))
+    persona.main.callback()
+    return persona.load(Path("models/persona"))
