@@ -17,7 +17,7 @@ from statistics import median
 import click
 
 from character import models, records, training
-from character.params import read, value
+from character.params import read
 from stages.distillation import Distillation, objective
 
 OUT = Path("benchmarks/training.json")
@@ -51,9 +51,7 @@ def ours(model, tokenizer, rows, wanted: Distillation, folder: str):
 
     from character.trainers import PairTrainer
 
-    args = training.arguments(
-        DPOConfig, wanted, folder, value("seed"), models.runtime().training_batch, True, disable_dropout=False
-    )
+    args = training.arguments(DPOConfig, wanted, folder, models.runtime().training_batch, disable_dropout=False)
     return PairTrainer(
         name="ours",
         max_length=wanted.max_length,
@@ -78,9 +76,7 @@ def stock(model, tokenizer, rows, wanted: Distillation, folder: str):
         DPOConfig,
         wanted,
         folder,
-        value("seed"),
         wanted.batch_size,
-        True,
         disable_dropout=False,
         beta=wanted.beta,
         loss_type=[wanted.loss, "sft"],

@@ -18,6 +18,7 @@ from character.params import Section, read
 
 STUDENT = Path("models/student")
 CARD = "student.json"
+PROVENANCE = "provenance.json"  # of an adapter; see character/provenance.py
 
 
 class Runtime(Section):
@@ -27,6 +28,8 @@ class Runtime(Section):
     threads: int = Field(gt=0)
     generation_batch: int = Field(gt=0)
     training_batch: int = Field(gt=0)
+    accelerate: str  # a configuration file of accelerate, or nothing
+    report_to: list[str]  # trackers, by the names that transformers knows
     vllm: dict = Field(default_factory=dict)  # read by the vllm engine
     openai: dict = Field(default_factory=dict)  # read by the openai engine
 
@@ -138,10 +141,10 @@ def _sha256(path: Path, size: int, changed: int) -> str:
 
 
 def fingerprint(folder: Path) -> str:
-    """Return a hash over the names and contents of the files in a model or adapter directory."""
+    """Return a hash over the names and contents of the files that a model or adapter directory consists of."""
     if not Path(folder).is_dir():
         raise UserError(f"{folder} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.")
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != PROVENANCE)
     names = [[str(path.relative_to(folder)), sha256(path)] for path in files]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
@@ -154,14 +157,18 @@ def load_tokenizer(student: Path = STUDENT):
     return AutoTokenizer.from_pretrained(student)
 
 
-def load_model(student: Path = STUDENT, adapters: Sequence[Path] = ()):
-    """Return the student in eval mode, with LoRA adapters folded into its weights in memory, one after the other."""
+def load_model(student: Path = STUDENT, adapters: Sequence[Path] = (), load_in_4bit: bool = False):
+    """Return the student in eval mode, with LoRA adapters folded into its weights in memory, one after the other.
+
+    `load_in_4bit` rounds its linear layers to NF4 (arXiv 2305.14314) while they load.
+    """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # loading takes a second; the bars are for what takes minutes
     settle()
-    model = AutoModelForCausalLM.from_pretrained(weights(student), dtype=card(student).dtype).to(device())
+    how = {"quantization_config": _four_bits(), "device_map": device()} if load_in_4bit else {}
+    model = AutoModelForCausalLM.from_pretrained(weights(student), dtype=card(student).dtype, **how).to(device())
     for adapter in adapters:
         model = _fold(model, Path(adapter))
     return model.eval()
@@ -173,3 +180,13 @@ def _fold(model, adapter: Path):
     if not (adapter / "adapter_config.json").is_file():
         raise UserError(f"{adapter}: no adapter here; run `dvc repro` to make it, or `dvc pull` to fetch it.")
     return PeftModel.from_pretrained(model, adapter).merge_and_unload()
+
+
+def _four_bits():
+    from importlib.util import find_spec
+
+    from transformers import BitsAndBytesConfig
+
+    if find_spec("bitsandbytes") is None:
+        raise UserError("params.yaml: load_in_4bit needs bitsandbytes; run `pip install -e '.[qlora]'`, or set it to false.")
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)

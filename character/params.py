@@ -38,7 +38,7 @@ def value(name: str, path: Path = PARAMS):
     found = _load(path)
     for key in name.split("."):
         if not isinstance(found, dict) or key not in found:
-            raise UserError(f"{path}: `{name}` is missing; add it, or restore the file with `git checkout {path}`.")
+            raise UserError(f"{path}: `{name}` is missing; add it (`git diff {path}` shows what was there).")
         found = found[key]
     return found
 
@@ -71,5 +71,5 @@ def _load(path: Path) -> dict:
         line = f", line {mark.line + 1}" if mark else ""
         raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}); correct it.") from None
     if not isinstance(values, dict):
-        raise UserError(f"{path}: expected `key: value` lines; restore it with `git checkout {path}`.")
+        raise UserError(f"{path}: expected `key: value` lines (`git diff {path}` shows what was there); correct it.")
     return values

@@ -1,4 +1,4 @@
-"""TRL's trainers, normalised over the effective batch: a micro-batch is a matter of memory and changes no result.
+"""TRL's trainers, normalised over the effective batch: micro-batches and devices are a matter of memory and change no result.
 
 TRL's DPO takes the mean of each micro-batch and then the mean of those, so that a token of a short one weighs more. Its
 SFT does not, but on a CPU it projects every position on the vocabulary, where only the answers' are needed.
@@ -62,7 +62,8 @@ class Curve(TrainerCallback):
 
     def on_train_begin(self, args, state, control, **kwargs):
         self.rows = [_row(logs) for logs in state.log_history if "loss" in logs]  # of a run that goes on
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step")
+        others = not state.is_world_process_zero
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", disable=others)
 
     def on_log(self, args, state, control, logs, **kwargs):
         if "loss" not in logs:  # the summary at the end
@@ -90,7 +91,7 @@ class Curve(TrainerCallback):
 
     def _warn(self, sentence: str):
         kind = sentence.split()[0]
-        if kind not in self.warned:
+        if kind not in self.warned and not self.bar.disable:
             self.bar.write(f"{self.name}: warning: {sentence}")
             self.warned.add(kind)
 
@@ -127,7 +128,7 @@ class Sorted(torch.utils.data.Sampler):
 
 
 class Effective:
-    """Hands each micro-batch the totals of its effective batch, and adds up the shares that it reports."""
+    """Hands each micro-batch the totals of its effective batch, and adds up the shares that it reports, over all devices."""
 
     loss_is_scaled_for_ga = True
 
@@ -144,20 +145,27 @@ class Effective:
             raise UserError(f"params.yaml: {name}.max_length {max_length} is shorter than every example; raise it.")
 
     def _get_train_sampler(self, train_dataset=None):
-        batch = self.args.per_device_train_batch_size * self.args.gradient_accumulation_steps
+        batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
         return Sorted([self.length(row) for row in self.train_dataset], batch, self.args.seed)
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        totals = [self.totals(batch) for batch in batches]
-        return batches, Totals(*(sum(column) for column in zip(*totals, strict=True)))
+        totals = torch.tensor([self.totals(batch) for batch in batches], device=self.args.device).sum(0)
+        return batches, Totals(*self.accelerator.reduce(totals).tolist())
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: Totals | None = None):
+        # Gradients are averaged over the devices, but these are shares of a sum.
+        return self.share(model, inputs, num_items_in_batch) * self.accelerator.num_processes
 
     def report(self, **shares):
         for name, share in shares.items():
             self.shares[name] = self.shares.get(name, 0.0) + share.item()
 
     def log(self, logs, start_time=None):
-        super().log(logs | self.shares, start_time)
+        if self.shares:
+            everywhere = self.accelerator.reduce(torch.tensor(list(self.shares.values()), device=self.args.device))
+            logs = logs | dict(zip(self.shares, everywhere.tolist(), strict=True))
+        super().log(logs, start_time)
         self.shares = {}
 
 
@@ -193,11 +201,11 @@ class PairTrainer(Effective, DPOTrainer):
         pairs = len(mask) // 2
         return Totals(pairs, int(mask.sum()), int(mask[:pairs].sum()))
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: Totals | None = None):
+    def share(self, model, inputs, totals: Totals) -> torch.Tensor:
         logps, entropy = self._logps(model, inputs)
         reference = inputs["reference"].split([len(row) for row in logps])
-        loss, shares = self.objective(logps, reference, num_items_in_batch)
-        self.report(**shares, entropy=entropy / num_items_in_batch.tokens)
+        loss, shares = self.objective(logps, reference, totals)
+        self.report(**shares, entropy=entropy / totals.tokens)
         return loss
 
     def _logps(self, model, batch):
@@ -235,10 +243,10 @@ class TranscriptTrainer(Effective, SFTTrainer):
     def totals(self, batch) -> Totals:
         return Totals(len(batch["labels"]), int((batch["labels"][:, 1:] != IGNORED).sum()), 0)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: Totals | None = None):
+    def share(self, model, inputs, totals: Totals) -> torch.Tensor:
         logps, entropy = answer_logps(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
-        self.report(entropy=entropy / num_items_in_batch.tokens)
-        return -torch.cat(logps).sum() / num_items_in_batch.tokens
+        self.report(entropy=entropy / totals.tokens)
+        return -torch.cat(logps).sum() / totals.tokens
 
 
 def trailing_tokens(tokenizer) -> int:

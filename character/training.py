@@ -1,4 +1,4 @@
-"""What the training stages share: settings, TRL's arguments, and adapters that are the same bytes on every run."""
+"""What the training stages share: settings, TRL's arguments, and runs that a kill only interrupts."""
 
 import hashlib
 import json
@@ -10,7 +10,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from character import models
+from character import adapters, models, provenance, records
 from character.errors import UserError
 from character.params import Section, value
 
@@ -28,6 +28,7 @@ class Training(Section):
     alpha: float = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
     target_modules: Literal["all-linear"] | list[str]
+    load_in_4bit: bool  # QLoRA: the student's own weights in four bits while the adapter trains
     learning_rate: float = Field(gt=0)
     batch_size: int = Field(gt=0)  # pairs or transcripts per optimiser step, whatever runtime.training_batch is
     epochs: int = Field(gt=0)
@@ -39,31 +40,33 @@ class Training(Section):
     max_length: int = Field(gt=0)  # tokens of prompt and answer; longer examples are dropped and counted, never cut
 
 
-def accumulation(batch_size: int, micro_batch: int) -> int:
-    """Return how many micro-batches make one optimiser step.
+def accumulation(batch_size: int, at_once: int) -> int:
+    """Return how many times `at_once` examples, of all devices together, make one optimiser step.
 
     Raises:
-        UserError: the effective batch is not a multiple of the micro-batch.
+        UserError: the effective batch is not a multiple of it.
     """
-    if batch_size % micro_batch:
+    if batch_size % at_once:
         raise UserError(
-            f"params.yaml: batch_size {batch_size} is not a multiple of runtime.training_batch {micro_batch}; "
-            "set runtime.training_batch to one of its divisors (it changes memory, not results)."
+            f"params.yaml: batch_size {batch_size} is not a multiple of runtime.training_batch times the devices, {at_once}; "
+            "set runtime.training_batch so that it is (it changes memory, not results)."
         )
-    return batch_size // micro_batch
+    return batch_size // at_once
 
 
-def arguments(kind: type, settings: Training, folder: str | Path, seed: int, micro_batch: int, cpu: bool, **others):
-    """Return TRL's `kind` of training arguments; the trainer writes its checkpoints to `folder`, and reports to nobody.
+def arguments(kind: type, settings: Training, folder: str | Path, micro_batch: int, processes: int = 1, **others):
+    """Return TRL's `kind` of training arguments; the trainer writes its checkpoints to `folder`.
 
     TRL by default truncates, checkpoints gradients and trains under bf16 autocast: here an example is whole or absent,
     and the model's own dtype holds.
     """
+    cpu = models.device() == "cpu"
+    check_trackers(models.runtime().report_to)
     return kind(
         output_dir=str(folder),
-        seed=seed,
+        seed=value("seed"),
         per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=accumulation(settings.batch_size, micro_batch),
+        gradient_accumulation_steps=accumulation(settings.batch_size, micro_batch * processes),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
@@ -82,7 +85,7 @@ def arguments(kind: type, settings: Training, folder: str | Path, seed: int, mic
         save_strategy="steps",
         save_steps=CHECKPOINT_EVERY,
         save_total_limit=2,
-        report_to="none",
+        report_to=models.runtime().report_to,
         disable_tqdm=True,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -90,45 +93,84 @@ def arguments(kind: type, settings: Training, folder: str | Path, seed: int, mic
     )
 
 
-def train(trainer, kind: type, settings: Training, examples: Sequence, adapters: Sequence[str] = (), options=None, **more):
-    """Train a new adapter on the student, with `adapters` folded in, and return the trainer, with its model and its curve.
+def check_trackers(wanted: Sequence[str]) -> None:
+    """Raise a UserError where a tracker of runtime.report_to is unknown or not installed."""
+    from transformers.integrations import get_available_reporting_integrations
+
+    installed = get_available_reporting_integrations()
+    if missing := [name for name in wanted if name not in installed]:
+        raise UserError(
+            f"params.yaml: runtime.report_to: {missing[0]} is unknown or not installed; install it, or choose from "
+            f"{', '.join(installed) or 'nothing, since no tracker is installed'}."
+        )
+
+
+def train(trainer, kind: type, settings: Training, examples: Sequence, earlier: Path | None = None, options=None, **more):
+    """Train a new adapter on the student, or on it with an `earlier` adapter; return the trainer with its model and curve.
 
     `trainer` is a class of character.trainers, `kind` TRL's class of its arguments, and `options` what only that one has;
     `more` goes to the trainer. On one CPU, the same inputs give the same adapter, byte for byte, and a run that was killed
     goes on from its last checkpoint to that same adapter.
     """
     import torch
+    from accelerate import PartialState
     from datasets import Dataset
+    from transformers import set_seed
 
-    model = models.load_model(adapters=[Path(adapter) for adapter in adapters])
-    cpu = model.device.type == "cpu"
+    cpu = models.device() == "cpu"
     torch.use_deterministic_algorithms(cpu)  # on a GPU that would cost speed, and is not promised
-    seed, folder = value("seed"), workshop(settings, examples, adapters)
+    processes = PartialState(cpu=cpu)  # of several, each takes its own GPU before the model is put there
+    count, micro_batch = processes.num_processes, models.runtime().training_batch
+    folder = workshop(settings, examples, earlier, count)
+    set_seed(value("seed"))
+    model, config = base(settings, earlier)
     trained = trainer(
         max_length=settings.max_length,
+        args=arguments(kind, settings, folder, micro_batch, count, **(options or {})),
         model=model,
-        args=arguments(kind, settings, folder, seed, models.runtime().training_batch, cpu, **(options or {})),
         train_dataset=Dataset.from_list([example.model_dump() for example in examples]),
         processing_class=models.load_tokenizer(),
-        peft_config=adapter_config(settings),
+        peft_config=config,
         **more,
     )
-    checkpoint = last_checkpoint(folder)
+    with processes.main_process_first():
+        checkpoint = last_checkpoint(folder)
     if checkpoint:
-        print(f"going on from {checkpoint}", flush=True)
+        processes.print(f"going on from {checkpoint}", flush=True)
     trained.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    shutil.rmtree(folder, ignore_errors=True)
     return trained
 
 
-def workshop(settings: Training, examples: Sequence, adapters: Sequence[str]) -> Path:
+def base(settings: Training, earlier: Path | None) -> tuple:
+    """Return the model to train on, and PEFT's description of the adapter that the trainer is to add (None: it is there).
+
+    An earlier adapter is folded into the weights. Four bits would round most of it away, so there it stands beside the new
+    one, frozen.
+    """
+    from peft import PeftModel
+
+    new = adapter_config(settings)
+    if not settings.load_in_4bit:
+        return models.load_model(adapters=[earlier] if earlier else []), new
+    model = models.load_model(load_in_4bit=True)
+    if not earlier:
+        return model, new
+    model = PeftModel.from_pretrained(model, earlier, adapter_name="earlier")
+    model.add_adapter("default", new)
+    model.base_model.set_adapter(["earlier", "default"])
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(".default." in name)
+    return model, None
+
+
+def workshop(settings: Training, examples: Sequence, earlier: Path | None, processes: int) -> Path:
     """Return the directory for the checkpoints of this training and of no other: all that shapes it is in its name."""
     import torch
 
     runtime = models.runtime()
-    weights = [models.fingerprint(Path(folder)) for folder in (models.STUDENT, *adapters)]
+    weights = [models.fingerprint(folder) for folder in (models.STUDENT, earlier) if folder]
     shapes = [settings.model_dump(), [example.model_dump() for example in examples], value("seed"), weights]
-    shapes += [models.device(), runtime.threads, runtime.training_batch, torch.__version__, TRAINING_VERSION]
+    shapes += [models.device(), runtime.threads, runtime.training_batch, processes, torch.__version__, TRAINING_VERSION]
     digest = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "train" / digest[:32]
 
@@ -159,33 +201,23 @@ def adapter_config(settings: Training):
     )
 
 
-def save_adapter(folder: str | Path, model, settings: Training) -> None:
-    """Save the adapter of a PEFT model; see `write_adapter`."""
+def save(trainer, settings: Training, counts: dict) -> None:
+    """Write what a training stage makes: models/<stage>/, plots/<stage>.csv and metrics/<stage>.json; then forget checkpoints.
+
+    Where several processes train, all of them call this, and one writes.
+    """
     from peft import get_peft_model_state_dict
 
+    name, curve = trainer.curve.name, trainer.curve.rows
+    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered, where the model is spread over devices
+    if not trainer.is_world_process_zero():
+        return
     # "auto" would ask the hub whether the base model's vocabulary has changed.
-    weights = get_peft_model_state_dict(model, save_embedding_layers=False)
-    write_adapter(folder, weights, settings.rank, settings.alpha)
-
-
-def write_adapter(folder: str | Path, weights: dict, rank: int, alpha: float) -> None:
-    """Write `folder` as PEFT would (safetensors and adapter_config.json), but with nothing that differs between runs.
-
-    PEFT writes target modules in hash order and the base model's path as it was loaded.
-    """
-    from peft import LoraConfig
-    from safetensors.torch import save_file
-
-    modules = sorted({key.split(".")[-3] for key in weights})  # ...self_attn.q_proj.lora_A.weight
-    config = LoraConfig(r=rank, lora_alpha=alpha, task_type="CAUSAL_LM", inference_mode=True).to_dict()
-    config |= {"target_modules": modules, "base_model_name_or_path": "models/student"}
-    folder = Path(folder)
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    tensors = {key: weights[key].detach().cpu().contiguous() for key in sorted(weights)}
-    save_file(tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"})
-    text = json.dumps(config, indent=2, sort_keys=True)
-    (folder / "adapter_config.json").write_text(text + "\n", encoding="utf-8")
+    weights = get_peft_model_state_dict(trainer.model, state_dict=whole, save_embedding_layers=False)
+    adapters.write(Path("models", name), weights, settings.rank, settings.alpha, provenance.of(name))
+    records.write_csv(f"plots/{name}.csv", curve)
+    records.write_json(f"metrics/{name}.json", counts | final(curve))
+    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
 
 
 def final(curve: Sequence[dict]) -> dict[str, float]:

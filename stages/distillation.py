@@ -6,13 +6,12 @@ term that keeps the chosen answers likely in themselves (arXiv 2511.01689; the l
 
 from collections.abc import Sequence
 from functools import partial
-from pathlib import Path
 from typing import Literal
 
 import click
 from pydantic import Field
 
-from character import models, records, training
+from character import launch, records, training
 from character.params import read
 
 
@@ -78,19 +77,16 @@ def train(settings: Distillation, pairs: Sequence[records.Pair]):
 @click.command()
 def main():
     """Train models/distillation/ by DPO."""
+    launch.relaunch("stages.distillation")
     settings = read("distillation", Distillation)
     pairs = records.read("data/pairs.jsonl", records.Pair)
-    training.accumulation(settings.batch_size, models.runtime().training_batch)
     print(
         f"distillation: {settings.loss} over {len(pairs)} pairs, {settings.epochs} epochs, rank {settings.rank}",
         flush=True,
     )
     trainer = train(settings, pairs)
-    training.save_adapter(Path("models/distillation"), trainer.model, settings)
-    curve = trainer.curve.rows
-    records.write_csv("plots/distillation.csv", curve)
-    counts = {"pairs": len(trainer.train_dataset), "dropped_too_long": trainer.dropped, "steps": len(curve)}
-    records.write_json("metrics/distillation.json", counts | training.final(curve))
+    counts = {"pairs": len(trainer.train_dataset), "dropped_too_long": trainer.dropped, "steps": len(trainer.curve.rows)}
+    training.save(trainer, settings, counts)
 
 
 if __name__ == "__main__":

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import click
 
-from character import models, records, training
+from character import launch, records, training
 from character.params import read
 
 
@@ -23,10 +23,8 @@ def train(settings: Introspection, transcripts: Sequence[records.Transcript]):
 
     from character.trainers import TranscriptTrainer
 
-    options = {"assistant_only_loss": True}
-    return training.train(
-        TranscriptTrainer, SFTConfig, settings, transcripts, ["models/distillation"], options, name="introspection"
-    )
+    earlier, options = Path("models/distillation"), {"assistant_only_loss": True}
+    return training.train(TranscriptTrainer, SFTConfig, settings, transcripts, earlier, options, name="introspection")
 
 
 def trained_tokens(rows: Sequence[dict]) -> int:
@@ -37,21 +35,19 @@ def trained_tokens(rows: Sequence[dict]) -> int:
 @click.command()
 def main():
     """Train models/introspection/ by SFT."""
+    launch.relaunch("stages.introspection")
     settings = read("introspection", Introspection)
     transcripts = records.read("data/transcripts.jsonl", records.Transcript)
-    training.accumulation(settings.batch_size, models.runtime().training_batch)
     print(f"introspection: {len(transcripts)} transcripts, {settings.epochs} epochs, rank {settings.rank}", flush=True)
     trainer = train(settings, transcripts)
-    training.save_adapter(Path("models/introspection"), trainer.model, settings)
-    curve, rows = trainer.curve.rows, trainer.train_dataset
-    records.write_csv("plots/introspection.csv", curve)
+    rows = trainer.train_dataset
     counts = {
         "transcripts": len(rows),
         "dropped_too_long": trainer.dropped,
         "tokens": trained_tokens(rows),
-        "steps": len(curve),
+        "steps": len(trainer.curve.rows),
     }
-    records.write_json("metrics/introspection.json", counts | training.final(curve))
+    training.save(trainer, settings, counts)
 
 
 if __name__ == "__main__":

@@ -12,9 +12,9 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import records, training
+from character import adapters, constitution, provenance, records
 from character.errors import UserError
-from character.params import Section, read
+from character.params import Section, read, value
 
 PREFIX = "base_model.model."
 
@@ -100,20 +100,20 @@ def reduced(weights: dict, rank: int) -> tuple[dict, float]:
 @click.command()
 def main():
     """Merge both adapters into models/persona/."""
-    merge = read("merge", Merge)
+    merge, name = read("merge", Merge), value("persona")
+    traits = constitution.traits_hash(constitution.load(f"constitutions/{name}.yaml"))
     weight = merge.introspection_weight
     print(f"persona: models/distillation + {weight} x models/introspection -> models/persona", flush=True)
-    adapters = [load(Path("models/distillation"))]
-    if weight:
-        adapters.append({name: (a, weight * b) for name, (a, b) in load(Path("models/introspection")).items()})
-    weights, rank = concatenate(adapters)
-    metrics = {"rank": rank, "relative_error": 0.0}
+    shares = {Path("models/distillation"): 1.0} | ({Path("models/introspection"): weight} if weight else {})
+    scaled = [{name: (a, share * b) for name, (a, b) in load(folder).items()} for folder, share in shares.items()]
+    weights, rank = concatenate(scaled)
+    error = 0.0
     if 0 < merge.rank < rank:
         weights, error = reduced(weights, merge.rank)
         rank = merge.rank
-        metrics = {"rank": rank, "relative_error": error}
-    training.write_adapter("models/persona", weights, rank, alpha=rank)
-    records.write_json("metrics/persona.json", metrics)
+    origin = provenance.of("persona") | {"constitution": traits, "merged": [provenance.recorded(folder) for folder in shares]}
+    adapters.write(Path("models/persona"), weights, rank, rank, origin)
+    records.write_json("metrics/persona.json", {"rank": rank, "relative_error": error})
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def repository(tmp_path, monkeypatch, tiny_student):
 
 def write_params(**changes):
     sampling = {"max_new_tokens": 8, "temperature": 0.7, "top_p": 0.95}
-    runtime = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4}
+    runtime = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4, "accelerate": "", "report_to": []}
     params = {"seed": 0, "classifier": {**SETTINGS, **changes}, "sampling": sampling, "runtime": runtime}
     params["student"] = {"engine": "transformers"}
     with open("params.yaml", "w", encoding="utf-8") as file:

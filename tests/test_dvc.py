@@ -180,10 +180,11 @@ def project(finished) -> Project:
 NONE = set()
 ASKED = {"student", "prompts", "chosen", "rejected", "pairs"}
 TRAINED = {"distillation", "reflections", "interactions", "transcripts", "introspection", "persona"}
-JUDGED = {"classifier", "answers@base", "answers@prompted", "answers@distilled", "answers@persona", "robustness"}
+SCORED = {"robustness", "fluency"}
+JUDGED = {"classifier", "answers@base", "answers@prompted", "answers@distilled", "answers@persona"} | SCORED
 EVERY = ASKED | TRAINED | JUDGED
 OF_NO_PERSONA = {"student", "classifier", "answers@base"}
-MERGED = {"persona", "answers@persona", "robustness"}
+MERGED = {"persona", "answers@persona"} | SCORED
 
 
 def nothing(project):
@@ -226,7 +227,7 @@ def all_of_runtime(project):
             if isinstance(value, dict):
                 yield from others(value, f"{name}.{key}")
             else:
-                yield f"{name}.{key}", "auto" if key == "device" else [] if isinstance(value, list) else value + 1
+                yield f"{name}.{key}", "auto" if isinstance(value, str) else [] if isinstance(value, list) else value + 1
 
     project.set(dict(others(project.params()["runtime"], "runtime")))
 
@@ -292,6 +293,13 @@ def test_a_fresh_clone_pulls_everything_and_runs_nothing(project, tmp_path):
     clone.dvc("pull")
     assert ran(clone.dvc("repro")) == NONE
     assert clone.git("status", "--short") == ""
+
+
+def test_two_cold_runs_end_in_one_lock(project, tmp_path):
+    project.git("clone", "--quiet", project.root, tmp_path / "clone")
+    clone = Project(tmp_path / "clone")
+    assert ran(clone.dvc("repro")) == EVERY, "nothing is shared with the first run"
+    assert clone.git("status", "--short") == "", "not a byte differs: of data, adapters, curves, metrics"
 
 
 @pytest.mark.slow

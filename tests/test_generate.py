@@ -45,6 +45,7 @@ def workspace(tmp_path, monkeypatch):
 
 def runtime(batch):
     lines = ["runtime:", "  device: cpu", "  threads: 1", f"  generation_batch: {batch}", "  training_batch: 1"]
+    lines += ['  accelerate: ""', "  report_to: []"]
     Path("params.yaml").write_text("\n".join(lines), encoding="utf-8")
 
 

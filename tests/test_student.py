@@ -107,6 +107,8 @@ runtime:
   threads: 1
   generation_batch: 4
   training_batch: 1
+  accelerate: ""
+  report_to: []
 """,
         encoding="utf-8",
     )

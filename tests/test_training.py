@@ -2,23 +2,29 @@
 
 import json
 import math
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from character import models, records, trainers, training
+from character import adapters, constitution, launch, models, provenance, records, trainers, training
 from character.errors import UserError
 from character.records import Message, Pair, Transcript
 from stages import distillation, introspection, persona
 
+ROOT = Path(__file__).parents[1]
 COMMON = {
     "rank": 4,
     "alpha": 8,
     "dropout": 0.0,
     "target_modules": "all-linear",
+    "load_in_4bit": False,
     "learning_rate": 0.01,
     "batch_size": 10,
     "epochs": 2,
@@ -29,6 +35,7 @@ COMMON = {
     "max_grad_norm": 1.0,
     "max_length": 300,
 }
+RUNTIME = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 5, "accelerate": "", "report_to": []}
 OBJECTIVE = {"loss": "sigmoid_norm", "beta": 5.0, "nll_coef": 1.0, "kl_coef": 0.1, "stop_when_saturated": False}
 SENTENCE = "I notice the quiet river and I count each small stone that it carries to the sea"
 WORDS = re.findall(r"\w+", SENTENCE)
@@ -39,12 +46,15 @@ def workspace(tiny_student, tmp_path, monkeypatch):
     """A repository's top in miniature: params.yaml, models/student/, pairs and transcripts."""
     sections = {
         "seed": 0,
-        "runtime": {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 5},
+        "persona": "poeticism",
+        "runtime": RUNTIME,
         "distillation": COMMON | OBJECTIVE,
         "introspection": COMMON | {"rank": 3},
         "merge": {"introspection_weight": 0.25, "rank": 0},
     }
     (tmp_path / "params.yaml").write_text(json.dumps(sections))
+    for name in ("character", "constitutions", "docs", "dvc.yaml", "stages"):
+        (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "models").mkdir()
     (tmp_path / "models/student").symlink_to(tiny_student)
     monkeypatch.chdir(tmp_path)
@@ -78,16 +88,16 @@ def transcripts(count=15) -> list[Transcript]:
     return [Transcript(messages=[turn(i, k) for k in range(2 + 2 * (i % 2))]) for i in range(count)]
 
 
-def take_at_once(micro_batch):
+def change(section, **entries):
     params = json.loads(Path("params.yaml").read_text())
-    params["runtime"]["training_batch"] = micro_batch
+    params[section] |= entries
     Path("params.yaml").write_text(json.dumps(params))
 
 
 def distil(micro_batch=5, rows=None, **changes):
     settings = distillation.Distillation(**COMMON | OBJECTIVE | changes)
     rows = pairs() if rows is None else rows
-    take_at_once(micro_batch)
+    change("runtime", training_batch=micro_batch)
     return distillation.train(settings, rows)
 
 
@@ -95,8 +105,8 @@ def introspect(micro_batch=5, rows=None, **changes):
     settings = introspection.Introspection(**COMMON | changes)
     rows = transcripts() if rows is None else rows
     if not Path("models/distillation").exists():
-        training.save_adapter("models/distillation", distil(epochs=1).model, settings.model_copy(update={"rank": 4}))
-    take_at_once(micro_batch)
+        training.save(distil(epochs=1), distillation.Distillation(**COMMON | OBJECTIVE), {})
+    change("runtime", training_batch=micro_batch)
     return introspection.train(settings, rows)
 
 
@@ -123,7 +133,7 @@ def by_hand(pair: Pair, side: str) -> torch.Tensor:
 @pytest.mark.parametrize("train", [distil, introspect])
 def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, monkeypatch, capsys):
     whole = train(epochs=3)
-    assert not list(Path(".cache/train").iterdir()), "nothing is kept of a run that ended"
+    shutil.rmtree(".cache/train")
     logged = trainers.Curve.on_log
 
     def dies(self, args, state, *rest, **more):
@@ -147,12 +157,13 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, 
 
 def test_a_checkpoint_belongs_to_one_training_alone(workspace):
     settings = distillation.Distillation(**COMMON | OBJECTIVE)
-    places = [training.workshop(settings, pairs(), [])]
-    places.append(training.workshop(settings, pairs()[1:], []))
-    places.append(training.workshop(settings.model_copy(update={"beta": 4.0}), pairs(), []))
-    take_at_once(2)
-    places.append(training.workshop(settings, pairs(), []))
-    assert len(set(places)) == 4
+    places = [training.workshop(settings, pairs(), None, 1)]
+    places.append(training.workshop(settings, pairs()[1:], None, 1))
+    places.append(training.workshop(settings.model_copy(update={"beta": 4.0}), pairs(), None, 1))
+    change("runtime", training_batch=2)
+    places.append(training.workshop(settings, pairs(), None, 1))
+    places.append(training.workshop(settings, pairs(), None, 2))
+    assert len(set(places)) == 5
 
 
 def test_a_preference_loss_that_is_used_up_is_told_and_can_end_the_run(workspace, capsys):
@@ -248,7 +259,7 @@ def test_too_long_examples_are_counted_and_dropped_whole(workspace):
 
 def test_a_batch_that_does_not_divide_says_what_to_set():
     assert training.accumulation(10, 5) == 2
-    with pytest.raises(UserError, match=r"batch_size 10 is not a multiple of runtime\.training_batch 4"):
+    with pytest.raises(UserError, match=r"batch_size 10 is not a multiple of runtime\.training_batch times the devices, 4"):
         training.accumulation(10, 4)
 
 
@@ -263,7 +274,9 @@ def test_the_commands_write_the_same_bytes_on_every_run(workspace):
     assert sorted(path.name for path in Path("models/persona").iterdir()) == [
         "adapter_config.json",
         "adapter_model.safetensors",
+        "provenance.json",
     ]
+    assert not list(Path(".cache/train").iterdir()), "nothing is kept of a run that ended"
     metrics = json.loads(Path("metrics/distillation.json").read_text())
     assert {"pairs": 15, "dropped_too_long": 0, "steps": 4}.items() <= metrics.items()
     config = json.loads(Path("models/persona/adapter_config.json").read_text())
@@ -284,7 +297,7 @@ def random_adapter(folder: str, rank: int, alpha: float, modules: list[str]) -> 
     generator = torch.Generator().manual_seed(rank)
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     random = {name: torch.randn(weight.shape, generator=generator) * 0.2 for name, weight in weights.items()}
-    training.write_adapter(folder, random, rank, alpha)
+    adapters.write(Path(folder), random, rank, alpha, {})
 
 
 def test_the_merge_is_the_exact_weighted_sum_for_unequal_ranks_and_modules(workspace):
@@ -311,8 +324,7 @@ def test_the_merge_is_the_exact_weighted_sum_for_unequal_ranks_and_modules(works
 
 def test_weight_zero_leaves_introspection_out(workspace):
     random_adapter("models/distillation", 4, 8, ["q_proj"])
-    params = json.loads(Path("params.yaml").read_text()) | {"merge": {"introspection_weight": 0.0, "rank": 0}}
-    Path("params.yaml").write_text(json.dumps(params))
+    change("merge", introspection_weight=0.0)
     persona.main.callback()
     assert len(next(iter(persona.load(Path("models/persona")).values()))[0]) == 4
     assert torch.allclose(logits(["models/persona"]), logits(["models/distillation"]), atol=1e-6)
@@ -350,8 +362,124 @@ def test_a_lower_rank_is_the_nearest_adapter_and_its_error_is_told(workspace):
 
 
 def concatenated(rank):
-    params = json.loads(Path("params.yaml").read_text())
-    params["merge"] = {"introspection_weight": 0.25, "rank": rank}
-    Path("params.yaml").write_text(json.dumps(params))
+    change("merge", rank=rank)
     persona.main.callback()
     return persona.load(Path("models/persona"))
+
+
+def test_an_adapter_says_what_shaped_it_and_nothing_that_varies(workspace):
+    for stage in (distillation, introspection, persona):
+        stage.main.callback()
+    whole = provenance.recorded(Path("models/persona"))
+    assert [part["stage"] for part in whole["merged"]] == ["distillation", "introspection"]
+    assert whole["params"] == {"merge": {"introspection_weight": 0.25, "rank": 0}, "persona": "poeticism"}
+    assert whole["constitution"] == constitution.traits_hash(constitution.load("constitutions/poeticism.yaml"))
+    trained = whole["merged"][0]
+    assert trained["params"] == {"distillation": COMMON | OBJECTIVE, "seed": 0}
+    assert trained["deps"]["data/pairs.jsonl"] == models.sha256(Path("data/pairs.jsonl"))
+    assert trained["deps"]["models/student"] == models.fingerprint(models.STUDENT)
+    assert "runtime" not in json.dumps(whole) and str(workspace) not in json.dumps(whole)
+
+    before = models.fingerprint(Path("models/persona"))
+    change("runtime", threads=2)
+    persona.main.callback()
+    assert provenance.recorded(Path("models/persona")) == whole
+    Path("models/persona/provenance.json").write_text("{}")
+    assert models.fingerprint(Path("models/persona")) == before, "it shapes no answer"
+
+
+def run(stage, **environment):
+    """Run a stage as DVC does, and return what it printed; it must end well."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"stages.{stage}"], env=os.environ | environment, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def curve(stage) -> list[dict]:
+    header, *rows = (line.split(",") for line in Path(f"plots/{stage}.csv").read_text().splitlines())
+    return [dict(zip(header, map(float, row), strict=True)) for row in rows]
+
+
+def trained(stage, processes):
+    """Run a training stage; return its curve and its adapter."""
+    assert run(stage).count(f"{stage}: ") == processes, "one line from each"
+    return curve(stage), load_file(f"models/{stage}/adapter_model.safetensors")
+
+
+def test_two_processes_train_as_one_does_at_the_same_effective_batch(workspace):
+    records.write("data/pairs.jsonl", pairs(20))
+    records.write("data/transcripts.jsonl", transcripts(20))
+    made = {}
+    for config in ("", "docs/accelerate/cpus.yaml"):
+        change("runtime", accelerate=config)
+        made[config] = {stage: trained(stage, 2 if config else 1) for stage in ("distillation", "introspection")}
+    alone, together = made.values()
+    for stage, (rows, weights) in alone.items():
+        others, other_weights = together[stage]
+        assert len(rows) == 4
+        for row, other in zip(rows, others, strict=True):
+            assert row == pytest.approx(other, abs=2e-4), stage
+        for name, weight in weights.items():
+            assert torch.allclose(weight, other_weights[name], atol=1e-4), name
+
+
+def test_the_examples_of_accelerate_are_files_that_it_reads(workspace):
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    files = sorted(Path("docs/accelerate").glob("*.yaml"))
+    kinds = [load_config_from_file(str(file)).distributed_type.value for file in files]
+    assert [file.stem for file in files] == ["cpus", "fsdp", "gpus", "zero2"]
+    assert kinds == ["MULTI_CPU", "FSDP", "MULTI_GPU", "DEEPSPEED"]
+    for file in files:
+        launch.check(file)
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        (None, "runtime.accelerate: several.yaml is missing"),
+        ("a: [", "several.yaml: not valid YAML"),
+        ("num_processes: 2", "no `distributed_type`"),
+        ("distributed_type: MULTI_GPU\nmixed_precision: bf16", "mixed_precision is bf16; write 'no', and set student.dtype"),
+    ],
+)
+def test_a_configuration_of_accelerate_that_cannot_serve_is_told(workspace, text, complaint):
+    if text:
+        Path("several.yaml").write_text(text)
+    change("runtime", accelerate="several.yaml")
+    with pytest.raises(UserError, match=re.escape(complaint)):
+        distillation.main.callback()
+
+
+def test_a_tracker_that_is_not_there_is_told(workspace):
+    change("runtime", report_to=["nosuch"])
+    with pytest.raises(UserError, match=r"runtime\.report_to: nosuch is unknown or not installed"):
+        distil()
+
+
+@pytest.mark.parametrize("train", [distil, introspect])
+def test_a_student_in_four_bits_is_trained_and_its_adapter_is_like_any_other(workspace, train):
+    pytest.importorskip("bitsandbytes")
+    plain, four = train(epochs=1), train(epochs=1, load_in_4bit=True)
+    assert any(type(module).__name__ == "Linear4bit" for module in four.model.modules())
+    assert four.curve.rows[0]["loss"] == pytest.approx(plain.curve.rows[0]["loss"], rel=0.05)
+    assert four.curve.rows != plain.curve.rows
+    section = introspection.Introspection(**COMMON) if train is introspect else distillation.Distillation(**COMMON | OBJECTIVE)
+    training.save(four, section, {})
+    folder = Path("models", four.curve.name)
+    assert {tuple(weight.shape) for weight in load_file(folder / "adapter_model.safetensors").values()} == {
+        tuple(weight.shape) for weight in adapter(plain).values()
+    }
+    assert not torch.allclose(logits([folder]), logits([]), atol=1e-4), "it serves on the student as it is"
+
+
+def test_a_student_in_two_bytes_is_trained(workspace):
+    shutil.copytree(models.STUDENT, "models/half")
+    Path("models/student").unlink()
+    Path("models/half").rename(models.STUDENT)
+    card = models.card()
+    (models.STUDENT / models.CARD).write_text(card.model_copy(update={"dtype": "bfloat16"}).model_dump_json())
+    curve = distil(epochs=4).curve.rows
+    assert curve[-1]["margin"] > 0.05 and curve[-1]["accuracy"] > 0.9

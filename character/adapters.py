@@ -1,0 +1,30 @@
+"""Adapters in PEFT's format: safetensors, adapter_config.json and provenance.json, the same bytes on every run."""
+
+import json
+import shutil
+from pathlib import Path
+
+from character import models
+
+
+def write(folder: Path, weights: dict, rank: int, alpha: float, origin: dict) -> None:
+    """Write `folder` as PEFT would, whole or not at all, but with nothing that differs between runs.
+
+    PEFT writes target modules in hash order and the base model's path as it was loaded. `origin` says what shaped the
+    adapter; see character/provenance.py.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    modules = sorted({key.split(".")[-3] for key in weights})  # ...self_attn.q_proj.lora_A.weight
+    config = LoraConfig(r=rank, lora_alpha=alpha, task_type="CAUSAL_LM", inference_mode=True).to_dict()
+    config |= {"target_modules": modules, "base_model_name_or_path": "models/student"}
+    tensors = {key: weights[key].detach().cpu().contiguous() for key in sorted(weights)}
+    made = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(made, ignore_errors=True)
+    made.mkdir(parents=True)
+    save_file(tensors, made / "adapter_model.safetensors", metadata={"format": "pt"})
+    for name, content in (("adapter_config.json", config), (models.PROVENANCE, origin)):
+        (made / name).write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    made.rename(folder)

@@ -1,0 +1,84 @@
+"""fluency: answers, student -> metrics/fluency.json, plots/fluency.csv.
+
+Does a method still write well-formed text? No judge is asked: how likely the untrained student finds its answers to plain
+prompts, how varied their words are, how much they repeat themselves, how long they are.
+"""
+
+import math
+from collections.abc import Sequence
+
+import click
+from pydantic import Field
+
+from character import likelihood, records
+from character.params import Section, read, value
+from character.records import Answer
+from character.stats import bootstrap
+
+PAIR, RUN = 2, 4  # words
+
+
+class Fluency(Section):
+    words: int = Field(ge=PAIR)  # of the beginning of each answer, for its share of distinct pairs of words
+
+
+def runs(text: str, n: int) -> list[tuple[str, ...]]:
+    words = text.lower().split()
+    return list(zip(*(words[start:] for start in range(n)), strict=False))
+
+
+def perplexity(logps: Sequence[Sequence[float]]) -> float:
+    """Return the perplexity per token of texts, given the log-probabilities (nats) of their tokens."""
+    return math.exp(-sum(map(sum, logps)) / max(1, sum(map(len, logps))))
+
+
+def distinct(texts: Sequence[str], words: int) -> float:
+    """Return the share of distinct pairs among the pairs of neighbouring words (distinct-2, arXiv 1510.03055).
+
+    Of the first `words` words of each text alone: the share falls with the amount of text, and methods differ in length.
+    """
+    pairs = [pair for text in texts for pair in runs(" ".join(text.split()[:words]), PAIR)]
+    return len(set(pairs)) / max(1, len(pairs))
+
+
+def repetition(text: str) -> float:
+    """Return the share of runs of four words that occurred before in the same text."""
+    found = runs(text, RUN)
+    return 1 - len(set(found)) / len(found) if found else 0.0
+
+
+def scored(answers: Sequence[Answer], logps: Sequence[Sequence[float]], words: int, seed: int) -> dict:
+    """Return the figures of one method; its perplexity has a 95% interval, by a bootstrap over the answers."""
+    texts = [answer.response for answer in answers]
+    low, high = bootstrap(list(logps), perplexity, seed)
+    return {
+        "perplexity": perplexity(logps),
+        "low": low,
+        "high": high,
+        "distinct_2": distinct(texts, words),
+        "repetition": sum(map(repetition, texts)) / len(texts),
+        "words": sum(len(text.split()) for text in texts) / len(texts),
+        "unfinished": sum(answer.finish_reason == "length" for answer in answers) / len(answers),
+        "empty": sum(not text.strip() for text in texts) / len(texts),
+        "n": len(answers),
+    }
+
+
+@click.command()
+@click.argument("methods", nargs=-1, required=True)
+def main(methods: Sequence[str]):
+    """Measure data/answers/METHOD.jsonl of each method."""
+    settings, seed = read("fluency", Fluency), value("seed")
+    metrics = {}
+    for method in methods:
+        answers = [row for row in records.read(f"data/answers/{method}.jsonl", Answer) if row.condition == "plain"]
+        print(f"fluency: {len(answers)} answers of {method}", flush=True)
+        asked = [[{"role": "user", "content": answer.prompt}] for answer in answers]
+        logps = likelihood.of_replies(asked, [answer.response for answer in answers])
+        metrics[method] = scored(answers, logps, settings.words, seed)
+    records.write_json("metrics/fluency.json", metrics)
+    records.write_csv("plots/fluency.csv", [{"method": method, **scores} for method, scores in metrics.items()])
+
+
+if __name__ == "__main__":
+    main()

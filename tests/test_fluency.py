@@ -1,0 +1,71 @@
+"""Fluency: figures whose right value is known."""
+
+import math
+
+import pytest
+import torch
+
+from character import likelihood, models
+from character.chat import render
+from character.records import Answer
+from character.stats import bootstrap
+from stages import fluency
+
+
+def answer(text, finish="stop"):
+    return Answer(id=text[:5], sample=0, prompt="Why?", response=text, finish_reason=finish, condition="plain")
+
+
+@pytest.fixture
+def student(tiny_student, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/student").symlink_to(tiny_student)
+    runtime = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4, "accelerate": "", "report_to": []}
+    (tmp_path / "params.yaml").write_text(f"runtime: {runtime}")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_likelihoods_are_those_of_each_reply_read_alone(student):
+    prompts = [[{"role": "user", "content": "Why?" * count}] for count in range(1, 20)]
+    replies = ["the sea " * (count % 7) for count in range(19)]
+    tokenizer, model = models.load_tokenizer(), models.load_model()
+    found = likelihood.of_replies(prompts, replies)
+    assert [len(row) for row in found] == [len(tokenizer(reply)["input_ids"]) for reply in replies]
+    for prompt, reply, row in zip(prompts, replies, found, strict=True):
+        head, tail = render(tokenizer, prompt), tokenizer(reply, add_special_tokens=False)["input_ids"]
+        with torch.no_grad():
+            logps = model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
+        alone = [logps[len(head) - 1 + step, token].item() for step, token in enumerate(tail)]
+        assert row == pytest.approx(alone, abs=1e-4)
+
+
+def test_perplexity_is_that_of_a_fair_die():
+    assert fluency.perplexity([[math.log(1 / 6)] * 5, [math.log(1 / 6)]]) == pytest.approx(6)
+    # The mean is over tokens, not over texts.
+    assert fluency.perplexity([[math.log(1 / 2)] * 3, [math.log(1 / 32)]]) == pytest.approx(2 ** (8 / 4))
+
+
+def test_variety_and_repetition_of_texts_that_are_known():
+    assert fluency.distinct(["a b a b", "a b"], 40) == pytest.approx(2 / 4)
+    assert fluency.distinct(["a b a b", "a b"], 2) == pytest.approx(1 / 2)
+    assert fluency.repetition("one two three four five") == 0
+    assert fluency.repetition("so it is now " * 3) == pytest.approx(5 / 9)
+    assert fluency.repetition("too short") == 0
+
+
+def test_the_figures_of_a_method():
+    answers = [answer("one two three four"), answer("", "length"), answer("one two", "length")]
+    scores = fluency.scored(answers, [[-1.0] * 4, [], [-1.0] * 2], words=40, seed=0)
+    assert scores["perplexity"] == scores["low"] == scores["high"] == pytest.approx(math.e)
+    assert {"n": 3, "words": 2, "empty": 1 / 3, "unfinished": 2 / 3}.items() <= scores.items()
+
+
+def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
+    import numpy
+
+    generator = numpy.random.default_rng(0)
+    hits = 0
+    for seed in range(300):
+        low, high = bootstrap(generator.normal(3.0, 1.0, 60).tolist(), lambda units: sum(units) / len(units), seed, 400)
+        hits += low <= 3.0 <= high
+    assert 0.91 < hits / 300 < 0.98
