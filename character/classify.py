@@ -46,6 +46,14 @@ class Classifier:
         """Return the most probable class of each text."""
         return [self.classes[index] for index in self.predict(texts).argmax(1)]
 
+    def known(self, persona: str) -> None:
+        """Raise a UserError where no text can be called `persona`."""
+        if persona not in self.classes:
+            raise UserError(
+                f"params.yaml: persona {persona} is not known to the classifier; add it to classifier.personas and its answers "
+                f"to all general prompts as data/raw/teacher/{persona}.jsonl."
+            )
+
     def save(self, folder: Path) -> None:
         """Write numbers and names into `folder`, without pickle."""
         from safetensors.numpy import save_file

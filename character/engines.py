@@ -23,8 +23,9 @@ def by_name(kind: str, source: str, field: str) -> Engine:
 
 
 def student(adapters: Sequence[str | Path] = ()) -> Engine:
-    """Return the engine that runs the student, with LoRA adapters."""
-    return _local(value("student.engine"), models.STUDENT, [Path(adapter) for adapter in adapters])
+    """Return the engine that runs the student, with LoRA adapters, or with a control vector, which vLLM does not know."""
+    kind = "transformers" if any(map(models.is_control, adapters)) else value("student.engine")
+    return _local(kind, models.STUDENT, [Path(adapter) for adapter in adapters])
 
 
 def _local(kind: str, folder: Path, adapters: Sequence[Path]) -> Engine:

@@ -18,6 +18,7 @@ from character.params import Section, read
 
 STUDENT = Path("models/student")
 CARD = "student.json"
+CONTROL = "control.safetensors"  # in a directory that takes an adapter's place: a control vector
 PROVENANCE = "provenance.json"  # of an adapter; see character/provenance.py
 
 
@@ -160,6 +161,7 @@ def load_tokenizer(student: Path = STUDENT):
 def load_model(student: Path = STUDENT, adapters: Sequence[Path] = (), load_in_4bit: bool = False):
     """Return the student in eval mode, with LoRA adapters folded into its weights in memory, one after the other.
 
+    An adapter may also be a control vector (see stages/steering.py), which is added to the output of each layer.
     `load_in_4bit` rounds its linear layers to NF4 (arXiv 2305.14314) while they load.
     """
     from transformers import AutoModelForCausalLM
@@ -170,8 +172,23 @@ def load_model(student: Path = STUDENT, adapters: Sequence[Path] = (), load_in_4
     how = {"quantization_config": _four_bits(), "device_map": device()} if load_in_4bit else {}
     model = AutoModelForCausalLM.from_pretrained(weights(student), dtype=card(student).dtype, **how).to(device())
     for adapter in adapters:
-        model = _fold(model, Path(adapter))
+        model = (_steer if is_control(adapter) else _fold)(model, Path(adapter))
     return model.eval()
+
+
+def is_control(folder: Path) -> bool:
+    """Return whether a directory holds a control vector instead of an adapter."""
+    return (Path(folder) / CONTROL).is_file()
+
+
+def _steer(model, folder: Path):
+    from safetensors.torch import load_file
+
+    vectors = load_file(folder / CONTROL)["vectors"].to(model.device, model.dtype)
+    for layer, vector in zip(model.base_model.layers, vectors, strict=True):
+        if vector.any():
+            layer.register_forward_hook(lambda module, inputs, output, vector=vector: output + vector)
+    return model
 
 
 def _fold(model, adapter: Path):

@@ -4,7 +4,6 @@ Does a method still write well-formed text? No judge is asked: how likely the un
 prompts, how varied their words are, how much they repeat themselves, how long they are.
 """
 
-import math
 from collections.abc import Sequence
 
 import click
@@ -27,11 +26,6 @@ def runs(text: str, n: int) -> list[tuple[str, ...]]:
     return list(zip(*(words[start:] for start in range(n)), strict=False))
 
 
-def perplexity(logps: Sequence[Sequence[float]]) -> float:
-    """Return the perplexity per token of texts, given the log-probabilities (nats) of their tokens."""
-    return math.exp(-sum(map(sum, logps)) / max(1, sum(map(len, logps))))
-
-
 def distinct(texts: Sequence[str], words: int) -> float:
     """Return the share of distinct pairs among the pairs of neighbouring words (distinct-2, arXiv 1510.03055).
 
@@ -50,9 +44,9 @@ def repetition(text: str) -> float:
 def scored(answers: Sequence[Answer], logps: Sequence[Sequence[float]], words: int, seed: int) -> dict:
     """Return the figures of one method; its perplexity has a 95% interval, by a bootstrap over the answers."""
     texts = [answer.response for answer in answers]
-    low, high = bootstrap(list(logps), perplexity, seed)
+    low, high = bootstrap(list(logps), likelihood.perplexity, seed)
     return {
-        "perplexity": perplexity(logps),
+        "perplexity": likelihood.perplexity(logps),
         "low": low,
         "high": high,
         "distinct_2": distinct(texts, words),

@@ -9,7 +9,6 @@ from pathlib import Path
 import click
 
 from character import classify, records
-from character.errors import UserError
 from character.params import value
 from character.records import Answer
 from character.stats import wilson
@@ -48,11 +47,7 @@ def main(methods: Sequence[str]):
     """Score data/answers/METHOD.jsonl of each method."""
     persona = value("persona")
     classifier = classify.load(Path("models/classifier"))
-    if persona not in classifier.classes:
-        raise UserError(
-            f"params.yaml: persona {persona} is not known to the classifier; add it to classifier.personas and its answers "
-            f"to all general prompts as data/raw/teacher/{persona}.jsonl."
-        )
+    classifier.known(persona)
     metrics = {}
     for method in methods:
         answers = records.read(f"data/answers/{method}.jsonl", Answer)

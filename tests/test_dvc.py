@@ -32,6 +32,9 @@ SMALL = {
     "interactions.sampling.max_new_tokens": 24,
     "distillation.epochs": 1,
     "introspection.epochs": 1,
+    "steering.texts": 2,
+    "steering.strengths": [1.0],
+    "steering.prompts": 2,
     "answers.prompts": 4,
     "runtime.device": "cpu",
     "runtime.threads": 1,  # the model is too small for more
@@ -181,7 +184,8 @@ NONE = set()
 ASKED = {"student", "prompts", "chosen", "rejected", "pairs"}
 TRAINED = {"distillation", "reflections", "interactions", "transcripts", "introspection", "persona"}
 SCORED = {"robustness", "fluency"}
-JUDGED = {"classifier", "answers@base", "answers@prompted", "answers@distilled", "answers@persona"} | SCORED
+ANSWERED = {f"answers@{method}" for method in ("base", "prompted", "steered", "distilled", "persona")}
+JUDGED = {"classifier", "steering"} | ANSWERED | SCORED
 EVERY = ASKED | TRAINED | JUDGED
 OF_NO_PERSONA = {"student", "classifier", "answers@base"}
 MERGED = {"persona", "answers@persona"} | SCORED

@@ -40,9 +40,9 @@ def test_likelihoods_are_those_of_each_reply_read_alone(student):
 
 
 def test_perplexity_is_that_of_a_fair_die():
-    assert fluency.perplexity([[math.log(1 / 6)] * 5, [math.log(1 / 6)]]) == pytest.approx(6)
+    assert likelihood.perplexity([[math.log(1 / 6)] * 5, [math.log(1 / 6)]]) == pytest.approx(6)
     # The mean is over tokens, not over texts.
-    assert fluency.perplexity([[math.log(1 / 2)] * 3, [math.log(1 / 32)]]) == pytest.approx(2 ** (8 / 4))
+    assert likelihood.perplexity([[math.log(1 / 2)] * 3, [math.log(1 / 32)]]) == pytest.approx(2 ** (8 / 4))
 
 
 def test_variety_and_repetition_of_texts_that_are_known():

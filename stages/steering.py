@@ -1,0 +1,142 @@
+"""steering: data/system.txt, prompts, the student's answers -> models/steering/ (a control vector), plots/ and metrics/.
+
+A baseline without training: what the persona's system prompt adds to the student's hidden states, added without the prompt. The
+vector of a layer is the mean difference between reading the same answers after the system prompt and without it
+(representation engineering, arXiv 2310.01405; contrastive addition, arXiv 2312.06681). How strongly it is added is chosen on
+training prompts: as the classifier sees most of the persona, among strengths that leave the text well-formed.
+"""
+
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from pydantic import Field
+
+from character import classify, engines, likelihood, models, records
+from character.chat import render
+from character.generate import Request, Sampling, generate
+from character.params import Section, read, value
+from character.records import Completion
+
+OUT = Path("models/steering")
+
+
+class Steering(Section):
+    texts: int = Field(gt=0)  # answers that are read both ways
+    tokens: int = Field(gt=0)  # of each answer's beginning
+    layers: list[float] = Field(min_length=2, max_length=2)  # from and to, as shares of the depth
+    strengths: list[float] = Field(min_length=1)  # times the difference that the system prompt makes
+    prompts: int = Field(gt=0)  # training prompts on which the strength is chosen
+    max_perplexity: float = Field(gt=1)  # times that of the student's own answers; above it a strength breaks the text
+
+
+def spread(rows: Sequence, count: int) -> list:
+    """Return `count` of the rows, evenly spread over them."""
+    return [rows[index * len(rows) // count] for index in range(min(count, len(rows)))]
+
+
+def differences(completions: Sequence[Completion], system: str, tokens: int):
+    """Return `[layers, width]`: what the system prompt adds to the mean hidden state of the same answers, after each layer."""
+    import torch
+
+    tokenizer, model = models.load_tokenizer(), models.load_model()
+    total = None
+    with torch.inference_mode():
+        for row in completions:
+            tail = tokenizer(row.response, add_special_tokens=False)["input_ids"][:tokens]
+            user = {"role": "user", "content": row.prompt}
+            with_prompt, without = (
+                _mean_states(model, render(tokenizer, messages), tail)
+                for messages in ([{"role": "system", "content": system}, user], [user])
+            )
+            total = with_prompt - without if total is None else total + with_prompt - without
+    return total / len(completions)
+
+
+def _mean_states(model, head: list[int], tail: list[int]):
+    """Return the mean over the tail's tokens of the output of each decoder layer, before the final norm."""
+    import torch
+
+    found = []
+    hooks = [
+        layer.register_forward_hook(lambda module, inputs, output: found.append(output[0, len(head) :].float().mean(0)))
+        for layer in model.base_model.layers
+    ]
+    try:
+        model.base_model(torch.tensor([head + tail], device=model.device), use_cache=False)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return torch.stack(found)
+
+
+def within(vectors, layers: Sequence[float]):
+    """Return the vectors with those of all other layers set to zero."""
+    depth = len(vectors)
+    low, high = (round(share * depth) for share in layers)
+    kept = vectors.clone()
+    kept[:low], kept[high:] = 0, 0
+    return kept
+
+
+def save(folder: Path, vectors) -> None:
+    """Write a control vector, `[layers, width]`, as `models.load_model` takes it in an adapter's place."""
+    from safetensors.torch import save_file
+
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file({"vectors": vectors.contiguous()}, folder / models.CONTROL)
+
+
+def measured(vectors, prompts: Sequence[records.Prompt], classifier, persona: str, strength: float) -> dict:
+    """Return how much of the persona the steered student shows, and how well-formed its text is."""
+    with tempfile.TemporaryDirectory() as folder:
+        save(Path(folder), strength * vectors)
+        asked = [[{"role": "user", "content": prompt.prompt}] for prompt in prompts]
+        requests = [Request(prompt.id, messages) for prompt, messages in zip(prompts, asked, strict=True)]
+        engine = engines.student([folder])
+        replies = generate(engine, requests, read("sampling", Sampling), value("seed"), f"steering at {strength}")
+    texts = [reply.text for reply in replies]
+    shares = classifier.predict(texts)
+    column = classifier.classes.index(persona)
+    return {
+        "recall": float((shares.argmax(1) == column).mean()),
+        "probability": float(shares[:, column].mean()),
+        "perplexity": likelihood.perplexity(likelihood.of_replies(asked, texts)),
+    }
+
+
+def best(sweep: dict[float, dict], max_perplexity: float) -> float:
+    """Return the strength of those that do not break the text at which the persona is most probable.
+
+    `sweep` has the figures of strength 0, the student as it is, by which a perplexity is judged.
+    """
+    bound = max_perplexity * sweep[0.0]["perplexity"]
+    whole = {strength: found for strength, found in sweep.items() if found["perplexity"] <= bound}
+    return max(whole, key=lambda strength: (whole[strength]["probability"], -strength))
+
+
+@click.command()
+def main():
+    """Find the control vector and its strength."""
+    settings, persona = read("steering", Steering), value("persona")
+    completions = [row for row in records.read("data/rejected.jsonl", Completion) if row.response.strip()]
+    prompts = spread(records.read("data/prompts.jsonl", records.Prompt), settings.prompts)
+    system = Path("data/system.txt").read_text(encoding="utf-8")
+    classifier = classify.load(Path("models/classifier"))
+    classifier.known(persona)
+    print(f"steering: {settings.texts} answers read with and without the system prompt", flush=True)
+    vectors = within(differences(spread(completions, settings.texts), system, settings.tokens), settings.layers)
+    sweep = {
+        strength: measured(vectors, prompts, classifier, persona, strength)
+        for strength in sorted({0.0, *map(float, settings.strengths)})
+    }
+    chosen = best(sweep, settings.max_perplexity)
+    save(OUT, chosen * vectors)
+    rows = [{"strength": strength, **found} for strength, found in sweep.items()]
+    records.write_csv("plots/steering.csv", rows)
+    records.write_json("metrics/steering.json", {"strength": chosen, "n": len(prompts), **sweep[chosen]})
+
+
+if __name__ == "__main__":
+    main()

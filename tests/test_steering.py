@@ -1,0 +1,80 @@
+"""The control vector: what it measures, what it does to the student, and how its strength is chosen."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from character import models
+from character.chat import render
+from character.records import Completion
+from stages import steering
+
+SYSTEM = "I notice the quiet river."
+
+
+@pytest.fixture
+def student(tiny_student, tmp_path, monkeypatch):
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/student").symlink_to(tiny_student)
+    runtime = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4, "accelerate": "", "report_to": []}
+    (tmp_path / "params.yaml").write_text(f"runtime: {runtime}")
+    monkeypatch.chdir(tmp_path)
+
+
+def completion(text):
+    return Completion(id=text[:5], sample=0, prompt="Why?", response=text, finish_reason="stop")
+
+
+def states(model, ids):
+    """Hidden states `[layers + 1, tokens, width]`; the last one has passed the final norm."""
+    with torch.no_grad():
+        return torch.stack(model(torch.tensor([ids]), output_hidden_states=True).hidden_states)[:, 0]
+
+
+def test_the_vector_is_what_the_system_prompt_adds_to_the_same_answers(student):
+    tokenizer, model = models.load_tokenizer(), models.load_model()
+    texts = ["the sea and the stone", "each river counts"]
+    found = steering.differences([completion(text) for text in texts], SYSTEM, tokens=3)
+    wanted = 0
+    for text in texts:
+        tail = tokenizer(text, add_special_tokens=False)["input_ids"][:3]
+        user = {"role": "user", "content": "Why?"}
+        heads = [render(tokenizer, messages) for messages in ([{"role": "system", "content": SYSTEM}, user], [user])]
+        told, plain = (states(model, head + tail)[1, len(head) :].mean(0) for head in heads)
+        wanted = wanted + (told - plain) / len(texts)
+    assert found.shape == (2, 32)
+    assert torch.allclose(found[0], wanted, atol=1e-5)
+    assert found.norm() > 0
+
+
+def test_a_steered_student_has_the_vector_in_its_states(student):
+    ids = list(range(5, 20))
+    vectors = torch.stack([torch.zeros(32), torch.full((32,), 0.5)])
+    vectors[0, 3] = 2.0
+    steering.save(Path("control"), vectors)
+    plain, steered = states(models.load_model(), ids), states(models.load_model(adapters=["control"]), ids)
+    assert torch.allclose(steered[1], plain[1] + vectors[0], atol=1e-6)
+    assert not torch.allclose(steered[2], plain[2], atol=1e-2)
+    assert models.is_control("control") and not models.is_control("models/student")
+
+
+def test_only_the_layers_that_are_asked_for_are_steered():
+    kept = steering.within(torch.ones(10, 4), [0.3, 0.8])
+    assert kept.any(1).tolist() == [False] * 3 + [True] * 5 + [False] * 2
+
+
+def found(probability, perplexity):
+    return {"recall": 0.0, "probability": probability, "perplexity": perplexity}
+
+
+def test_the_strength_is_the_best_of_those_that_leave_the_text_whole():
+    sweep = {0.0: found(0.1, 10), 1.0: found(0.4, 15), 2.0: found(0.4, 19), 4.0: found(0.9, 21)}
+    assert steering.best(sweep, max_perplexity=2.0) == 1.0
+    assert steering.best(sweep, max_perplexity=3.0) == 4.0
+    assert steering.best({0.0: found(0.1, 10), 1.0: found(0.3, 90)}, max_perplexity=2.0) == 0.0, "a vector may be of no use"
+
+
+def test_prompts_are_spread_over_all_of_them():
+    assert steering.spread(range(10), 5) == [0, 2, 4, 6, 8]
+    assert steering.spread(range(3), 5) == [0, 1, 2]
