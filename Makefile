@@ -47,12 +47,14 @@ bench: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro pairs
 	$(BIN)/python -m benchmarks.training
 
-# Two cold runs, each in a clone of its own; interrupted, it goes on. `rm -r .cache/verify` begins anew.
+# Two cold runs of the last commit, each in a clone of its own; interrupted, it goes on.
+VERIFY := .cache/verify/$(shell git rev-parse --short=12 HEAD)
 verify: $(VENV)/installed
+	test -z "$$(git status --porcelain)" || { echo "Commit first: the clones hold what is committed."; exit 1; }
 	for run in first second; do \
-	  test -d .cache/verify/$$run || git clone --quiet . .cache/verify/$$run || exit 1; \
-	  (cd .cache/verify/$$run && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro) || exit 1; done
-	diff .cache/verify/first/dvc.lock .cache/verify/second/dvc.lock && echo "Two cold runs, one dvc.lock."
+	  test -d $(VERIFY)/$$run || git clone --quiet . $(VERIFY)/$$run || exit 1; \
+	  (cd $(VERIFY)/$$run && PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro) || exit 1; done
+	diff $(VERIFY)/first/dvc.lock $(VERIFY)/second/dvc.lock && echo "Two cold runs, one dvc.lock."
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .

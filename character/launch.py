@@ -13,7 +13,7 @@ import yaml
 from character import models
 from character.errors import UserError
 
-LAUNCHED = "ACCELERATE_MIXED_PRECISION"  # in the environment of every process that accelerate starts
+LAUNCHED = "CHARACTER_LAUNCHED"
 
 
 def relaunch(module: str) -> None:
@@ -21,12 +21,14 @@ def relaunch(module: str) -> None:
     config = models.runtime().accelerate
     if not config or LAUNCHED in os.environ:
         return
-    check(Path(config))
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
+    if checked(Path(config))["distributed_type"] == "MULTI_CPU":
+        command.append("--multi_gpu")  # else accelerate starts a single process, or asks for MPI
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config, "-m", module])
+    os.execve(sys.executable, [*command, "-m", module], os.environ | {LAUNCHED: "1"})
 
 
-def check(config: Path) -> dict:
+def checked(config: Path) -> dict:
     """Return an accelerate configuration.
 
     Raises:

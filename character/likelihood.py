@@ -1,6 +1,5 @@
 """How likely a chat model finds a text as its own turn."""
 
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,11 +31,6 @@ def of_replies(prompts: Sequence[Messages], replies: Sequence[str], adapters: Se
                 found[row] = logps
             bar.update(len(rows))
     return found
-
-
-def perplexity(logps: Sequence[Sequence[float]]) -> float:
-    """Return the perplexity per token of texts, given the log-probabilities (nats) of their tokens."""
-    return math.exp(-sum(map(sum, logps)) / max(1, sum(map(len, logps))))
 
 
 def _read(model, pairs: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:

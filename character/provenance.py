@@ -10,6 +10,7 @@ from pathlib import Path
 import yaml
 
 from character import models
+from character.errors import UserError
 from character.params import value
 
 
@@ -26,4 +27,6 @@ def recorded(folder: Path) -> dict:
 
 
 def _digest(path: Path) -> str:
+    if not path.exists():
+        raise UserError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.")
     return models.fingerprint(path) if path.is_dir() else models.sha256(path)

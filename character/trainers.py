@@ -8,10 +8,14 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from accelerate.utils import gather_object
 from datasets import disable_progress_bars
+from peft import set_peft_model_state_dict
+from safetensors.torch import load_file
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
@@ -85,6 +89,7 @@ class Curve(TrainerCallback):
             )
         if saturated and self.stop_when_saturated:
             control.should_training_stop = True
+            control.should_save = False  # a run that goes on from here would make one step more
         first, now = self.rows[0]["entropy"], self.rows[-1]["entropy"]
         if now > first + RUNAWAY:
             self._warn(f"entropy rose from {first:.1f} to {now:.1f} nats: answers may fall apart; lower the learning rate")
@@ -116,7 +121,7 @@ class Sorted(torch.utils.data.Sampler):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int):
-        """Choose the order; a resumed run begins with a later epoch than the first."""
+        """Choose the order."""
         self.epoch = epoch
 
     def __iter__(self):
@@ -135,6 +140,9 @@ class Effective:
     def __init__(self, name: str, max_length: int, stop_when_saturated: bool = False, **kwargs):
         super().__init__(**kwargs)
         self.shares = {}
+        for parameter in self.model.parameters():
+            if parameter.requires_grad:
+                parameter.data = parameter.data.float()  # TRL makes them bfloat16 on a quantised student: too coarse for AdamW
         self.remove_callback(PrinterCallback)
         self.curve = Curve(name, stop_when_saturated)
         self.add_callback(self.curve)
@@ -146,7 +154,19 @@ class Effective:
 
     def _get_train_sampler(self, train_dataset=None):
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        return Sorted([self.length(row) for row in self.train_dataset], batch, self.args.seed)
+        self.order = Sorted([self.length(row) for row in self.train_dataset], batch, self.args.seed)
+        return self.order
+
+    def _run_epoch(self, *, epoch, **more):
+        self.order.set_epoch(epoch)  # the trainer's own call does not get there in a resumed epoch on several devices
+        return super()._run_epoch(epoch=epoch, **more)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
+        """Take up the new adapter's weights, no more: transformers would make an earlier adapter the one that trains."""
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return super()._load_from_checkpoint(resume_from_checkpoint, model)
+        weights = load_file(Path(resume_from_checkpoint, "adapter_model.safetensors"))
+        set_peft_model_state_dict(self.model, weights, "default")
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
@@ -221,17 +241,20 @@ class PairTrainer(Effective, DPOTrainer):
     @torch.no_grad()
     def _add_reference(self):
         self.model.eval()
-        sides = {"ref_chosen_logps": [], "ref_rejected_logps": []}
-        size = self.args.per_device_train_batch_size
         rows = list(self.train_dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]))
+        # Of several devices, each computes its own share.
+        first, size = self.accelerator.process_index, self.args.per_device_train_batch_size
+        mine = range(first, len(rows), self.accelerator.num_processes)
+        found = {}
         with self.model.disable_adapter():
-            for start in tqdm(range(0, len(rows), size), desc="reference", unit="batch"):
-                batch = self._prepare_inputs(self.data_collator(rows[start : start + size]))
+            for start in tqdm(range(0, len(mine), size), desc="reference", unit="batch", disable=first > 0):
+                some = mine[start : start + size]
+                batch = self._prepare_inputs(self.data_collator([rows[index] for index in some]))
                 logps = [row.tolist() for row in self._logps(self.model, batch)[0]]
-                sides["ref_chosen_logps"] += logps[: len(logps) // 2]
-                sides["ref_rejected_logps"] += logps[len(logps) // 2 :]
-        for name, values in sides.items():
-            self.train_dataset = self.train_dataset.add_column(name, values)
+                found |= zip(some, zip(logps[: len(some)], logps[len(some) :], strict=True), strict=True)
+        everything = dict(gather_object(list(found.items())))
+        for side, name in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
+            self.train_dataset = self.train_dataset.add_column(name, [everything[index][side] for index in range(len(rows))])
 
 
 class TranscriptTrainer(Effective, SFTTrainer):

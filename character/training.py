@@ -4,7 +4,9 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
 
@@ -18,7 +20,7 @@ from character.params import Section, value
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 CHECKPOINT_EVERY = 0.05  # of all steps
-TRAINING_VERSION = 1  # raise with every change of the training loop: no checkpoint of the old one is then gone on from
+LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
 
 
 class Training(Section):
@@ -62,7 +64,7 @@ def arguments(kind: type, settings: Training, folder: str | Path, micro_batch: i
     """
     cpu = models.device() == "cpu"
     check_trackers(models.runtime().report_to)
-    return kind(
+    made = kind(
         output_dir=str(folder),
         seed=value("seed"),
         per_device_train_batch_size=micro_batch,
@@ -91,6 +93,9 @@ def arguments(kind: type, settings: Training, folder: str | Path, micro_batch: i
         logging_nan_inf_filter=False,
         **others,
     )
+    assert made.device  # counts the GPUs, and would spread one process over all of them
+    made._n_gpu = min(made._n_gpu, 1)
+    return made
 
 
 def check_trackers(wanted: Sequence[str]) -> None:
@@ -120,24 +125,27 @@ def train(trainer, kind: type, settings: Training, examples: Sequence, earlier: 
     cpu = models.device() == "cpu"
     torch.use_deterministic_algorithms(cpu)  # on a GPU that would cost speed, and is not promised
     processes = PartialState(cpu=cpu)  # of several, each takes its own GPU before the model is put there
-    count, micro_batch = processes.num_processes, models.runtime().training_batch
-    folder = workshop(settings, examples, earlier, count)
+    count, name = processes.num_processes, more["name"]
+    folder = workshop(name, settings, examples, earlier, count)
+    os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parents[1] / "tensorboard" / name))
+    args = arguments(kind, settings, folder, models.runtime().training_batch, count, **(options or {}))
     set_seed(value("seed"))
     model, config = base(settings, earlier)
     trained = trainer(
         max_length=settings.max_length,
-        args=arguments(kind, settings, folder, micro_batch, count, **(options or {})),
+        args=args,
         model=model,
         train_dataset=Dataset.from_list([example.model_dump() for example in examples]),
         processing_class=models.load_tokenizer(),
         peft_config=config,
         **more,
     )
-    with processes.main_process_first():
-        checkpoint = last_checkpoint(folder)
-    if checkpoint:
-        processes.print(f"going on from {checkpoint}", flush=True)
-    trained.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    with alone(folder) if processes.is_main_process else nullcontext():
+        with processes.main_process_first():
+            checkpoint = last_checkpoint(folder, count)
+        if checkpoint:
+            processes.print(f"going on from {checkpoint}", flush=True)
+        trained.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return trained
 
 
@@ -163,27 +171,46 @@ def base(settings: Training, earlier: Path | None) -> tuple:
     return model, None
 
 
-def workshop(settings: Training, examples: Sequence, earlier: Path | None, processes: int) -> Path:
+def workshop(name: str, settings: Training, examples: Sequence, earlier: Path | None, processes: int) -> Path:
     """Return the directory for the checkpoints of this training and of no other: all that shapes it is in its name."""
-    import torch
-
     runtime = models.runtime()
     weights = [models.fingerprint(folder) for folder in (models.STUDENT, earlier) if folder]
-    shapes = [settings.model_dump(), [example.model_dump() for example in examples], value("seed"), weights]
-    shapes += [models.device(), runtime.threads, runtime.training_batch, processes, torch.__version__, TRAINING_VERSION]
+    code = {file: digest for file, digest in provenance.of(name)["deps"].items() if file.endswith(".py")}
+    config = Path(runtime.accelerate).read_text(encoding="utf-8") if runtime.accelerate else ""
+    shapes = [settings.model_dump(), [example.model_dump() for example in examples], value("seed"), weights, code]
+    shapes += [models.device(), runtime.threads, runtime.training_batch, processes, config, list(map(version, LIBRARIES))]
     digest = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "train" / digest[:32]
 
 
-def last_checkpoint(folder: Path) -> Path | None:
-    """Return the newest checkpoint that was written to its end; the trainer writes its state last. Others are deleted."""
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other run trains the same (two experiments may, on one machine), and keep others waiting."""
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder.with_suffix(".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        print("another run trains the same adapter; waiting for it", flush=True)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def last_checkpoint(folder: Path, processes: int) -> Path | None:
+    """Return the newest checkpoint that was written to its end, by all processes. Others are deleted."""
     whole = None
     for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2])):
         try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the last file of the first process
         except (FileNotFoundError, ValueError):
             shutil.rmtree(path)
-        else:
+            continue
+        if len(list(path.glob("rng_state*.pth"))) == processes:
             whole = path
     return whole
 
@@ -217,7 +244,8 @@ def save(trainer, settings: Training, counts: dict) -> None:
     adapters.write(Path("models", name), weights, settings.rank, settings.alpha, provenance.of(name))
     records.write_csv(f"plots/{name}.csv", curve)
     records.write_json(f"metrics/{name}.json", counts | final(curve))
-    shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
+    with alone(Path(trainer.args.output_dir)):
+        shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
 
 
 def final(curve: Sequence[dict]) -> dict[str, float]:

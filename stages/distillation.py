@@ -77,8 +77,8 @@ def train(settings: Distillation, pairs: Sequence[records.Pair]):
 @click.command()
 def main():
     """Train models/distillation/ by DPO."""
-    launch.relaunch("stages.distillation")
     settings = read("distillation", Distillation)
+    launch.relaunch("stages.distillation")
     pairs = records.read("data/pairs.jsonl", records.Pair)
     print(
         f"distillation: {settings.loss} over {len(pairs)} pairs, {settings.epochs} epochs, rank {settings.rank}",

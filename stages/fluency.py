@@ -10,47 +10,26 @@ import click
 from pydantic import Field
 
 from character import likelihood, records
+from character.fluency import distinct, perplexity, repetition
 from character.params import Section, read, value
 from character.records import Answer
 from character.stats import bootstrap
 
-PAIR, RUN = 2, 4  # words
-
 
 class Fluency(Section):
-    words: int = Field(ge=PAIR)  # of the beginning of each answer, for its share of distinct pairs of words
-
-
-def runs(text: str, n: int) -> list[tuple[str, ...]]:
-    words = text.lower().split()
-    return list(zip(*(words[start:] for start in range(n)), strict=False))
-
-
-def distinct(texts: Sequence[str], words: int) -> float:
-    """Return the share of distinct pairs among the pairs of neighbouring words (distinct-2, arXiv 1510.03055).
-
-    Of the first `words` words of each text alone: the share falls with the amount of text, and methods differ in length.
-    """
-    pairs = [pair for text in texts for pair in runs(" ".join(text.split()[:words]), PAIR)]
-    return len(set(pairs)) / max(1, len(pairs))
-
-
-def repetition(text: str) -> float:
-    """Return the share of runs of four words that occurred before in the same text."""
-    found = runs(text, RUN)
-    return 1 - len(set(found)) / len(found) if found else 0.0
+    words: int = Field(ge=2)  # of the beginning of each answer, for its share of distinct pairs of words
 
 
 def scored(answers: Sequence[Answer], logps: Sequence[Sequence[float]], words: int, seed: int) -> dict:
     """Return the figures of one method; its perplexity has a 95% interval, by a bootstrap over the answers."""
     texts = [answer.response for answer in answers]
-    low, high = bootstrap(list(logps), likelihood.perplexity, seed)
+    low, high = bootstrap(list(logps), perplexity, seed)
     return {
-        "perplexity": likelihood.perplexity(logps),
+        "perplexity": perplexity(logps),
         "low": low,
         "high": high,
         "distinct_2": distinct(texts, words),
-        "repetition": sum(map(repetition, texts)) / len(texts),
+        "repetition": repetition(texts),
         "words": sum(len(text.split()) for text in texts) / len(texts),
         "unfinished": sum(answer.finish_reason == "length" for answer in answers) / len(answers),
         "empty": sum(not text.strip() for text in texts) / len(texts),

@@ -35,8 +35,8 @@ def trained_tokens(rows: Sequence[dict]) -> int:
 @click.command()
 def main():
     """Train models/introspection/ by SFT."""
-    launch.relaunch("stages.introspection")
     settings = read("introspection", Introspection)
+    launch.relaunch("stages.introspection")
     transcripts = records.read("data/transcripts.jsonl", records.Transcript)
     print(f"introspection: {len(transcripts)} transcripts, {settings.epochs} epochs, rank {settings.rank}", flush=True)
     trainer = train(settings, transcripts)

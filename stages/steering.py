@@ -1,9 +1,9 @@
 """steering: data/system.txt, prompts, the student's answers -> models/steering/ (a control vector), plots/ and metrics/.
 
-A baseline without training: what the persona's system prompt adds to the student's hidden states, added without the prompt. The
-vector of a layer is the mean difference between reading the same answers after the system prompt and without it
-(representation engineering, arXiv 2310.01405; contrastive addition, arXiv 2312.06681). How strongly it is added is chosen on
-training prompts: as the classifier sees most of the persona, among strengths that leave the text well-formed.
+A baseline without training: what the persona's system prompt adds to the student's hidden states, added without the prompt. It
+is the mean difference between reading the same answers after the system prompt and without it (representation engineering,
+arXiv 2310.01405; contrastive addition, arXiv 2312.06681). How strongly it is added is chosen on training prompts: as the
+classifier sees most of the persona, among strengths that leave the text well-formed.
 """
 
 import tempfile
@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import classify, engines, likelihood, models, records
+from character import classify, engines, fluency, likelihood, models, records
 from character.chat import render
 from character.generate import Request, Sampling, generate
 from character.params import Section, read, value
@@ -28,7 +28,9 @@ class Steering(Section):
     layers: list[float] = Field(min_length=2, max_length=2)  # from and to, as shares of the depth
     strengths: list[float] = Field(min_length=1)  # times the difference that the system prompt makes
     prompts: int = Field(gt=0)  # training prompts on which the strength is chosen
-    max_perplexity: float = Field(gt=1)  # times that of the student's own answers; above it a strength breaks the text
+    # What breaks the text: a perplexity of so many times that of the student as it is, and so much more repetition than it has.
+    max_perplexity: float = Field(gt=1)
+    max_repetition: float = Field(gt=0, le=1)
 
 
 def spread(rows: Sequence, count: int) -> list:
@@ -71,13 +73,17 @@ def _mean_states(model, head: list[int], tail: list[int]):
     return torch.stack(found)
 
 
-def within(vectors, layers: Sequence[float]):
-    """Return the vectors with those of all other layers set to zero."""
-    depth = len(vectors)
-    low, high = (round(share * depth) for share in layers)
-    kept = vectors.clone()
-    kept[:low], kept[high:] = 0, 0
-    return kept
+def within(differences, layers: Sequence[float]):
+    """Return `[layers, width]`: what to add to each layer's output, so that the sum so far is the difference there.
+
+    What is added to one layer is still there in the next. Nothing is added outside of `layers`, shares of the depth.
+    """
+    import torch
+
+    low, high = (round(share * len(differences)) for share in layers)
+    steps = torch.zeros_like(differences)
+    steps[low:high] = differences[low:high].diff(dim=0, prepend=torch.zeros_like(differences[:1]))
+    return steps
 
 
 def save(folder: Path, vectors) -> None:
@@ -102,17 +108,25 @@ def measured(vectors, prompts: Sequence[records.Prompt], classifier, persona: st
     return {
         "recall": float((shares.argmax(1) == column).mean()),
         "probability": float(shares[:, column].mean()),
-        "perplexity": likelihood.perplexity(likelihood.of_replies(asked, texts)),
+        "perplexity": fluency.perplexity(likelihood.of_replies(asked, texts)),
+        "repetition": fluency.repetition(texts),
+        "empty": sum(not text for text in texts) / len(texts),
     }
 
 
-def best(sweep: dict[float, dict], max_perplexity: float) -> float:
+def best(sweep: dict[float, dict], settings: Steering) -> float:
     """Return the strength of those that do not break the text at which the persona is most probable.
 
-    `sweep` has the figures of strength 0, the student as it is, by which a perplexity is judged.
+    `sweep` has the figures of strength 0, the student as it is, by which the others are judged.
     """
-    bound = max_perplexity * sweep[0.0]["perplexity"]
-    whole = {strength: found for strength, found in sweep.items() if found["perplexity"] <= bound}
+    own = sweep[0.0]
+    whole = {
+        strength: found
+        for strength, found in sweep.items()
+        if found["perplexity"] <= settings.max_perplexity * own["perplexity"]
+        and found["repetition"] <= settings.max_repetition + own["repetition"]
+        and found["empty"] <= own["empty"]
+    }
     return max(whole, key=lambda strength: (whole[strength]["probability"], -strength))
 
 
@@ -121,17 +135,18 @@ def main():
     """Find the control vector and its strength."""
     settings, persona = read("steering", Steering), value("persona")
     completions = [row for row in records.read("data/rejected.jsonl", Completion) if row.response.strip()]
+    completions = spread(completions, settings.texts)
     prompts = spread(records.read("data/prompts.jsonl", records.Prompt), settings.prompts)
     system = Path("data/system.txt").read_text(encoding="utf-8")
     classifier = classify.load(Path("models/classifier"))
     classifier.known(persona)
-    print(f"steering: {settings.texts} answers read with and without the system prompt", flush=True)
-    vectors = within(differences(spread(completions, settings.texts), system, settings.tokens), settings.layers)
+    print(f"steering: {len(completions)} answers read with and without the system prompt", flush=True)
+    vectors = within(differences(completions, system, settings.tokens), settings.layers)
     sweep = {
         strength: measured(vectors, prompts, classifier, persona, strength)
         for strength in sorted({0.0, *map(float, settings.strengths)})
     }
-    chosen = best(sweep, settings.max_perplexity)
+    chosen = best(sweep, settings)
     save(OUT, chosen * vectors)
     rows = [{"strength": strength, **found} for strength, found in sweep.items()]
     records.write_csv("plots/steering.csv", rows)

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from character import likelihood, models
+from character import fluency, likelihood, models
 from character.chat import render
 from character.records import Answer
 from character.stats import bootstrap
-from stages import fluency
+from stages.fluency import scored
 
 
 def answer(text, finish="stop"):
@@ -40,22 +40,22 @@ def test_likelihoods_are_those_of_each_reply_read_alone(student):
 
 
 def test_perplexity_is_that_of_a_fair_die():
-    assert likelihood.perplexity([[math.log(1 / 6)] * 5, [math.log(1 / 6)]]) == pytest.approx(6)
+    assert fluency.perplexity([[math.log(1 / 6)] * 5, [math.log(1 / 6)]]) == pytest.approx(6)
     # The mean is over tokens, not over texts.
-    assert likelihood.perplexity([[math.log(1 / 2)] * 3, [math.log(1 / 32)]]) == pytest.approx(2 ** (8 / 4))
+    assert fluency.perplexity([[math.log(1 / 2)] * 3, [math.log(1 / 32)]]) == pytest.approx(2 ** (8 / 4))
 
 
 def test_variety_and_repetition_of_texts_that_are_known():
     assert fluency.distinct(["a b a b", "a b"], 40) == pytest.approx(2 / 4)
     assert fluency.distinct(["a b a b", "a b"], 2) == pytest.approx(1 / 2)
-    assert fluency.repetition("one two three four five") == 0
-    assert fluency.repetition("so it is now " * 3) == pytest.approx(5 / 9)
-    assert fluency.repetition("too short") == 0
+    assert fluency.repetition(["one two three four five", "too short"]) == 0
+    assert fluency.repetition(["so it is now " * 3]) == pytest.approx(5 / 9)
+    assert fluency.repetition(["so it is now " * 3, "never twice the same words"]) == pytest.approx(5 / 18)
 
 
 def test_the_figures_of_a_method():
     answers = [answer("one two three four"), answer("", "length"), answer("one two", "length")]
-    scores = fluency.scored(answers, [[-1.0] * 4, [], [-1.0] * 2], words=40, seed=0)
+    scores = scored(answers, [[-1.0] * 4, [], [-1.0] * 2], words=40, seed=0)
     assert scores["perplexity"] == scores["low"] == scores["high"] == pytest.approx(math.e)
     assert {"n": 3, "words": 2, "empty": 1 / 3, "unfinished": 2 / 3}.items() <= scores.items()
 

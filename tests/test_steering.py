@@ -55,24 +55,36 @@ def test_a_steered_student_has_the_vector_in_its_states(student):
     steering.save(Path("control"), vectors)
     plain, steered = states(models.load_model(), ids), states(models.load_model(adapters=["control"]), ids)
     assert torch.allclose(steered[1], plain[1] + vectors[0], atol=1e-6)
-    assert not torch.allclose(steered[2], plain[2], atol=1e-2)
+    with torch.no_grad():
+        second = models.load_model().base_model
+        states_in = steered[1][None]
+        rotary = second.rotary_emb(states_in, torch.arange(15)[None])
+        alone = second.layers[1](states_in, position_embeddings=rotary, position_ids=torch.arange(15)[None])
+        assert torch.allclose(steered[2], second.norm(alone + vectors[1])[0], atol=1e-4)
     assert models.is_control("control") and not models.is_control("models/student")
 
 
-def test_only_the_layers_that_are_asked_for_are_steered():
-    kept = steering.within(torch.ones(10, 4), [0.3, 0.8])
-    assert kept.any(1).tolist() == [False] * 3 + [True] * 5 + [False] * 2
+def test_the_sum_of_what_is_added_is_the_difference_at_each_layer():
+    differences = torch.arange(40.0).reshape(10, 4)
+    added = steering.within(differences, [0.3, 0.8])
+    assert added.any(1).tolist() == [False] * 3 + [True] * 5 + [False] * 2
+    assert torch.equal(added.cumsum(0)[3:8], differences[3:8])
 
 
-def found(probability, perplexity):
-    return {"recall": 0.0, "probability": probability, "perplexity": perplexity}
+def found(probability, perplexity=10.0, repetition=0.05, empty=0.0):
+    return {"probability": probability, "perplexity": perplexity, "repetition": repetition, "empty": empty}
 
 
 def test_the_strength_is_the_best_of_those_that_leave_the_text_whole():
-    sweep = {0.0: found(0.1, 10), 1.0: found(0.4, 15), 2.0: found(0.4, 19), 4.0: found(0.9, 21)}
-    assert steering.best(sweep, max_perplexity=2.0) == 1.0
-    assert steering.best(sweep, max_perplexity=3.0) == 4.0
-    assert steering.best({0.0: found(0.1, 10), 1.0: found(0.3, 90)}, max_perplexity=2.0) == 0.0, "a vector may be of no use"
+    settings = steering.Steering(
+        texts=1, tokens=1, layers=[0.0, 1.0], strengths=[1.0], prompts=1, max_perplexity=2.0, max_repetition=0.1
+    )
+    plain = {0.0: found(0.1)}
+    assert steering.best(plain | {1.0: found(0.4), 2.0: found(0.4), 4.0: found(0.3)}, settings) == 1.0
+    assert steering.best(plain | {1.0: found(0.4), 2.0: found(0.9, perplexity=21.0)}, settings) == 1.0
+    assert steering.best(plain | {1.0: found(0.4), 2.0: found(0.9, perplexity=3.0, repetition=0.2)}, settings) == 1.0
+    assert steering.best(plain | {1.0: found(0.4), 2.0: found(0.9, empty=0.5)}, settings) == 1.0
+    assert steering.best(plain | {1.0: found(0.05)}, settings) == 0.0, "a vector may be of no use"
 
 
 def test_prompts_are_spread_over_all_of_them():

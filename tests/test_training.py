@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -130,9 +131,11 @@ def by_hand(pair: Pair, side: str) -> torch.Tensor:
     return torch.tensor([logps[at - 1, whole[at]] for at in range(len(prompt), len(whole))])
 
 
+@pytest.mark.parametrize("four_bits", [False, True], ids=["whole", "four bits"])
 @pytest.mark.parametrize("train", [distil, introspect])
-def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, monkeypatch, capsys):
-    whole = train(epochs=3)
+def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, four_bits, monkeypatch, capsys):
+    train = partial(train, epochs=3, dropout=0.1, load_in_4bit=four_bits)
+    whole = train()
     shutil.rmtree(".cache/train")
     logged = trainers.Curve.on_log
 
@@ -143,26 +146,26 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, 
 
     with monkeypatch.context() as power, pytest.raises(KeyboardInterrupt):
         power.setattr(trainers.Curve, "on_log", dies)
-        train(epochs=3)
-    (kept,) = Path(".cache/train").iterdir()
+        train()
+    (kept,) = Path(".cache/train").glob("*/")
     broken = kept / "checkpoint-99"
     broken.mkdir()
     (broken / "trainer_state.json").write_text('{"cut off')
-    resumed = train(epochs=3)
+    resumed = train()
     assert re.search(r"going on from .*/checkpoint-3\n", capsys.readouterr().out)
     assert resumed.curve.rows == whole.curve.rows
     for name, weight in adapter(whole).items():
-        assert torch.equal(weight, adapter(resumed)[name]), name
+        assert weight.dtype == torch.float32 and torch.equal(weight, adapter(resumed)[name]), name
 
 
 def test_a_checkpoint_belongs_to_one_training_alone(workspace):
     settings = distillation.Distillation(**COMMON | OBJECTIVE)
-    places = [training.workshop(settings, pairs(), None, 1)]
-    places.append(training.workshop(settings, pairs()[1:], None, 1))
-    places.append(training.workshop(settings.model_copy(update={"beta": 4.0}), pairs(), None, 1))
+    places = [training.workshop("distillation", settings, pairs(), None, 1)]
+    places.append(training.workshop("distillation", settings, pairs()[1:], None, 1))
+    places.append(training.workshop("distillation", settings.model_copy(update={"beta": 4.0}), pairs(), None, 1))
     change("runtime", training_batch=2)
-    places.append(training.workshop(settings, pairs(), None, 1))
-    places.append(training.workshop(settings, pairs(), None, 2))
+    places.append(training.workshop("distillation", settings, pairs(), None, 1))
+    places.append(training.workshop("distillation", settings, pairs(), None, 2))
     assert len(set(places)) == 5
 
 
@@ -212,7 +215,7 @@ def test_reference_log_probs_are_those_of_the_student_alone(workspace):
 def test_preference_loss_by_hand(kind, scores):
     from character.trainers import Totals
 
-    settings = distillation.Distillation(**COMMON | {"loss": kind, "beta": 2.0, "nll_coef": 0.5, "kl_coef": 10.0})
+    settings = distillation.Distillation(**COMMON | OBJECTIVE | {"loss": kind, "beta": 2.0, "nll_coef": 0.5, "kl_coef": 10.0})
     logps = [torch.tensor([-1.0, -2.0]), torch.tensor([-3.0])]
     reference = [torch.tensor([-1.2, -2.4]), torch.tensor([-2.5])]
     loss, shares = distillation.objective(settings, logps, reference, Totals(examples=1, tokens=3, chosen=2))
@@ -227,7 +230,7 @@ def test_training_moves_the_margin_up_and_the_curve_is_complete(workspace):
     curve = distil(epochs=4).curve.rows
     assert len(curve) == 8
     assert curve[-1]["margin"] > 0.05 and curve[-1]["accuracy"] > 0.9 and curve[-1]["kl"] > 0
-    parts = ["preference", "nll", "kl", "margin", "accuracy", "chosen_logp", "rejected_logp", "entropy"]
+    parts = ["preference", "nll", "kl", "margin", "accuracy", "chosen_logp", "rejected_logp", "length_ratio", "entropy"]
     assert sorted(curve[0]) == sorted(["step", "loss", *parts])
 
 
@@ -276,7 +279,7 @@ def test_the_commands_write_the_same_bytes_on_every_run(workspace):
         "adapter_model.safetensors",
         "provenance.json",
     ]
-    assert not list(Path(".cache/train").iterdir()), "nothing is kept of a run that ended"
+    assert not list(Path(".cache/train").glob("*/")), "nothing is kept of a run that ended"
     metrics = json.loads(Path("metrics/distillation.json").read_text())
     assert {"pairs": 15, "dropped_too_long": 0, "steps": 4}.items() <= metrics.items()
     config = json.loads(Path("models/persona/adapter_config.json").read_text())
@@ -324,6 +327,7 @@ def test_the_merge_is_the_exact_weighted_sum_for_unequal_ranks_and_modules(works
 
 def test_weight_zero_leaves_introspection_out(workspace):
     random_adapter("models/distillation", 4, 8, ["q_proj"])
+    random_adapter("models/introspection", 4, 8, ["q_proj"])
     change("merge", introspection_weight=0.0)
     persona.main.callback()
     assert len(next(iter(persona.load(Path("models/persona")).values()))[0]) == 4
@@ -433,7 +437,7 @@ def test_the_examples_of_accelerate_are_files_that_it_reads(workspace):
     assert [file.stem for file in files] == ["cpus", "fsdp", "gpus", "zero2"]
     assert kinds == ["MULTI_CPU", "FSDP", "MULTI_GPU", "DEEPSPEED"]
     for file in files:
-        launch.check(file)
+        assert launch.checked(file)
 
 
 @pytest.mark.parametrize(
