@@ -35,7 +35,8 @@ class Steering(Section):
 
 def spread(rows: Sequence, count: int) -> list:
     """Return `count` of the rows, evenly spread over them."""
-    return [rows[index * len(rows) // count] for index in range(min(count, len(rows)))]
+    count = min(count, len(rows))
+    return [rows[index * len(rows) // count] for index in range(count)]
 
 
 def differences(completions: Sequence[Completion], system: str, tokens: int):

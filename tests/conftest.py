@@ -13,15 +13,18 @@ ROOT = Path(__file__).parents[1]
 def tiny_student(tmp_path_factory) -> Path:
     """Return a directory like models/student/: a random Llama of two layers, a byte-level BPE tokenizer with ChatML's
     special tokens, and SmolLM2's chat template with `{% generation %}` markers."""
+    return write_student(tmp_path_factory.mktemp("tiny") / "student", width=32)
+
+
+def write_student(folder: Path, width: int) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    folder = tmp_path_factory.mktemp("tiny") / "student"
     tokenizer = _tokenizer()
     config = LlamaConfig(
         vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
+        hidden_size=width,
+        intermediate_size=2 * width,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,

@@ -55,7 +55,7 @@ def test_variety_and_repetition_of_texts_that_are_known():
 
 def test_the_figures_of_a_method():
     answers = [answer("one two three four"), answer("", "length"), answer("one two", "length")]
-    scores = scored(answers, [[-1.0] * 4, [], [-1.0] * 2], words=40, seed=0)
+    scores = scored(answers, [[-1.0] * 4, [-1.0], [-1.0] * 2], words=40, seed=0)
     assert scores["perplexity"] == scores["low"] == scores["high"] == pytest.approx(math.e)
     assert {"n": 3, "words": 2, "empty": 1 / 3, "unfinished": 2 / 3}.items() <= scores.items()
 

@@ -7,11 +7,14 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from functools import partial
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
+from conftest import write_student
 from safetensors.torch import load_file, save_file
 
 from character import adapters, constitution, launch, models, provenance, records, trainers, training
@@ -131,9 +134,16 @@ def by_hand(pair: Pair, side: str) -> torch.Tensor:
     return torch.tensor([logps[at - 1, whole[at]] for at in range(len(prompt), len(whole))])
 
 
+@pytest.fixture
+def wider(workspace):
+    """The workspace with a student whose rows fill the blocks in which weights are rounded to four bits."""
+    Path("models/student").unlink()
+    write_student(Path("models/student"), width=64)
+
+
 @pytest.mark.parametrize("four_bits", [False, True], ids=["whole", "four bits"])
 @pytest.mark.parametrize("train", [distil, introspect])
-def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, four_bits, monkeypatch, capsys):
+def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(wider, train, four_bits, monkeypatch, capsys):
     train = partial(train, epochs=3, dropout=0.1, load_in_4bit=four_bits)
     whole = train()
     shutil.rmtree(".cache/train")
@@ -429,6 +439,24 @@ def test_two_processes_train_as_one_does_at_the_same_effective_batch(workspace):
             assert torch.allclose(weight, other_weights[name], atol=1e-4), name
 
 
+def test_two_processes_that_were_killed_go_on_to_the_same_bytes(workspace):
+    records.write("data/pairs.jsonl", pairs(60))
+    change("distillation", epochs=10)
+    change("runtime", accelerate="docs/accelerate/cpus.yaml")
+    whole = trained("distillation", 2)
+    process = psutil.Popen([sys.executable, "-m", "stages.distillation"], stderr=subprocess.DEVNULL)
+    while not list(Path(".cache/train").glob("*/checkpoint-9/trainer_state.json")):  # in the middle of the second epoch
+        assert process.poll() is None, "it ended before it was killed"
+        time.sleep(0.01)
+    for one in [process, *process.children(recursive=True)]:
+        one.kill()
+    process.wait()
+    assert "going on from " in run("distillation")
+    weights = load_file("models/distillation/adapter_model.safetensors")
+    assert curve("distillation") == whole[0]
+    assert all(torch.equal(weight, weights[name]) for name, weight in whole[1].items())
+
+
 def test_the_examples_of_accelerate_are_files_that_it_reads(workspace):
     from accelerate.commands.config.config_args import load_config_from_file
 
@@ -464,8 +492,7 @@ def test_a_tracker_that_is_not_there_is_told(workspace):
 
 
 @pytest.mark.parametrize("train", [distil, introspect])
-def test_a_student_in_four_bits_is_trained_and_its_adapter_is_like_any_other(workspace, train):
-    pytest.importorskip("bitsandbytes")
+def test_a_student_in_four_bits_is_trained_and_its_adapter_is_like_any_other(wider, train):
     plain, four = train(epochs=1), train(epochs=1, load_in_4bit=True)
     assert any(type(module).__name__ == "Linear4bit" for module in four.model.modules())
     assert four.curve.rows[0]["loss"] == pytest.approx(plain.curve.rows[0]["loss"], rel=0.05)
