@@ -125,7 +125,7 @@ UNREADABLE = {
     "unclosed list": (GOOD.replace("[q, k]", "[q, k"), r"params\.yaml, line 7: not valid YAML \(.+\); correct it"),
     "key given twice": (GOOD + "seed: 8\n", r"params\.yaml, line 9: not valid YAML \(found duplicate key"),
     "tab": (GOOD.replace("  epochs", "\tepochs"), r"params\.yaml, line 5: not valid YAML"),
-    "text alone": ("just words\n", "params.yaml: expected `key: value` lines (`git diff"),
+    "text alone": ("just words\n", r"params\.yaml: expected `key: value` lines \(`git diff"),
     "nothing": ("", "params.yaml: expected `key: value` lines"),
 }
 
