@@ -171,6 +171,8 @@ def load_model(student: Path = STUDENT, adapters: Sequence[Path] = (), load_in_4
     settle()
     how = {"quantization_config": _four_bits(), "device_map": device()} if load_in_4bit else {}
     model = AutoModelForCausalLM.from_pretrained(weights(student), dtype=card(student).dtype, **how).to(device())
+    if load_in_4bit:
+        _keep_differentiable(model)
     for adapter in adapters:
         model = (_steer if is_control(adapter) else _fold)(model, Path(adapter))
     return model.eval()
@@ -207,3 +209,10 @@ def _four_bits():
     if find_spec("bitsandbytes") is None:
         raise UserError("params.yaml: load_in_4bit needs bitsandbytes; run `pip install -e '.[qlora]'`, or set it to false.")
     return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True)
+
+
+def _keep_differentiable(model) -> None:
+    """Keep bitsandbytes from packing weights in eval mode, as it does on some CPUs: that has no gradients."""
+    for module in model.modules():
+        if hasattr(module, "support_avx512bf16_for_cpu"):
+            module.support_avx512bf16_for_cpu = False

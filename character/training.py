@@ -120,7 +120,6 @@ def train(trainer, kind: type, settings: Training, examples: Sequence, earlier: 
     import torch
     from accelerate import PartialState
     from datasets import Dataset
-    from transformers import set_seed
 
     cpu = models.device() == "cpu"
     torch.use_deterministic_algorithms(cpu)  # on a GPU that would cost speed, and is not promised
@@ -129,7 +128,6 @@ def train(trainer, kind: type, settings: Training, examples: Sequence, earlier: 
     folder = workshop(name, settings, examples, earlier, count)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parents[1] / "tensorboard" / name))
     args = arguments(kind, settings, folder, models.runtime().training_batch, count, **(options or {}))
-    set_seed(value("seed"))
     model, config = base(settings, earlier)
     trained = trainer(
         max_length=settings.max_length,
@@ -156,6 +154,7 @@ def base(settings: Training, earlier: Path | None) -> tuple:
     one, frozen.
     """
     from peft import PeftModel
+    from transformers import set_seed
 
     new = adapter_config(settings)
     if not settings.load_in_4bit:
@@ -164,6 +163,7 @@ def base(settings: Training, earlier: Path | None) -> tuple:
     if not earlier:
         return model, new
     model = PeftModel.from_pretrained(model, earlier, adapter_name="earlier")
+    set_seed(value("seed"))  # as the trainer does before it adds one
     model.add_adapter("default", new)
     model.base_model.set_adapter(["earlier", "default"])
     for name, parameter in model.named_parameters():

@@ -497,6 +497,9 @@ def test_a_student_in_four_bits_is_trained_and_its_adapter_is_like_any_other(wid
     assert any(type(module).__name__ == "Linear4bit" for module in four.model.modules())
     assert four.curve.rows[0]["loss"] == pytest.approx(plain.curve.rows[0]["loss"], rel=0.05)
     assert four.curve.rows != plain.curve.rows
+    for name, weight in adapter(plain).items():
+        if "lora_B" in name:  # they begin at zero, so that they show where the gradients led
+            assert torch.cosine_similarity(weight.flatten(), adapter(four)[name].flatten(), dim=0) > 0.8, name
     section = introspection.Introspection(**COMMON) if train is introspect else distillation.Distillation(**COMMON | OBJECTIVE)
     training.save(four, section, {})
     folder = Path("models", four.curve.name)
