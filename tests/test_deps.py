@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 STAGES = {name: stage.get("do", stage) for name, stage in PIPELINE.items()}
-PATH = re.compile(r"(data|models|metrics|plots)/[\w./-]*\w")
+PATH = re.compile(r"(data|models|metrics|plots|reports)/[\w./-]*\w")
 CONSTITUTION = "constitutions/${persona}.yaml"
 
 each_stage = pytest.mark.parametrize("name", STAGES)
@@ -121,10 +121,12 @@ def test_a_stage_lists_exactly_the_params_that_it_and_its_modules_read(name):
 
 
 @each_stage
-def test_a_stage_that_loads_the_constitution_depends_on_its_traits_alone(name):
-    loads = any(isinstance(node, ast.Attribute) and ast.unparse(node) == "constitution.load" for node in tree(script(name)))
+def test_a_stage_that_loads_the_constitution_depends_on_its_traits_and_on_the_summary_if_it_shows_it(name):
+    attributes = [node for node in tree(script(name)) if isinstance(node, ast.Attribute)]
+    loads = any(ast.unparse(node) == "constitution.load" for node in attributes)
+    keys = ["summary", "traits"] if any(node.attr == "summary" for node in attributes) else ["traits"]
     files = [entry for entry in STAGES[name]["params"] if isinstance(entry, dict)]
-    assert files == ([{CONSTITUTION: ["traits"]}] if loads else [])
+    assert files == ([{CONSTITUTION: keys}] if loads else [])
 
 
 @each_stage

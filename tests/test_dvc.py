@@ -15,7 +15,7 @@ import pytest
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-MADE = re.compile(r"dvc\.lock|(data/(?!raw/)|metrics/|models/|plots/)(?!.*\.gitignore$).*")  # what the pipeline writes
+MADE = re.compile(r"dvc\.lock|(data/(?!raw/)|metrics/|models/|plots/|reports/)(?!.*\.gitignore$).*")  # what the pipeline writes
 GENERAL = 10  # prompts, each with an answer of every teacher
 
 SMALL = {
@@ -185,10 +185,10 @@ ASKED = {"student", "prompts", "chosen", "rejected", "pairs"}
 TRAINED = {"distillation", "reflections", "interactions", "transcripts", "introspection", "persona"}
 SCORED = {"robustness", "fluency"}
 ANSWERED = {f"answers@{method}" for method in ("base", "prompted", "steered", "distilled", "persona")}
-JUDGED = {"classifier", "steering"} | ANSWERED | SCORED
+JUDGED = {"classifier", "steering", "report"} | ANSWERED | SCORED
 EVERY = ASKED | TRAINED | JUDGED
 OF_NO_PERSONA = {"student", "classifier", "answers@base"}
-MERGED = {"persona", "answers@persona"} | SCORED
+MERGED = {"persona", "answers@persona", "report"} | SCORED
 
 
 def nothing(project):

@@ -1,0 +1,94 @@
+"""What the report shows of how a persona was made: one section for each step, a function of the files that it is made from."""
+
+from collections.abc import Sequence
+
+from character import charts
+from character.constitution import Constitution
+from character.page import Curves, Facts, Points, Section, Table, number
+
+
+def character(constitution: Constitution) -> Section:
+    """Show the constitution's traits."""
+    prompts = sum(len(trait.prompts) for trait in constitution.traits)
+    return Section(
+        "The character",
+        f"{len(constitution.traits)} traits in the first person, with {prompts} prompts that give them room to show.",
+        [Points([trait.trait for trait in constitution.traits])],
+    )
+
+
+def data(prompts: dict, pairs: dict, transcripts: dict, trained: dict[str, dict]) -> Section:
+    """Show metrics/prompts.json, pairs.json and transcripts.json, and what both trainings dropped."""
+
+    def rows(counts: dict[str, int], total: int) -> list[list]:
+        return [[name.replace("_", " "), charts.bar(count / total), count] for name, count in counts.items()]
+
+    def dropped(metrics: dict, stage: str) -> dict[str, int]:
+        reasons = {f"dropped: {name}": count for name, count in metrics["dropped_by_reason"].items()}
+        later = {"kept, but too long to train on": trained[stage]["dropped_too_long"]}
+        return {"dropped": metrics["dropped"]} | reasons | later | {"cut to whole sentences": metrics["trimmed"]}
+
+    refused = {f"refused: {name}": count for name, count in prompts.get("expansion", {}).get("refused", {}).items()}
+    kinds = {f"kept: {name}": count for name, count in transcripts["by_kind"].items()}
+    steps = [
+        ("Prompts", prompts["prompts"], sum(refused.values()), prompts["by_source"] | refused),
+        ("Preference pairs", pairs["pairs"], pairs["dropped"], {"kept": pairs["pairs"]} | dropped(pairs, "distillation")),
+        ("Transcripts", transcripts["transcripts"], transcripts["dropped"], kinds | dropped(transcripts, "introspection")),
+    ]
+    bodies = {f"{name}: {kept:,} of {kept + lost:,}": rows(counts, kept + lost) for name, kept, lost, counts in steps}
+    return Section(
+        "What became of the data",
+        f"A chosen answer has {pairs['chosen_tokens']:.0f} tokens on average, a rejected one {pairs['rejected_tokens']:.0f}. "
+        f"The transcripts hold {number(transcripts['assistant_tokens'])} tokens in {number(transcripts['assistant_turns'])} "
+        "turns of the student. What is dropped may have several reasons.",
+        [Table("Counts; the bars are shares of all that there was.", ["", "", "count"], bodies)],
+    )
+
+
+def training(merged: Sequence[dict], metrics: dict[str, dict], curves: dict[str, dict[str, list[float]]]) -> Section:
+    """Show the settings that the adapters carry, metrics/<stage>.json and plots/<stage>.csv."""
+
+    def panels(stage: str, curve: dict[str, list[float]]) -> list[charts.Panel]:
+        shown = [name for name in curve if name != "step"]
+        return [charts.Panel(name, curve["step"], curve[name], "step", number(metrics[stage][name])) for name in shown]
+
+    settings = {origin["stage"]: origin["params"][origin["stage"]] for origin in merged}
+    names = dict.fromkeys(name for own in settings.values() for name in own)
+    rows = [[name, *(told(own[name]) if name in own else "" for own in settings.values())] for name in names]
+    about = "steps. Beside each name: the mean over the last fifth of them."
+    return Section(
+        "Training",
+        "Distillation is DPO on the preference pairs, introspection supervised fine-tuning of the distilled student on its "
+        "transcripts; each is a LoRA adapter.",
+        [
+            *(
+                Curves(f"{stage.capitalize()}: {metrics[stage]['steps']} {about}", panels(stage, curve))
+                for stage, curve in curves.items()
+            ),
+            Table("Settings, as the adapters carry them.", ["", *settings], {"": rows}),
+        ],
+    )
+
+
+def provenance(origin: dict) -> Section:
+    """Show models/persona/provenance.json."""
+    bodies = {
+        part["stage"]: [[name, digest[:16]] for name, digest in part["deps"].items()] for part in [*origin["merged"], origin]
+    }
+    merge = {f"merge.{name}": told(value) for name, value in origin["params"]["merge"].items()}
+    seeds = {f"{part['stage']}: seed": told(part["params"]["seed"]) for part in origin["merged"]}
+    return Section(
+        "Provenance",
+        "What went into the adapter, by the first 16 digits of its SHA-256; models/persona/provenance.json has all 64.",
+        [
+            Facts({"hash of the traits": origin["constitution"]} | merge | seeds),
+            Table("Inputs by stage.", ["file", "SHA-256"], bodies),
+        ],
+    )
+
+
+def told(value) -> str:
+    """Return a parameter much as params.yaml has it."""
+    if isinstance(value, list):
+        return ", ".join(map(told, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,110 @@
+"""One HTML page made of sections: what a section consists of, and how it becomes a file that needs no other.
+
+The template escapes every text; only the charts are markup. It holds no script, no address of another place, and no date:
+the same sections make the same bytes.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from markupsafe import Markup
+
+TEMPLATE = Path(__file__).with_name("page.html")
+STRONG = 0.66  # from this share on, a coloured cell is so strong that its text is set in the other colour
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell with a remark below its text; a `share` from 0 to 1 colours it."""
+
+    text: str
+    note: str = ""
+    share: float | None = None
+
+    @property
+    def strong(self) -> bool:
+        return self.share is not None and self.share >= STRONG
+
+
+@dataclass(frozen=True)
+class Table:
+    """`bodies` maps the heading of some rows, or "", to these rows. The first cell of a row names it.
+
+    Cells are texts, numbers, charts or Cells.
+    """
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    head: Sequence[str | Markup]
+    bodies: dict[str, Sequence[Sequence]]
+    marked: str = ""  # the row and the column of this name stand out
+    narrow: bool = False  # upright heads over columns as wide as their numbers
+
+
+@dataclass(frozen=True)
+class Curves:
+    kind: ClassVar[str] = "curves"
+    caption: str
+    panels: Sequence
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Names and what is told of each."""
+
+    kind: ClassVar[str] = "facts"
+    facts: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Points:
+    """A numbered list."""
+
+    kind: ClassVar[str] = "points"
+    points: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Replies:
+    """Each prompt with the replies to it: by whom, what, and whether it was cut off."""
+
+    kind: ClassVar[str] = "replies"
+    prompts: dict[str, Sequence[tuple[Cell, str, bool]]]
+
+
+@dataclass(frozen=True)
+class Tile:
+    """One figure for the top of the page."""
+
+    name: str
+    value: str
+    note: str
+
+
+@dataclass(frozen=True)
+class Section:
+    title: str
+    text: str
+    blocks: Sequence
+    tiles: Sequence[Tile] = field(default=())
+
+    @property
+    def id(self) -> str:
+        return re.sub(r"\W+", "-", self.title.lower()).strip("-")
+
+
+def number(value: float) -> str:
+    """Return a count with separators, anything else with as many digits as one reads."""
+    return f"{value:,}" if isinstance(value, int) else f"{round(value, 2) + 0:.2f}" if abs(value) < 100 else f"{value:,.0f}"
+
+
+def render(**page) -> str:
+    """Return the page: `title`, `lede`, `facts`, and `parts`, which map a heading to its sections."""
+    from jinja2 import Environment, StrictUndefined
+
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["figure"] = number
+    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page) + "\n"

