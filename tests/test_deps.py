@@ -85,7 +85,7 @@ def section(node: ast.AST, readers: set[str]) -> str | None:
 
 
 def listed_params(name: str) -> set[str]:
-    return {entry for entry in STAGES[name]["params"] if isinstance(entry, str)}
+    return {entry for entry in STAGES[name].get("params", []) if isinstance(entry, str)}
 
 
 def listed(name: str, *kinds: str) -> set[str]:
@@ -123,7 +123,7 @@ def test_a_stage_lists_exactly_the_params_that_it_and_its_modules_read(name):
 @each_stage
 def test_a_stage_that_loads_the_constitution_depends_on_its_traits_alone(name):
     loads = any(isinstance(node, ast.Attribute) and ast.unparse(node) == "constitution.load" for node in tree(script(name)))
-    files = [entry for entry in STAGES[name]["params"] if isinstance(entry, dict)]
+    files = [entry for entry in STAGES[name].get("params", []) if isinstance(entry, dict)]
     assert files == ([{CONSTITUTION: ["traits"]}] if loads else [])
 
 
