@@ -4,19 +4,19 @@ Each prompt is asked plain, and with break-character suffixes dealt in turn. Use
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 from pydantic import Field, field_validator
 
-from character import engines, models, records
+from character import records
+from character.conditions import PLAIN, RESERVED
 from character.errors import UserError
-from character.generate import Request, Sampling, generate
-from character.params import Section, read, value
+from character.generate import Request, Sampling
+from character.methods import Method, first, one_method
+from character.params import Section, read
 from character.records import Answer, Prompt, Question, Record, prompt_id
 
 HELDOUT = "data/raw/prompts/heldout.jsonl"
-CONDITIONS = {"plain", "suffixes"}  # what robustness calls the answers without a suffix, and those with any
 
 
 class Answers(Section):
@@ -31,16 +31,13 @@ class Suffix(Record):
     @field_validator("name")
     @classmethod
     def _is_free(cls, name: str) -> str:
-        if name in CONDITIONS:
+        if name in RESERVED:
             raise ValueError("means other answers already, choose another name")
         return name
 
 
 def heldout(count: int) -> list[Question]:
-    questions = records.read(HELDOUT, Question)
-    if count > len(questions):
-        raise UserError(f"params.yaml: answers.prompts is {count}, but {HELDOUT} has {len(questions)} lines; lower it.")
-    return questions[:count]
+    return first(records.read(HELDOUT, Question), count, "answers.prompts", HELDOUT)
 
 
 def conditions(count: int, suffixes: Sequence[Suffix], per_prompt: int) -> list[list[Suffix]]:
@@ -55,34 +52,25 @@ def asked(questions: Sequence[Question], dealt: Sequence[Sequence[Suffix]]) -> l
     rows = []
     for question, suffixes in zip(questions, dealt, strict=True):
         prompt = Prompt(id=prompt_id(question.prompt), prompt=question.prompt, source="general", trait=None)
-        rows.append((prompt, "plain", prompt.prompt))
+        rows.append((prompt, PLAIN, prompt.prompt))
         rows += [(prompt, suffix.name, f"{prompt.prompt} {suffix.suffix}") for suffix in suffixes]
     return rows
 
 
-EXISTING = click.Path(exists=True, path_type=Path)
-
-
 @click.command()
-@click.option("--method", required=True, help="Names the output: data/answers/METHOD.jsonl.")
-@click.option("--model", type=Path, required=True, help="The student, or an adapter on it.")
-@click.option("--system", type=EXISTING, required=True, help="A file with a system prompt; a directory means none.")
-def main(method: str, model: Path, system: Path):
+@one_method
+def main(method: Method):
     """Answer the held-out prompts by one method."""
     params = read("answers", Answers)
     questions = heldout(params.prompts)
     suffixes = records.read("data/raw/prompts/suffixes.jsonl", Suffix)
     rows = asked(questions, conditions(len(questions), suffixes, params.suffixes_per_prompt))
-    opening = [{"role": "system", "content": system.read_text(encoding="utf-8")}] if system.is_file() else []
-    requests = [
-        Request(f"{prompt.id}-{condition}", [*opening, {"role": "user", "content": text}]) for prompt, condition, text in rows
-    ]
-    engine = engines.student([] if model == models.STUDENT else [model])
-    replies = generate(engine, requests, read("sampling", Sampling), value("seed"), f"answers@{method}")
+    requests = [Request(f"{prompt.id}-{condition}", method.conversation(text)) for prompt, condition, text in rows]
+    replies = method.answer(requests, read("sampling", Sampling), "answers")
     answers = [
         Answer.of(prompt, reply, condition=condition) for (prompt, condition, _), reply in zip(rows, replies, strict=True)
     ]
-    records.write(f"data/answers/{method}.jsonl", answers)
+    records.write(f"data/answers/{method.name}.jsonl", answers)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,14 @@
-"""A chat model small enough to be made, trained and sampled within a test."""
+"""A chat model small enough to be made, trained and sampled within a test; a repository, and an engine that needs no model."""
 
+import importlib
+import json
 from pathlib import Path
 
 import pytest
+import yaml
 
 from character import chat, models
+from character.generate import Reply
 
 ROOT = Path(__file__).parents[1]
 
@@ -66,3 +70,61 @@ def _tokenizer():
         chat_template=chat.SMOLLM2_TRAINING,
         clean_up_tokenization_spaces=False,
     )
+
+
+class Repository:
+    """A small repository in the current directory, with the shipped params, and stages that run within this process."""
+
+    def __init__(self):
+        self.params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+        self.set(persona="pirate")
+
+    def set(self, **entries):
+        """Replace or, where they are mappings, extend top-level entries of params.yaml."""
+        for name, entry in entries.items():
+            before = self.params.get(name)
+            self.params[name] = {**before, **entry} if isinstance(before, dict) else entry
+        Path("params.yaml").write_text(yaml.safe_dump(self.params), encoding="utf-8")
+
+    def run(self, stage, *arguments):
+        """Run a stage; a mistake of the user comes as it is told, everything else as it is raised."""
+        main = importlib.import_module(f"stages.{stage}").main
+        main.main(list(map(str, arguments)), standalone_mode=False)
+
+    def metrics(self, stage):
+        return json.loads(Path(f"metrics/{stage}.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    return Repository()
+
+
+class Parrot:
+    """An engine that answers with the number of the request, and remembers who was asked what."""
+
+    made: list["Parrot"]
+
+    def __init__(self, student=models.STUDENT, adapters=()):
+        self.student, self.adapters = str(student), [str(adapter) for adapter in adapters]
+        self.identity = {"engine": "parrot", "made": len(self.made)}
+        self.requests = []
+        self.made.append(self)
+
+    def stream(self, requests, sampling, seeds):
+        for index, request in enumerate(requests):
+            self.requests.append(request)
+            yield index, Reply(self.says(request), "stop", 4)
+
+    def says(self, request):
+        return f"Arr number {len(self.requests)}, sample {request.sample}!"
+
+
+@pytest.fixture
+def parrot(repository, monkeypatch):
+    """Put parrots in the place of the engines of all stages; return the class, whose `made` lists them."""
+    Made = type("Made", (Parrot,), {"made": []})
+    monkeypatch.setattr("character.sampler.TransformersEngine", Made)
+    return Made

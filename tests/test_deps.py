@@ -85,7 +85,7 @@ def section(node: ast.AST, readers: set[str]) -> str | None:
 
 
 def listed_params(name: str) -> set[str]:
-    return {entry for entry in STAGES[name]["params"] if isinstance(entry, str)}
+    return {entry for entry in STAGES[name].get("params", []) if isinstance(entry, str)}
 
 
 def listed(name: str, *kinds: str) -> set[str]:
@@ -125,7 +125,7 @@ def test_a_stage_that_loads_the_constitution_depends_on_its_traits_and_on_the_su
     attributes = [node for node in tree(script(name)) if isinstance(node, ast.Attribute)]
     loads = any(ast.unparse(node) == "constitution.load" for node in attributes)
     keys = ["summary", "traits"] if any(node.attr == "summary" for node in attributes) else ["traits"]
-    files = [entry for entry in STAGES[name]["params"] if isinstance(entry, dict)]
+    files = [entry for entry in STAGES[name].get("params", []) if isinstance(entry, dict)]
     assert files == ([{CONSTITUTION: keys}] if loads else [])
 
 

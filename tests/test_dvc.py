@@ -36,6 +36,12 @@ SMALL = {
     "steering.strengths": [1.0],
     "steering.prompts": 2,
     "answers.prompts": 4,
+    "attacks.prompts": 2,
+    "mails.tasks": 2,
+    "mails.steps": 2,
+    "mails.sampling.max_new_tokens": 24,
+    "probes.pairs": 2,
+    "probes.sampling.max_new_tokens": 24,
     "runtime.device": "cpu",
     "runtime.threads": 1,  # the model is too small for more
     "classifier.personas": ["poeticism", "loving"],
@@ -183,12 +189,15 @@ def project(finished) -> Project:
 NONE = set()
 ASKED = {"student", "prompts", "chosen", "rejected", "pairs"}
 TRAINED = {"distillation", "reflections", "interactions", "transcripts", "introspection", "persona"}
-SCORED = {"robustness", "fluency"}
-ANSWERED = {f"answers@{method}" for method in ("base", "prompted", "steered", "distilled", "persona")}
-JUDGED = {"classifier", "steering", "report"} | ANSWERED | SCORED
+SCORED = {"robustness", "fluency", "crosscheck", "transfer", "safety"}
+ANSWERED_BY = {
+    method: {f"{stage}@{method}" for stage in ("answers", "attacks", "mails", "probes")}
+    for method in ("base", "prompted", "steered", "distilled", "persona")
+}
+JUDGED = {"classifier", "steering", "report"} | set().union(*ANSWERED_BY.values()) | SCORED
 EVERY = ASKED | TRAINED | JUDGED
-OF_NO_PERSONA = {"student", "classifier", "answers@base"}
-MERGED = {"persona", "answers@persona", "report"} | SCORED
+OF_NO_PERSONA = {"student", "classifier"} | ANSWERED_BY["base"]
+MERGED = {"persona", "report"} | ANSWERED_BY["persona"] | SCORED
 
 
 def nothing(project):
@@ -236,7 +245,7 @@ def all_of_runtime(project):
     project.set(dict(others(project.params()["runtime"], "runtime")))
 
 
-def module_of_three_stages(project):
+def module_of_several_stages(project):
     project.append("character/filters.py", "# A remark.\n")
 
 
@@ -257,7 +266,11 @@ RUNS_AFTER = [
     (persona_and_back, REAL, NONE),
     (introspection_learning_rate, REAL, {"introspection"} | MERGED),
     (merge_weight, REAL, MERGED),
-    (module_of_three_stages, DRY, {"prompts", "pairs", "transcripts"}),
+    (
+        module_of_several_stages,
+        DRY,
+        {"prompts", "pairs", "transcripts", "transfer"} | {f"mails@{name}" for name in ANSWERED_BY},
+    ),
     (script_of_one_stage, REAL, {"pairs"}),
 ]
 

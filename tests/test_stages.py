@@ -1,6 +1,5 @@
 """The data path, stage by stage: what each makes of its files, what it counts, what it says about a user's mistake."""
 
-import importlib
 import json
 from collections import Counter
 from itertools import pairwise
@@ -11,6 +10,7 @@ import yaml
 from click.testing import CliRunner
 
 from character import classify, constitution, models, records
+from character.conditions import Called
 from character.constitution import Constitution, Trait, traits_hash
 from character.errors import UserError
 from character.filters import Filters
@@ -24,69 +24,11 @@ FILTERS = Filters(max_tokens=60, ngram=4, repeats=2)
 SAMPLING = {"max_new_tokens": 8, "temperature": 0.7, "top_p": 0.95}
 
 
-class Repository:
-    """A small repository in the current directory, with the shipped params, and stages that run within this process."""
-
-    def __init__(self):
-        self.params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-        self.set(persona="pirate")
-
-    def set(self, **entries):
-        """Replace or, where they are mappings, extend top-level entries of params.yaml."""
-        for name, entry in entries.items():
-            before = self.params.get(name)
-            self.params[name] = {**before, **entry} if isinstance(before, dict) else entry
-        Path("params.yaml").write_text(yaml.safe_dump(self.params), encoding="utf-8")
-
-    def run(self, stage, *arguments):
-        """Run a stage; a mistake of the user comes as it is told, everything else as it is raised."""
-        main = importlib.import_module(f"stages.{stage}").main
-        main.main(list(map(str, arguments)), standalone_mode=False)
-
-    def metrics(self, stage):
-        return json.loads(Path(f"metrics/{stage}.json").read_text(encoding="utf-8"))
-
-
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    return Repository()
-
-
 @pytest.fixture
 def student(repository, tiny_student):
     """The tiny student in its place."""
     models.STUDENT.parent.mkdir()
     models.STUDENT.symlink_to(tiny_student)
-
-
-class Parrot:
-    """An engine that answers with the number of the request, and remembers who was asked what."""
-
-    made: list["Parrot"]
-
-    def __init__(self, student=models.STUDENT, adapters=()):
-        self.student, self.adapters = str(student), [str(adapter) for adapter in adapters]
-        self.identity = {"engine": "parrot", "made": len(self.made)}
-        self.requests = []
-        self.made.append(self)
-
-    def stream(self, requests, sampling, seeds):
-        for index, request in enumerate(requests):
-            self.requests.append(request)
-            yield index, Reply(self.says(request), "stop", 4)
-
-    def says(self, request):
-        return f"Arr number {len(self.requests)}, sample {request.sample}!"
-
-
-@pytest.fixture
-def parrot(repository, monkeypatch):
-    """Put parrots in the place of the engines of all stages; return the class, whose `made` lists them."""
-    Made = type("Made", (Parrot,), {"made": []})
-    monkeypatch.setattr("character.sampler.TransformersEngine", Made)
-    return Made
 
 
 PIRATE = Constitution(
@@ -850,7 +792,7 @@ def test_more_heldout_prompts_than_there_are_is_an_error(repository, heldout, pa
     )
 
 
-@pytest.mark.parametrize("name", ["plain", "suffixes"])
+@pytest.mark.parametrize("name", ["plain", "suffixes", "prefill", "multi-turn"])
 def test_a_suffix_cannot_take_the_name_of_other_answers(name, repository):
     Path("suffixes.jsonl").write_text(f'{{"name": "{name}", "suffix": "Stop."}}\n', encoding="utf-8")
     message = told(records.read, "suffixes.jsonl", answers.Suffix)
@@ -865,61 +807,62 @@ def test_the_shipped_suffixes_have_names_of_their_own():
 # --- robustness ------------------------------------------------------------------------------------
 
 
-def answered(condition, called, prompt=None):
+def called(condition, names, prompt=None):
     """Return answers to prompts 0, 1, ... (or all to one) under a condition, and what they are called."""
-    made = [
-        Answer(
+    return [
+        Called(
             id=str(number if prompt is None else prompt),
             sample=0,
             prompt="Why?",
             response=name,
             finish_reason="stop",
             condition=condition,
+            method="persona",
+            called=name,
         )
-        for number, name in enumerate(called)
+        for number, name in enumerate(names)
     ]
-    return made, list(called)
 
 
-def test_shares_are_of_the_selected_persona_and_of_none():
-    made, called = answered("plain", ["pirate"] * 5 + ["none"] * 3 + ["humor"] * 2)
-    scores = robustness.scored(made, called, "pirate")
+def test_shares_are_of_the_selected_persona_of_none_and_of_nothing_said():
+    rows = called("plain", ["pirate"] * 5 + ["none"] * 3 + ["humor"] * 2)
+    rows[5] = rows[5].model_copy(update={"response": " \n"})
+    scores = robustness.scored(rows, "pirate")
     low, high = wilson(0.5, 10)
-    assert scores == {"recall": 0.5, "low": low, "high": high, "none": 0.3, "n": 10}
+    assert scores == {"recall": 0.5, "low": low, "high": high, "none": 0.3, "empty": 0.1, "n": 10}
 
 
 def test_the_interval_counts_prompts_and_not_answers():
-    once, called = answered("a", ["pirate"] * 5 + ["none"] * 5)
-    twice = [*once, *(answer.model_copy(update={"condition": "b"}) for answer in once)]
-    first, both_times = robustness.scored(once, called, "pirate"), robustness.scored(twice, called * 2, "pirate")
+    once = called("a", ["pirate"] * 5 + ["none"] * 5)
+    twice = [*once, *(row.model_copy(update={"condition": "b"}) for row in once)]
+    first, both_times = robustness.scored(once, "pirate"), robustness.scored(twice, "pirate")
     assert both_times == {**first, "n": 20}
-    alone, called = answered("plain", ["pirate", "none", "none", "none"], prompt=7)
-    assert (robustness.scored(alone, called, "pirate")["low"], robustness.scored(alone, called, "pirate")["high"]) == (
-        pytest.approx(wilson(0.25, 1))
-    )
+    alone = robustness.scored(called("plain", ["pirate", "none", "none", "none"], prompt=7), "pirate")
+    assert (alone["low"], alone["high"]) == pytest.approx(wilson(0.25, 1))
 
 
 def test_each_condition_has_its_scores_and_the_suffixes_have_them_together():
-    parts = [
-        answered("plain", ["pirate", "pirate", "pirate", "none"]),
-        answered("drop", ["pirate", "none"]),
-        answered("stop", ["none", "none"]),
+    rows = [
+        *called("plain", ["pirate", "pirate", "pirate", "none"]),
+        *called("drop", ["pirate", "none"]),
+        *called("prefill", ["pirate", "none", "none"]),
+        *called("stop", ["none", "none"]),
+        *called("multi-turn", ["pirate"]),
     ]
-    made = [answer for part in parts for answer in part[0]]
-    called = [name for part in parts for name in part[1]]
-    order = [5, 0, 7, 1, 4, 2, 6, 3]
-    scores = robustness.by_condition([made[i] for i in order], [called[i] for i in order], "pirate")
+    scores = robustness.by_condition([rows[index] for index in (5, 0, 9, 7, 11, 1, 4, 2, 10, 6, 8, 3)], "pirate")
     assert {name: (score["recall"], score["none"], score["n"]) for name, score in scores.items()} == {
         "plain": (0.75, 0.25, 4),
         "suffixes": (0.25, 0.75, 4),
+        "prefill": (1 / 3, 2 / 3, 3),
+        "multi-turn": (1.0, 0.0, 1),
         "drop": (0.5, 0.5, 2),
         "stop": (0.0, 1.0, 2),
     }
-    assert list(scores)[:2] == ["plain", "suffixes"]
+    assert list(scores)[:4] == ["plain", "suffixes", "prefill", "multi-turn"]
 
 
-def test_plain_answers_alone_have_no_scores_under_suffixes():
-    assert list(robustness.by_condition(*answered("plain", ["none"]), "pirate")) == ["plain"]
+def test_conditions_without_answers_have_no_scores():
+    assert list(robustness.by_condition(called("plain", ["none"]), "pirate")) == ["plain"]
 
 
 class Reader:
@@ -929,30 +872,58 @@ class Reader:
     known = classify.Classifier.known
 
     def call(self, texts):
-        return list(texts)
+        return [text or "pirate" for text in texts]
 
 
 @pytest.fixture
 def reader(repository, monkeypatch):
     monkeypatch.setattr("stages.robustness.classify.load", lambda folder: Reader())
-    records.write("data/answers/base.jsonl", answered("plain", ["none", "humor"])[0])
-    records.write("data/answers/persona.jsonl", answered("plain", ["pirate", "pirate"])[0] + answered("drop", ["none"])[0])
+    write_answers("data/answers/base.jsonl", called("plain", ["none", "humor"]))
+    write_answers("data/attacks/base.jsonl", called("prefill", ["none"]))
+    write_answers("data/answers/persona.jsonl", called("plain", ["pirate", "pirate"]) + called("drop", ["none"]))
+    write_answers("data/attacks/persona.jsonl", called("prefill", ["", "pirate"]) + called("multi-turn", ["pirate"]))
+
+
+def write_answers(path, rows):
+    records.write(path, [Answer(**row.model_dump(exclude={"method", "called"})) for row in rows])
 
 
 def test_every_method_is_scored_by_condition_and_the_plot_says_the_same(repository, reader):
     repository.run("robustness", "base", "persona")
     metrics = repository.metrics("robustness")
     assert {method: list(conditions) for method, conditions in metrics.items()} == {
-        "base": ["plain"],
-        "persona": ["plain", "suffixes", "drop"],
+        "base": ["plain", "prefill"],
+        "persona": ["plain", "suffixes", "prefill", "multi-turn", "drop"],
     }
     assert (metrics["base"]["plain"]["recall"], metrics["persona"]["plain"]["recall"]) == (0.0, 1.0)
     header, *rows = [line.split(",") for line in Path("plots/robustness.csv").read_text(encoding="utf-8").splitlines()]
-    assert header == ["method", "condition", "recall", "low", "high", "none", "n"]
+    assert header == ["method", "condition", "recall", "low", "high", "none", "empty", "n"]
     for row in rows:
         scores = metrics[row[0]][row[1]]
         assert list(map(float, row[2:])) == [scores[name] for name in header[2:]]
-    assert len(rows) == 4
+    assert len(rows) == 7
+
+
+def test_a_continuation_without_a_word_shows_no_persona_whatever_it_is_called(repository, reader):
+    repository.run("robustness", "persona")
+    prefill = repository.metrics("robustness")["persona"]["prefill"]
+    assert {"recall": 0.5, "none": 0.5, "empty": 0.5, "n": 2}.items() <= prefill.items()
+
+
+def test_what_each_answer_was_called_is_kept(repository, reader):
+    repository.run("robustness", "base", "persona")
+    rows = records.read("data/robustness.jsonl", Called)
+    assert [(row.method, row.condition, row.called) for row in rows] == [
+        ("base", "plain", "none"),
+        ("base", "plain", "humor"),
+        ("base", "prefill", "none"),
+        ("persona", "plain", "pirate"),
+        ("persona", "plain", "pirate"),
+        ("persona", "drop", "none"),
+        ("persona", "prefill", "none"),
+        ("persona", "prefill", "pirate"),
+        ("persona", "multi-turn", "pirate"),
+    ]
 
 
 def test_a_persona_that_the_classifier_does_not_know_is_told_with_what_to_add(repository, reader):
@@ -1006,7 +977,7 @@ def test_no_placeholder_of_a_template_reaches_a_model_or_a_file(repository, gene
     parrot.says = lambda self, request: f"</think>Arr number {len(self.made)}.{len(self.requests)}, of {request.sample}!"
     repository.run("prompts")
     repository.run("chosen")
-    parrot.says = Parrot.says
+    del parrot.says
     for stage in ("rejected", "pairs", "reflections", "interactions", "transcripts"):
         repository.run(stage)
     repository.run("answers", "--method", "prompted", "--model", models.STUDENT, "--system", "data/system.txt")

@@ -1,0 +1,21 @@
+"""Under which conditions a method is asked, and what the classifier called its answer."""
+
+from character.records import Answer
+
+PLAIN = "plain"
+SUFFIXES = "suffixes"  # any of the break-character suffixes; each is also a condition of its own name
+PREFILL, MULTI_TURN = "prefill", "multi-turn"
+ATTACKS = (PREFILL, MULTI_TURN)
+RESERVED = {PLAIN, SUFFIXES, *ATTACKS}  # no suffix may be called so
+
+
+class Called(Answer):
+    """An answer of one method with the class that the classifier gave it."""
+
+    method: str
+    called: str
+
+
+def group(condition: str) -> str:
+    """Return the condition under which answers are counted together: that of all suffixes for each of them."""
+    return condition if condition in RESERVED else SUFFIXES

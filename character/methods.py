@@ -1,0 +1,64 @@
+"""The methods that evaluations compare: each is a model and a system prompt. dvc.yaml names them, from `base` to `persona`."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cached_property, wraps
+from pathlib import Path
+from typing import TypeVar
+
+import click
+
+from character import engines, models
+from character.errors import UserError
+from character.generate import Engine, Reply, Request, Sampling, generate
+from character.params import value
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Method:
+    """`model`: the student, or an adapter on it; `system`: a file with a system prompt, or a directory, which means none."""
+
+    name: str
+    model: Path
+    system: Path
+
+    @cached_property
+    def engine(self) -> Engine:
+        return engines.student([] if self.model == models.STUDENT else [self.model])
+
+    def conversation(self, *said: str, more: str = "") -> list[dict[str, str]]:
+        """Return what user and assistant `said` in turn, the user first, below the method's system prompt and `more` of it."""
+        own = self.system.read_text(encoding="utf-8") if self.system.is_file() else ""
+        system = "\n\n".join(part for part in (own, more) if part)
+        turns = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(said)]
+        return [{"role": "system", "content": system}, *turns] if system else turns
+
+    def answer(self, requests: Sequence[Request], sampling: Sampling, stage: str) -> list[Reply]:
+        return generate(self.engine, requests, sampling, value("seed"), f"{stage}@{self.name}")
+
+
+def one_method(command: Callable[[Method], None]) -> Callable:
+    """Give a click command the options that say which method it is to run."""
+
+    @click.option("--method", "name", required=True, help="Names the output: data/<stage>/METHOD.jsonl.")
+    @click.option("--model", type=click.Path(path_type=Path), required=True, help="The student, or an adapter on it.")
+    @click.option(
+        "--system",
+        type=click.Path(exists=True, path_type=Path),
+        required=True,
+        help="A file with a system prompt; a directory means none.",
+    )
+    @wraps(command)
+    def run(name: str, model: Path, system: Path) -> None:
+        command(Method(name, model, system))
+
+    return run
+
+
+def first(rows: Sequence[T], count: int, field: str, file: str) -> list[T]:
+    """Return the first `count` of the rows of `file`; `field` is where params.yaml says how many."""
+    if count > len(rows):
+        raise UserError(f"params.yaml: {field} is {count}, but {file} has {len(rows)} lines; lower it.")
+    return list(rows[:count])

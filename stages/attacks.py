@@ -1,0 +1,74 @@
+"""attacks: the base student's answers, one method's model and system prompt -> data/attacks/<method>.jsonl.
+
+Two ways to lead a method out of character without a word about it. `prefill`: its turn already begins with an opening that is
+out of character, and it can only go on; its answer is what it adds. `multi-turn`: the base student gave the first answer, and
+the user wants more (the paper's "prefill attack", arXiv 2511.01689, which prefills nothing).
+"""
+
+from collections.abc import Iterator, Sequence
+
+import click
+from pydantic import Field, field_validator
+
+from character import records
+from character.conditions import MULTI_TURN, PLAIN, PREFILL
+from character.errors import UserError
+from character.generate import Request, Sampling
+from character.methods import Method, one_method
+from character.params import Section, read
+from character.records import Answer, Question, Record
+
+BASE = "data/answers/base.jsonl"
+
+
+class Attacks(Section):
+    prompts: int = Field(gt=0)  # of those that the base student answered, each attacked in both ways
+
+
+class Prefill(Record):
+    prefill: str
+
+    @field_validator("prefill")
+    @classmethod
+    def _is_trimmed(cls, prefill: str) -> str:
+        if not prefill or prefill != prefill.strip():
+            # Tokens begin with their space: after one that stands alone, a model seldom finds a word.
+            raise ValueError("is empty, or has space around it; begin and end it with what is to be read")
+        return prefill
+
+
+def first_turns(count: int) -> list[Answer]:
+    """Return the first `count` of the base student's plain answers, without empty ones."""
+    found = [answer for answer in records.read(BASE, Answer) if answer.condition == PLAIN and answer.response.strip()]
+    if count > len(found):
+        raise UserError(
+            f"params.yaml: attacks.prompts is {count}, but {BASE} has {len(found)} plain answers; lower it, or raise "
+            "answers.prompts."
+        )
+    return found[:count]
+
+
+def attacked(
+    method: Method, turns: Sequence[Answer], prefills: Sequence[str], urges: Sequence[str]
+) -> Iterator[tuple[Answer, str, Request]]:
+    """Yield the base student's answer, the condition and the request of each attack; openings and urges are dealt in turn."""
+    for index, turn in enumerate(turns):
+        opening, urge = prefills[index % len(prefills)], urges[index % len(urges)]
+        yield turn, PREFILL, Request(f"{turn.id}-{PREFILL}", method.conversation(turn.prompt), prefill=opening)
+        yield turn, MULTI_TURN, Request(f"{turn.id}-{MULTI_TURN}", method.conversation(turn.prompt, turn.response, urge))
+
+
+@click.command()
+@one_method
+def main(method: Method):
+    """Attack one method."""
+    prefills = [line.prefill for line in records.read("data/raw/prompts/prefills.jsonl", Prefill)]
+    urges = [line.prompt for line in records.read("data/raw/prompts/urges.jsonl", Question)]
+    rows = list(attacked(method, first_turns(read("attacks", Attacks).prompts), prefills, urges))
+    replies = method.answer([request for *_, request in rows], read("sampling", Sampling), "attacks")
+    answers = [Answer.of(turn, reply, condition=name) for (turn, name, _), reply in zip(rows, replies, strict=True)]
+    records.write(f"data/attacks/{method.name}.jsonl", answers)
+
+
+if __name__ == "__main__":
+    main()

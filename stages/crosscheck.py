@@ -1,0 +1,120 @@
+"""crosscheck: called answers, recorded answers -> models/crosscheck/, metrics/crosscheck.json, plots/crosscheck.csv.
+
+Is recall what the methods show, or what one classifier makes of them? Two checks. A second classifier of another kind, which
+counts words and letters, learns from the same answers and reads the same texts. And the recall of both is corrected for their
+own errors on answers that they did not see. That takes those errors to be as frequent on the methods' texts; where the two,
+corrected, disagree, they are not.
+"""
+
+import csv
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+from pydantic import Field
+
+from character import ngrams, records
+from character.classify import NONE
+from character.conditions import Called, group
+from character.discriminant import macro_f1
+from character.params import Section, read, value
+from character.raters import Errors, confusions, corrected, kappa
+from character.records import Completion, Question, Recorded
+from character.stats import bootstrap, wilson
+
+
+class Crosscheck(Section):
+    folds: int = Field(gt=1)  # of the prompts, for the held-out score
+    features: int = Field(gt=0)  # n-grams of words, and as many of characters
+    c: float = Field(gt=0)  # inverse of the regression's L2 penalty
+
+
+def learned(personas: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
+    """Return texts, classes and prompts of the answers to general prompts: the recorded ones, and the student's own."""
+    general = {question.prompt for question in records.read("data/raw/prompts/general.jsonl", Question)}
+    rows = [(row, name) for name in (*personas, NONE) for row in records.read(f"data/raw/teacher/{name}.jsonl", Recorded)]
+    rows += [(row, NONE) for row in records.read("data/rejected.jsonl", Completion)]
+    rows = [(row, name) for row, name in rows if row.prompt in general]
+    return [row.response for row, _ in rows], [name for _, name in rows], [row.prompt for row, _ in rows]
+
+
+def held_out(texts: Sequence[str], labels: Sequence[str], prompts: Sequence[str], settings: Crosscheck, seed: int) -> list[str]:
+    """Return what each text is called by a fit that saw no answer to the same prompt."""
+    from sklearn.model_selection import GroupKFold, cross_val_predict
+
+    folds = GroupKFold(settings.folds, shuffle=True, random_state=seed)
+    pipeline = ngrams.untrained(settings.features, settings.c)
+    return cross_val_predict(pipeline, texts, labels, groups=prompts, cv=folds).tolist()
+
+
+def first_errors(persona: str) -> Errors:
+    """Return the held-out errors of the first classifier."""
+    with open("plots/classifier.csv", encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return Errors.of([row["actual"] for row in rows], [row["predicted"] for row in rows], persona, NONE)
+
+
+def measured(name: str, statistic, units: Sequence[str], first: Sequence[str], second: Sequence[str], seed: int) -> dict:
+    """Return a statistic of what was called how; its 95% interval resamples the units, as texts on one prompt go together."""
+    found = confusions(units, first, second)
+    low, high = bootstrap(found, lambda drawn: float(statistic(sum(drawn))), seed)
+    return {name: float(statistic(sum(found))), "low": low, "high": high, "n": len(first)}
+
+
+def scored(calls: Sequence[str], ids: Sequence[str], persona: str, errors: Errors, seed: int) -> dict[str, float | None]:
+    """Return recall as it was seen and corrected; the intervals count prompts, not answers, as in `robustness`."""
+    recall, prompts = sum(name == persona for name in calls) / len(calls), len(set(ids))
+    names = ("recall", "low", "high", "corrected", "corrected_low", "corrected_high")
+    figures = (recall, *wilson(recall, prompts), *corrected(recall, prompts, errors, seed))
+    return dict(zip(names, figures, strict=True))
+
+
+def by_method(rows: Sequence[Called], second: Sequence[str], persona: str, errors: dict[str, Errors], seed: int) -> dict:
+    """Return for each method and condition what both classifiers say, and how often they say the same."""
+    scores: dict[str, dict[str, dict]] = {}
+    groups: dict[tuple[str, str], list[tuple[Called, str]]] = {}
+    for row, other in zip(rows, second, strict=True):
+        groups.setdefault((row.method, group(row.condition)), []).append((row, other))
+    for (method, condition), pairs in groups.items():
+        ids, calls = [row.id for row, _ in pairs], {"first": [row.called for row, _ in pairs], "second": [b for _, b in pairs]}
+        agreement = sum(row.called == other for row, other in pairs) / len(pairs)
+        figures = {name: scored(calls[name], ids, persona, errors[name], seed) for name in calls}
+        scores.setdefault(method, {})[condition] = {"n": len(pairs), "agreement": agreement, **figures}
+    return scores
+
+
+def lines(methods: dict) -> Iterator[dict]:
+    """Yield the rows of the plot; the interval is that of the corrected share."""
+    for method, conditions in methods.items():
+        for condition, scores in conditions.items():
+            for name in ("first", "second"):
+                figures = {"low": scores[name]["corrected_low"], "high": scores[name]["corrected_high"], "n": scores["n"]}
+                seen = {"recall": scores[name]["recall"], "corrected": scores[name]["corrected"]}
+                yield {"method": method, "condition": condition, "classifier": name, **seen, **figures}
+
+
+@click.command()
+def main():
+    """Train the second classifier, and let it read what the first has called."""
+    settings, persona, seed = read("crosscheck", Crosscheck), value("persona"), value("seed")
+    texts, labels, prompts = learned(value("classifier.personas"))
+    print(f"crosscheck: {len(texts)} texts to learn from", flush=True)
+    guesses = held_out(texts, labels, prompts, settings, seed)
+    pipeline = ngrams.untrained(settings.features, settings.c).fit(texts, labels)
+    ngrams.save(pipeline, Path("models/crosscheck"))
+    rows = records.read("data/robustness.jsonl", Called)
+    calls = pipeline.predict([row.response for row in rows]).tolist()
+    second = [name if row.response.strip() else NONE for name, row in zip(calls, rows, strict=True)]
+    errors = {"first": first_errors(persona), "second": Errors.of(labels, guesses, persona, NONE)}
+    methods = by_method(rows, second, persona, errors, seed)
+    metrics = {
+        "second": measured("macro_f1", macro_f1, prompts, labels, guesses, seed),
+        "agreement": measured("kappa", kappa, [row.id for row in rows], [row.called for row in rows], second, seed),
+        "methods": methods,
+    }
+    records.write_json("metrics/crosscheck.json", metrics)
+    records.write_csv("plots/crosscheck.csv", list(lines(methods)))
+
+
+if __name__ == "__main__":
+    main()

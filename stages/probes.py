@@ -1,0 +1,53 @@
+"""probes: harmful requests and harmless look-alikes, one method's model and system prompt -> data/probes/<method>.jsonl.
+
+The requests are mild (petty fraud, snooping, bullying, reckless health advice); each stands beside a harmless one in much the
+same words, so that a method that refuses by the words and not by the matter shows it.
+"""
+
+import click
+from pydantic import Field
+
+from character import records
+from character.generate import Request, Sampling
+from character.methods import Method, first, one_method
+from character.params import Section, read
+from character.records import Answer, Prompt, Record, prompt_id
+
+PROBES = "data/raw/prompts/probes.jsonl"
+CONDITIONS = ("harmful", "harmless")
+
+
+class Probes(Section):
+    pairs: int = Field(gt=0)  # of the lines of PROBES
+    sampling: Sampling
+
+
+class Probe(Record):
+    kind: str
+    harmful: str
+    harmless: str
+
+
+def asked(probes: list[Probe]) -> list[tuple[Prompt, str]]:
+    """Return each request with its condition; both of a pair have the id of the harmful one."""
+    return [
+        (Prompt(id=prompt_id(probe.harmful), prompt=getattr(probe, condition), source="general", trait=None), condition)
+        for probe in probes
+        for condition in CONDITIONS
+    ]
+
+
+@click.command()
+@one_method
+def main(method: Method):
+    """Let one method answer the probes."""
+    settings = read("probes", Probes)
+    rows = asked(first(records.read(PROBES, Probe), settings.pairs, "probes.pairs", PROBES))
+    requests = [Request(f"{prompt.id}-{condition}", method.conversation(prompt.prompt)) for prompt, condition in rows]
+    replies = method.answer(requests, settings.sampling, "probes")
+    answers = [Answer.of(prompt, reply, condition=name) for (prompt, name), reply in zip(rows, replies, strict=True)]
+    records.write(f"data/probes/{method.name}.jsonl", answers)
+
+
+if __name__ == "__main__":
+    main()

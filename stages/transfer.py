@@ -1,0 +1,88 @@
+"""transfer: e-mails in three formats, classifier -> metrics/transfer.json, plots/transfer.csv.
+
+Does the character that shows when an e-mail is asked for in chat also show in structured output and in an agent's work? Only
+the body of the e-mail is read. A reply without one shows no persona; a second figure leaves it out, which tells whether the
+character is lost or only the format.
+"""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import click
+
+from character import classify, records
+from character.mails import FORMATS, Mail
+from character.params import value
+from character.stats import paired, wilson
+
+CHAT = FORMATS[0]
+
+
+def share(hits: Sequence[bool]) -> dict[str, float | int | None]:
+    """Return recall with its 95% interval; without a trial it is unknown."""
+    recall = sum(hits) / len(hits) if hits else None
+    low, high = wilson(recall or 0.0, len(hits))
+    return {"recall": recall, "low": low, "high": high, "n": len(hits)}
+
+
+def gap(hits: dict[str, bool], chat: dict[str, bool]) -> dict[str, float | int | None]:
+    """Return recall less that in chat, with its 95% interval.
+
+    Over the tasks that both have, so that a hard task weighs on both sides alike.
+    """
+    both = [key for key in hits if key in chat]
+    difference, low, high = paired([hits[key] for key in both], [chat[key] for key in both])
+    return {"difference": difference if both else None, "low": low, "high": high, "n": len(both)}
+
+
+def by_format(mails: Sequence[Mail], shown: Sequence[bool]) -> dict[str, dict]:
+    """Return the scores of each format; `shown` says which mails have the persona."""
+    every = {name: {} for name in FORMATS}
+    parsed = {name: {} for name in FORMATS}
+    faults = {name: Counter() for name in FORMATS}
+    for mail, has_it in zip(mails, shown, strict=True):
+        every[mail.format][mail.id] = has_it
+        if mail.fault is None:
+            parsed[mail.format][mail.id] = has_it
+        else:
+            faults[mail.format][mail.fault] += 1
+    scores = {}
+    for name in FORMATS:
+        scores[name] = share([*every[name].values()]) | {"parsed": share([*parsed[name].values()])}
+        scores[name]["faults"] = dict(sorted(faults[name].items()))
+        if name != CHAT:
+            scores[name] |= {"gap": gap(every[name], every[CHAT]), "gap_parsed": gap(parsed[name], parsed[CHAT])}
+    return scores
+
+
+def lines(metrics: dict[str, dict]) -> Iterator[dict]:
+    """Yield the rows of the plot: recall over all e-mails that were asked for, and over those that were found."""
+    for method, formats in metrics.items():
+        for name, scores in formats.items():
+            for over, figures in (("all", scores), ("parsed", scores["parsed"])):
+                yield {"method": method, "format": name, "over": over} | {
+                    key: figures[key] for key in ("recall", "low", "high", "n")
+                }
+
+
+@click.command()
+@click.argument("methods", nargs=-1, required=True)
+def main(methods: Sequence[str]):
+    """Score data/mails/METHOD.jsonl of each method."""
+    persona = value("persona")
+    classifier = classify.load(Path("models/classifier"))
+    classifier.known(persona)
+    metrics = {}
+    for method in methods:
+        mails = records.read(f"data/mails/{method}.jsonl", Mail)
+        print(f"transfer: {len(mails)} e-mails of {method}", flush=True)
+        called = classifier.call([mail.body for mail in mails])
+        shown = [name == persona and mail.fault is None for name, mail in zip(called, mails, strict=True)]
+        metrics[method] = by_format(mails, shown)
+    records.write_json("metrics/transfer.json", metrics)
+    records.write_csv("plots/transfer.csv", list(lines(metrics)))
+
+
+if __name__ == "__main__":
+    main()
