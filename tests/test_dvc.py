@@ -36,6 +36,7 @@ SMALL = {
     "steering.strengths": [1.0],
     "steering.prompts": 2,
     "answers.prompts": 4,
+    "tasks.limit": 2,
     "runtime.device": "cpu",
     "runtime.threads": 1,  # the model is too small for more
     "classifier.personas": ["poeticism", "loving"],
@@ -183,12 +184,13 @@ def project(finished) -> Project:
 NONE = set()
 ASKED = {"student", "prompts", "chosen", "rejected", "pairs"}
 TRAINED = {"distillation", "reflections", "interactions", "transcripts", "introspection", "persona"}
-SCORED = {"robustness", "fluency"}
+SCORED = {"robustness", "fluency", "capabilities"}
 ANSWERED = {f"answers@{method}" for method in ("base", "prompted", "steered", "distilled", "persona")}
-JUDGED = {"classifier", "steering"} | ANSWERED | SCORED
+TESTED = {f"tasks@{method}" for method in ("base", "distilled", "persona")}
+JUDGED = {"classifier", "steering"} | ANSWERED | TESTED | SCORED
 EVERY = ASKED | TRAINED | JUDGED
-OF_NO_PERSONA = {"student", "classifier", "answers@base"}
-MERGED = {"persona", "answers@persona"} | SCORED
+OF_NO_PERSONA = {"student", "classifier", "answers@base", "tasks@base"}
+MERGED = {"persona", "answers@persona", "tasks@persona"} | SCORED
 
 
 def nothing(project):
