@@ -42,6 +42,7 @@ SMALL = {
     "mails.sampling.max_new_tokens": 24,
     "probes.pairs": 2,
     "probes.sampling.max_new_tokens": 24,
+    "tasks.limit": 2,
     "runtime.device": "cpu",
     "runtime.threads": 1,  # the model is too small for more
     "classifier.personas": ["poeticism", "loving"],
@@ -189,11 +190,13 @@ def project(finished) -> Project:
 NONE = set()
 ASKED = {"student", "prompts", "chosen", "rejected", "pairs"}
 TRAINED = {"distillation", "reflections", "interactions", "transcripts", "introspection", "persona"}
-SCORED = {"robustness", "fluency", "crosscheck", "transfer", "safety"}
+SCORED = {"robustness", "fluency", "crosscheck", "transfer", "safety", "capabilities"}
 ANSWERED_BY = {
     method: {f"{stage}@{method}" for stage in ("answers", "attacks", "mails", "probes")}
     for method in ("base", "prompted", "steered", "distilled", "persona")
 }
+for method in ("base", "distilled", "persona"):
+    ANSWERED_BY[method].add(f"tasks@{method}")
 JUDGED = {"classifier", "steering", "report"} | set().union(*ANSWERED_BY.values()) | SCORED
 EVERY = ASKED | TRAINED | JUDGED
 OF_NO_PERSONA = {"student", "classifier"} | ANSWERED_BY["base"]

@@ -1,0 +1,36 @@
+"""tasks: data/raw/tasks or others of lm-evaluation-harness, one method's model -> data/tasks/<method>.jsonl.
+
+What can the model do? Its score for each item, so that methods are compared item by item.
+"""
+
+from pathlib import Path
+
+import click
+from pydantic import Field
+
+from character import harness, models, records
+from character.params import Section, read, value
+
+
+class Tasks(Section):
+    metrics: dict[str, str] = Field(min_length=1)  # of each task, the metric that counts
+    limit: int = Field(ge=0)  # items of each single task; 0: all
+
+
+@click.command()
+@click.option("--method", required=True, help="Names the output: data/tasks/METHOD.jsonl.")
+@click.option("--model", type=Path, required=True, help="The student, or an adapter on it.")
+def main(method: str, model: Path):
+    """Have one method's model do the tasks."""
+    settings = read("tasks", Tasks)
+    tasks = harness.load(list(settings.metrics), value("seed"))
+    lm = harness.language_model([] if model == models.STUDENT else [model])
+    scores = []
+    for name, metric in settings.metrics.items():
+        print(f"tasks@{method}: {name}", flush=True)
+        scores += harness.scores(lm, name, tasks[name], metric, settings.limit)
+    records.write(f"data/tasks/{method}.jsonl", scores)
+
+
+if __name__ == "__main__":
+    main()
