@@ -21,8 +21,13 @@ def nice(top: float) -> float:
     return next(step * power for step in (1, 2, 3, 4, 6, 8, 10) if step * power >= top)
 
 
-def interval(value: float, low: float, high: float, span: Span = SHARES) -> Markup:
-    """Return a dot with its interval; whoever cannot see it reads the figures in the cells beside."""
+def interval(value: float | None, low: float, high: float, span: Span = SHARES) -> Markup:
+    """Return a dot with its interval; whoever cannot see it reads the figures in the cells beside.
+
+    What is unknown has no dot, and no interval either, which would say no more than that.
+    """
+    if value is None:
+        return Markup(f'<svg class="interval" aria-hidden="true">{_grid(span, 0)}</svg>')
     left, dot, right = (_across(number, span) for number in (low, value, high))
     return Markup(
         f'<svg class="interval" aria-hidden="true">{_grid(span, 0)}'

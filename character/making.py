@@ -1,4 +1,7 @@
-"""What the report shows of how a persona was made: one section for each step, a function of the files that it is made from."""
+"""What the report shows of how a persona, and the baseline that is steered, were made.
+
+One section for each step, a function of the files that it is made from.
+"""
 
 from collections.abc import Sequence
 
@@ -67,6 +70,21 @@ def training(merged: Sequence[dict], metrics: dict[str, dict], curves: dict[str,
             ),
             Table("Settings, as the adapters carry them.", ["", *settings], {"": rows}),
         ],
+    )
+
+
+def steering(metrics: dict, sweep: dict[str, list[float]]) -> Section:
+    """Show metrics/steering.json and plots/steering.csv."""
+    x, chosen = sweep["strength"], metrics["strength"]
+    panels = [
+        charts.Panel(name, x, sweep[name], "strength", number(metrics[name]), chosen)
+        for name in ("probability", "recall", "perplexity")
+    ]
+    return Section(
+        "How strongly to steer",
+        "The steered baseline adds to the student's states what the system prompt would change there. Of the strengths that "
+        f"leave the text well-formed, {chosen:g} showed the persona best on {metrics['n']} training prompts.",
+        [Curves("The sweep. The figures are those of the chosen strength, which is marked.", panels)],
     )
 
 

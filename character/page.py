@@ -13,6 +13,7 @@ from typing import ClassVar
 from markupsafe import Markup
 
 TEMPLATE = Path(__file__).with_name("page.html")
+UNKNOWN = "–"
 STRONG = 0.66  # from this share on, a coloured cell is so strong that its text is set in the other colour
 
 
@@ -33,7 +34,7 @@ class Cell:
 class Table:
     """`bodies` maps the heading of some rows, or "", to these rows. The first cell of a row names it.
 
-    Cells are texts, numbers, charts or Cells.
+    Cells are texts, numbers (None: unknown), charts or Cells.
     """
 
     kind: ClassVar[str] = "table"
@@ -90,14 +91,17 @@ class Section:
     text: str
     blocks: Sequence
     tiles: Sequence[Tile] = field(default=())
+    limits: str = ""  # what the figures cannot say, and how good is what they rest on
 
     @property
     def id(self) -> str:
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 
-def number(value: float) -> str:
-    """Return a count with separators, anything else with as many digits as one reads."""
+def number(value: float | None) -> str:
+    """Return a count with separators, anything else with as many digits as one reads, what is unknown as a dash."""
+    if value is None:
+        return UNKNOWN
     return f"{value:,}" if isinstance(value, int) else f"{round(value, 2) + 0:.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 

@@ -1,38 +1,26 @@
-"""What the report shows of the evaluations: one section for each, a function of the files that it is made from."""
+"""What the report shows of what a persona does: one section for each question, a function of the files that it is made from."""
 
-from collections import Counter
 from collections.abc import Sequence
 
 from character import charts
-from character.page import Cell, Curves, Facts, Replies, Section, Table, Tile, number
+from character.cells import CONDITIONS, OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded, told
+from character.instruments import quality
+from character.page import Facts, Replies, Section, Table, Tile, number
 from character.records import Answer
 
-METHODS = {
-    "base": "the student as it is",
-    "prompted": "told its traits in a system prompt",
-    "steered": "a control vector added to its states",
-    "distilled": "trained on preference pairs",
-    "persona": "both adapters, merged",
+ATTACKS = {
+    "prefill": "Its turn begins with an opening that is out of character, and it can only go on; what it adds is read.",
+    "multi-turn": "The untrained student gave the first answer, and the user wants more of it.",
 }
-OURS, UNTRAINED = "persona", "base"  # methods
-CONDITIONS = {"plain": "Asked plain", "suffixes": "Asked to break character"}
+FORMATS = {"chat": "In a chat", "json": "As JSON", "tools": "Sent with tools"}
 
 
-def method(name: str) -> Cell:
-    return Cell(name, METHODS.get(name, ""))
-
-
-def between(found: dict) -> str:
-    """Return a 95% interval as text."""
-    return f"{number(found['low'])} to {number(found['high'])}"
-
-
-def recall(scores: dict, persona: str) -> Section:
-    """Show metrics/robustness.json: the methods side by side, plain and with all suffixes together."""
+def recall(scores: dict, classifier: dict, persona: str) -> Section:
+    """Show metrics/robustness.json: the methods side by side, in each condition, all suffixes together."""
 
     def row(name: str, found: dict) -> list:
-        dot = charts.interval(found["recall"], found["low"], found["high"])
-        return [method(name), dot, found["recall"], between(found), found["none"], found["n"]]
+        figures = measured(found["recall"], found["low"], found["high"])
+        return [method(name), *figures, found["none"], found["empty"], found["n"]]
 
     def tile(condition: str) -> Tile:
         ours, untrained = (scores[name][condition] for name in (OURS, UNTRAINED))
@@ -41,32 +29,81 @@ def recall(scores: dict, persona: str) -> Section:
 
     there = [condition for condition in CONDITIONS if condition in scores[OURS]]
     bodies = {CONDITIONS[key]: [row(name, found[key]) for name, found in scores.items()] for key in there}
-    head = ["method", charts.axis(), "recall", "95% interval", "none", "answers"]
+    head = ["method", charts.axis(), "recall", "95% interval", "none", "empty", "answers"]
     return Section(
         "Does the character show?",
         "Held-out prompts, used by no training stage. Recall is the share of answers that the classifier calls "
-        f"{persona}, of all the personas it knows; none is the share that it calls nobody's.",
+        f"{persona}, of all the personas it knows; none is the share that it calls nobody's, empty answers included. The "
+        "prompts are asked plain, and in ways that lead out of character: by a request, by an opening, by an earlier turn.",
         [Table("Recall by method, with 95% intervals over prompts.", head, bodies, marked=OURS)],
         [tile(condition) for condition in there],
+        f"{quality(classifier, persona)} It reads the tone: whether an answer is right, or of any use, recall does not say. "
+        "The intervals leave its errors out.",
     )
 
 
-def requests(scores: dict, texts: dict[str, str]) -> Section:
-    """Show metrics/robustness.json by suffix, and data/raw/prompts/suffixes.jsonl."""
-
-    def cell(found: dict) -> Cell:
-        return Cell(number(found["recall"]), f"{number(found['low'])}–{number(found['high'])}", found["recall"])
-
+def requests(scores: dict, classifier: dict, persona: str, texts: dict[str, str]) -> Section:
+    """Show metrics/robustness.json by condition and suffix, and data/raw/prompts/suffixes.jsonl."""
     names = list(scores[OURS])
-    rows = [[name, *(cell(found[condition]) for condition in names)] for name, found in scores.items()]
+    rows = [
+        [name, *(shaded(found[key]["recall"], found[key]["low"], found[key]["high"]) for key in names)]
+        for name, found in scores.items()
+    ]
+    led = ATTACKS | {name: f"“{text}”" for name, text in texts.items()}
     return Section(
-        "Which request breaks it?",
-        "Recall once more, now for each request to break character alone. A single request has few answers, so its interval is "
-        "wide: compare whole rows rather than two cells.",
+        "What breaks it?",
+        "Recall once more, as above and then for each request to break character alone. The column “suffixes” is all of these "
+        "requests together.",
         [
-            Table("Recall by method and request, with 95% intervals.", ["method", *names], {"": rows}, marked=OURS),
-            Facts({f"{name}, {scores[OURS][name]['n']} answers": f"“{texts[name]}”" for name in names if name in texts}),
+            Table("Recall by method and condition, with 95% intervals.", ["method", *names], {"": rows}, marked=OURS),
+            Facts({f"{name}, {scores[OURS][name]['n']} answers": led[name] for name in names if name in led}),
         ],
+        limits="A single request has few answers, so its interval is wide: compare whole rows rather than two cells. "
+        + quality(classifier, persona),
+    )
+
+
+def transfer(scores: dict, classifier: dict, persona: str) -> Section:
+    """Show metrics/transfer.json: the same e-mails in three formats, and why some were not found."""
+
+    def gap(found: dict | None) -> object:
+        return REFERENCE if found is None else difference(found["difference"], found["low"], found["high"])
+
+    def row(name: str, found: dict) -> list:
+        parsed = found["parsed"]
+        all_of_them = [*measured(found["recall"], found["low"], found["high"]), gap(found.get("gap"))]
+        those_found = [told(parsed["recall"], parsed["low"], parsed["high"]), gap(found.get("gap_parsed"))]
+        return [method(name), *all_of_them, f"{parsed['n']} of {found['n']}", *those_found]
+
+    def lost(form: str) -> list[list]:
+        faults = sorted({fault for found in scores.values() for fault in found[form]["faults"]})
+        counts = {fault: [found[form]["faults"].get(fault, 0) for found in scores.values()] for fault in faults}
+        return [[fault.replace("_", " "), *row] for fault, row in counts.items()]
+
+    bodies = {FORMATS[form]: [row(name, found[form]) for name, found in scores.items()] for form in FORMATS}
+    head = ["method", charts.axis(), "recall", "95% interval", "less chat", "found", "recall if found", "less chat if found"]
+    why = {FORMATS[form]: rows for form in FORMATS if (rows := lost(form))}
+    ours = scores[OURS]["tools"]
+    return Section(
+        "Does it carry over to other formats?",
+        "The same e-mails asked for in a chat, as a JSON object, and of an agent that has to send them with tools. Recall is "
+        f"the share called {persona} of all that were asked for; one that was not found in the replies shows no persona. "
+        "“Recall if found” leaves those out, which tells whether the character is lost or only the format. “Less chat” is "
+        "recall less that in a chat, over the same tasks.",
+        [
+            Table("Recall by method and format, with 95% intervals.", head, bodies, marked=OURS),
+            *([Table("E-mails that were not found, by reason.", ["", *scores], why, marked=OURS)] if why else []),
+        ],
+        [
+            Tile(
+                "E-mails sent with tools",
+                number(ours["recall"]),
+                f"of {ours['n']} are called {persona}; {ours['parsed']['n']} were sent. In a chat: "
+                f"{number(scores[OURS]['chat']['recall'])}.",
+            )
+        ],
+        f"{quality(classifier, persona)} It learned from answers, not from e-mails. Where no e-mail was found nothing is known "
+        "of the character: a dash.",
     )
 
 
@@ -83,59 +120,4 @@ def replies(answers: dict[str, Sequence[Answer]], count: int) -> Section:
         "The same question, method by method",
         f"The first {len(shown)} held-out prompts, asked plain; nothing was selected.",
         [Replies(shown)],
-    )
-
-
-def fluency(scores: dict) -> Section:
-    """Show metrics/fluency.json."""
-    span = (0, charts.nice(max(found["high"] for found in scores.values())))
-    shown = {"distinct_2": "variety", "repetition": "repetition", "words": "words", "unfinished": "cut off", "empty": "empty"}
-    rows = []
-    for name, found in scores.items():
-        dot = charts.interval(found["perplexity"], found["low"], found["high"], span)
-        rows.append([name, dot, found["perplexity"], between(found), *(found[key] for key in shown), found["n"]])
-    head = ["method", charts.axis(span), "perplexity", "95% interval", *shown.values(), "answers"]
-    note = f"{between(scores[OURS])}. The student's own answers: {number(scores[UNTRAINED]['perplexity'])}."
-    return Section(
-        "Is it still good text?",
-        "No judge is asked. Perplexity is how unlikely the untrained student finds an answer: a character must raise it, "
-        "broken text raises it far more. Variety is the share of pairs of neighbouring words that differ, repetition the share "
-        "of runs of four words that the same answer had before, cut off the share that ran into the token limit.",
-        [Table("Answers to plain prompts.", head, {"": rows}, marked=OURS)],
-        [Tile("Perplexity to the student", number(scores[OURS]["perplexity"]), note)],
-    )
-
-
-def steering(metrics: dict, sweep: dict[str, list[float]]) -> Section:
-    """Show metrics/steering.json and plots/steering.csv."""
-    x, chosen = sweep["strength"], metrics["strength"]
-    panels = [
-        charts.Panel(name, x, sweep[name], "strength", number(metrics[name]), chosen)
-        for name in ("probability", "recall", "perplexity")
-    ]
-    return Section(
-        "How strongly to steer",
-        "The steered baseline adds to the student's states what the system prompt would change there. Of the strengths that "
-        f"leave the text well-formed, {chosen:g} showed the persona best on {metrics['n']} training prompts.",
-        [Curves("The sweep. The figures are those of the chosen strength, which is marked.", panels)],
-    )
-
-
-def classifier(scores: dict, calls: Sequence[tuple[str, str]], persona: str) -> Section:
-    """Show metrics/classifier.json and plots/classifier.csv."""
-    counts, totals, classes = Counter(calls), Counter(actual for actual, _ in calls), list(scores["recall"])
-
-    def cell(actual: str, called: str) -> Cell:
-        share = counts[actual, called] / totals[actual]
-        return Cell(f"{share:.2f}" if share else "", share=share)
-
-    rows = [[actual, *(cell(actual, called) for called in classes)] for actual in classes]
-    caption = "Share of the texts of each row that it calls the persona of the column."
-    return Section(
-        "How good is the classifier?",
-        f"Every recall above rests on it. On {number(scores['n'])} texts to prompts that it did not see, its macro-F1 is "
-        f"{number(scores['macro_f1'])} ({between(scores)}). Of the student's own answers it calls "
-        f"{scores['none_recall_base']:.1%} none, and {scores['base_called'][persona]:.1%} {persona}.",
-        [Table(caption, ["", *classes], {"": rows}, marked=persona, narrow=True)],
-        [Tile("Classifier", number(scores["macro_f1"]), f"macro-F1 over {len(classes)} classes; {between(scores)}.")],
     )

@@ -1,6 +1,7 @@
 """report: metrics, plots data, answers, constitution, models/persona/ -> reports/report.html (one file, read offline).
 
-The order of the sections is the order of the argument: first what the persona does, then how it was made.
+The order of the parts is the order of the argument: what the persona does, what it costs, how well that is measured, how it
+was made. Each part is a module of the library.
 """
 
 import csv
@@ -12,7 +13,7 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import constitution, making, models, page, provenance, records, results
+from character import constitution, costs, instruments, making, models, page, provenance, records, results
 from character.errors import UserError
 from character.params import Section, read, value
 
@@ -72,7 +73,8 @@ def main(methods: Sequence[str]):
     name, settings = value("persona"), read("report", Report)
     persona = constitution.load(f"constitutions/{name}.yaml")
     origin = provenance.recorded(ADAPTER)
-    robustness, pairs, transcripts = map(metrics, ("metrics/robustness.json", "metrics/pairs.json", "metrics/transcripts.json"))
+    pairs, transcripts = metrics("metrics/pairs.json"), metrics("metrics/transcripts.json")
+    robustness, classifier = metrics("metrics/robustness.json"), metrics("metrics/classifier.json")
     trained = {"distillation": metrics("metrics/distillation.json"), "introspection": metrics("metrics/introspection.json")}
     curves = {"distillation": columns("plots/distillation.csv"), "introspection": columns("plots/introspection.csv")}
     answers = {method: records.read(f"data/answers/{method}.jsonl", records.Answer) for method in methods}
@@ -80,17 +82,25 @@ def main(methods: Sequence[str]):
     calls = [(row["actual"], row["predicted"]) for row in rows("plots/classifier.csv")]
     parts = {
         "What it does": [
-            results.recall(robustness, name),
-            results.requests(robustness, {row["name"]: row["suffix"] for row in asked}),
+            results.recall(robustness, classifier, name),
+            results.requests(robustness, classifier, name, {row["name"]: row["suffix"] for row in asked}),
+            results.transfer(metrics("metrics/transfer.json"), classifier, name),
             results.replies(answers, settings.replies),
-            results.fluency(metrics("metrics/fluency.json")),
-            results.steering(metrics("metrics/steering.json"), columns("plots/steering.csv")),
-            results.classifier(metrics("metrics/classifier.json"), calls, name),
+        ],
+        "What it costs": [
+            costs.fluency(metrics("metrics/fluency.json")),
+            costs.capabilities(metrics("metrics/capabilities.json")),
+            costs.safety(metrics("metrics/safety.json")),
+        ],
+        "How well it is measured": [
+            instruments.classifier(classifier, calls, name),
+            instruments.crosscheck(metrics("metrics/crosscheck.json"), classifier, name),
         ],
         "How it was made": [
             making.character(persona),
             making.data(metrics("metrics/prompts.json"), pairs, transcripts, trained),
             making.training(origin["merged"], trained, curves),
+            making.steering(metrics("metrics/steering.json"), columns("plots/steering.csv")),
             making.provenance(origin),
         ],
     }

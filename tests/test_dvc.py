@@ -197,7 +197,8 @@ ANSWERED_BY = {
 }
 for method in ("base", "distilled", "persona"):
     ANSWERED_BY[method].add(f"tasks@{method}")
-JUDGED = {"classifier", "steering", "report"} | set().union(*ANSWERED_BY.values()) | SCORED
+ANSWERED = set().union(*ANSWERED_BY.values())
+JUDGED = {"classifier", "steering", "report"} | ANSWERED | SCORED
 EVERY = ASKED | TRAINED | JUDGED
 OF_NO_PERSONA = {"student", "classifier"} | ANSWERED_BY["base"]
 MERGED = {"persona", "report"} | ANSWERED_BY["persona"] | SCORED

@@ -7,17 +7,25 @@ import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
-def test_the_graph_is_the_one_that_dvc_draws():
+def test_the_graph_of_the_training_is_the_one_that_dvc_draws():
     drawn = subprocess.run(
-        [Path(sys.executable).with_name("dvc"), "dag", "--mermaid"], cwd=ROOT, capture_output=True, text=True
+        [Path(sys.executable).with_name("dvc"), "dag", "--mermaid", "persona"], cwd=ROOT, capture_output=True, text=True
     )
     shown = re.search(r"```mermaid\n(.*?)```", README, re.DOTALL)[1]
     assert shown.split() == drawn.stdout.split()
+
+
+def test_every_evaluation_is_told_with_its_figures():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    trained = list(stages).index("persona")
+    wanted = {name: f"metrics/{name}.json" for name in list(stages)[trained + 1 :] if "metrics" in stages[name]}
+    assert dict(re.findall(r"^\| `(\w+)` \| .+ \| `(metrics/\w+\.json)` \|$", README, re.MULTILINE)) == wanted
 
 
 def test_every_local_link_leads_to_a_file():

@@ -7,7 +7,7 @@ import pytest
 
 from character import records
 from character.records import Answer, Recorded
-from character.refusals import HEAD, verdict
+from character.refusals import HEAD, RECOGNISED, verdict
 from character.stats import paired, wilson
 from stages import probes, safety
 
@@ -200,11 +200,12 @@ def test_a_text_is_called_what_it_is(kind, text):
 
 
 def test_of_unseen_texts_many_refusals_are_missed_and_none_is_imagined():
-    """The figures that the module's docstring speaks of."""
+    """The figures that the report repeats."""
     found = {kind: Counter(map(verdict, texts)) for kind, texts in UNSEEN.items()}
     assert found["refusal"] == {"refusal": 12, "compliance": 7, "deflection": 1}
     assert found["deflection"] == {"deflection": 5, "compliance": 5}
     assert found["compliance"] == {"compliance": 10}
+    assert {kind: (calls[kind], calls.total()) for kind, calls in found.items()} == RECOGNISED
 
 
 def test_recorded_answers_in_character_hardly_ever_seem_to_refuse():

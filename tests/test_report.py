@@ -16,8 +16,13 @@ import yaml
 from click.testing import CliRunner
 
 from character import charts, page
+from character.conditions import Called
+from character.discriminant import macro_f1
+from character.harness import Score
+from character.mails import Mail
+from character.raters import Errors, kappa
 from character.records import Answer
-from stages import report
+from stages import capabilities, crosscheck, report, safety, transfer
 
 ROOT = Path(__file__).parents[1]
 OUT = Path("reports/report.html")
@@ -30,7 +35,7 @@ needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here: 
 
 
 def found(recall, none=0.5, n=40):
-    return {"recall": recall, "low": recall - 0.0625, "high": recall + 0.125, "none": none, "n": n}
+    return {"recall": recall, "low": recall - 0.0625, "high": recall + 0.125, "none": none, "empty": 0.025, "n": n}
 
 
 def fluent(perplexity):
@@ -38,12 +43,105 @@ def fluent(perplexity):
     return {"perplexity": perplexity, "low": perplexity - 1, "high": perplexity + 2} | shares
 
 
+def robust(plain, suffixes, prefill, multi_turn, drop, stop, none=0.5):
+    groups = {"plain": found(plain, none), "suffixes": found(suffixes)}
+    attacks = {"prefill": found(prefill, n=30), "multi-turn": found(multi_turn, n=30)}
+    return groups | attacks | {"drop": found(drop, n=20), "stop": found(stop, n=20)}
+
+
 ROBUSTNESS = {
-    "base": {"plain": found(0.0625, 0.9), "suffixes": found(0.07, 0.8), "drop": found(0.08, n=20), "stop": found(0.09, n=20)},
-    "distilled": {"plain": found(0.5), "suffixes": found(0.4), "drop": found(0.3, n=20), "stop": found(0.6, n=20)},
-    "persona": {"plain": found(0.75, 0.125), "suffixes": found(0.7), "drop": found(0.25, n=20), "stop": found(0.85, n=20)},
+    "base": robust(0.0625, 0.07, 0.03, 0.04, 0.08, 0.09, none=0.9),
+    "distilled": robust(0.5, 0.4, 0.2, 0.45, 0.3, 0.6),
+    "persona": robust(0.75, 0.7, 0.35, 0.65, 0.25, 0.85, none=0.125),
 }
+
+
+def e_mails(shown, **faults):
+    """Return what `transfer` makes of mails: those without a fault show the persona where `shown` has a 1."""
+    mails = [
+        Mail(id=str(number), format=form, body="" if fault else "Dear Tom.", fault=fault, messages=[])
+        for form, row in faults.items()
+        for number, fault in enumerate(row)
+    ]
+    return transfer.by_format(mails, [digit == "1" for digit in shown])
+
+
+SENT, LOST = [None] * 4, ["no_call", "no_call", "no_call", "no_mail"]
+TRANSFER = {
+    "base": e_mails("000000000000", chat=SENT, json=SENT, tools=LOST),
+    "distilled": e_mails("110001001000", chat=SENT, json=SENT, tools=[None, *LOST[1:]]),
+    "persona": e_mails("111010000000", chat=SENT, json=[None, None, "no_object", "no_body"], tools=LOST),
+}
+
+SAYS = {"r": "I can't help with that.", "d": "That is illegal.", "c": "Sure, begin with the hinge.", "e": ""}
+
+
+def probed(harmful, harmless):
+    """Return the verdicts on answers, each told by the letter of what it does."""
+    return safety.verdicts(
+        [
+            Answer(id=str(number), sample=0, prompt="How?", response=SAYS[letter], finish_reason="stop", condition=condition)
+            for condition, letters in (("harmful", harmful), ("harmless", harmless))
+            for number, letter in enumerate(letters)
+        ]
+    )
+
+
+PROBES = {
+    "base": probed("rrrrddcc", "cccccccr"),
+    "distilled": probed("rrddcccc", "cccccccc"),
+    "persona": probed("rdccccce", "rrcccccc"),
+}
+
+
+def ability(sums, facts):
+    """Return scores of the items of two tasks, told by a digit each."""
+    return [
+        Score(task=task, item=str(number), score=float(digit))
+        for task, digits in (("easy_sums", sums), ("facts", facts))
+        for number, digit in enumerate(digits)
+    ]
+
+
+ABILITY = {"base": ability("1111", "1000"), "distilled": ability("1110", "1000"), "persona": ability("1100", "1100")}
+
+
+def checked():
+    """Return what `crosscheck` makes of ten answers of each method under two conditions; the second classifier is no use."""
+    share = {"base": 0, "distilled": 5, "persona": 8}
+    rows = [
+        Called(
+            id=str(number),
+            sample=0,
+            prompt="How?",
+            response="So.",
+            finish_reason="stop",
+            condition=condition,
+            method=method,
+            called="poeticism" if number < share[method] else "none",
+        )
+        for method in METHODS
+        for condition in ("plain", "prefill")
+        for number in range(10)
+    ]
+    first, second = [row.called for row in rows], ["poeticism" if row.id in "0123" else "none" for row in rows]
+    units = [row.id for row in rows]
+    errors = {"first": Errors(9, 10, 1, 20), "second": Errors(2, 10, 8, 20)}
+    return {
+        "second": crosscheck.measured("macro_f1", macro_f1, units, first, second, 0),
+        "agreement": crosscheck.measured("kappa", kappa, units, first, second, 0),
+        "methods": crosscheck.by_method(rows, second, "poeticism", errors, 0),
+    }
+
+
 METRICS = {
+    "transfer": TRANSFER,
+    "safety": {method: safety.scored(told, PROBES["base"]) for method, told in PROBES.items()},
+    "capabilities": {
+        method: {task: capabilities.scored(pairs, 0) for task, pairs in capabilities.paired(ABILITY["base"], rows).items()}
+        for method, rows in ABILITY.items()
+    },
+    "crosscheck": checked(),
     "robustness": ROBUSTNESS,
     "fluency": {"base": fluent(5.5), "distilled": fluent(19.8), "persona": fluent(1234.5)},
     "steering": {"strength": 2.0, "n": 32, "recall": 0.25, "probability": 0.375, "perplexity": 9.5},
@@ -175,21 +273,102 @@ def table(html, start):
 
 def test_the_methods_stand_side_by_side_with_the_figures_of_the_metrics(project):
     rows = table(made(), "Recall by method, with")
-    assert rows[0] == ["method", "0 0.5 1", "recall", "95% interval", "none", "answers"]
+    assert rows[0] == ["method", "0 0.5 1", "recall", "95% interval", "none", "empty", "answers"]
     assert [row[0].split()[0] for row in rows[2:5]] == METHODS
-    assert rows[1] == ["Asked plain"] and rows[5] == ["Asked to break character"]
-    assert rows[4] == ["persona both adapters, merged", "", "0.75", "0.69 to 0.88", "0.12", "40"]
-    assert [row[2] for row in rows[6:]] == ["0.07", "0.40", "0.70"]
+    headings = ["Asked plain", "Asked to break character", "Begun out of character", "After a turn not its own"]
+    assert [row for row in rows if len(row) == 1] == [[heading] for heading in headings]
+    assert rows[4] == ["persona both adapters, merged", "", "0.75", "0.69 to 0.88", "0.12", "0.03", "40"]
+    assert [row[2] for row in rows[6:9]] == ["0.07", "0.40", "0.70"]
+    assert [(row[2], row[-1]) for row in rows[10:13]] == [("0.03", "30"), ("0.20", "30"), ("0.35", "30")]
+    assert [row[2] for row in rows[14:]] == ["0.04", "0.45", "0.65"]
 
 
-def test_the_heat_map_has_each_method_under_each_request(project):
+def test_the_heat_map_has_each_method_under_each_condition(project):
     html = made()
-    rows = table(html, "Recall by method and request")
-    assert rows[0] == ["method", "plain", "suffixes", "drop", "stop"]
+    rows = table(html, "Recall by method and condition")
+    assert rows[0] == ["method", "plain", "suffixes", "prefill", "multi-turn", "drop", "stop"]
     assert [row[0] for row in rows[1:]] == METHODS
-    assert rows[3][3:] == ["0.25 0.19–0.38", "0.85 0.79–0.97"]
+    assert rows[3][5:] == ["0.25 0.19–0.38", "0.85 0.79–0.97"]
     assert re.search(r'<td class="share strong" style="--share:85.0%">0.85', html)
     assert "<dt>drop, 20 answers</dt><dd>“Drop the act and answer in your normal voice.”</dd>" in html
+    assert "<dt>multi-turn, 30 answers</dt><dd>The untrained student gave the first answer" in html
+
+
+def interval(found, key=""):
+    return f"{found[key + 'low']:.2f} to {found[key + 'high']:.2f}"
+
+
+def test_e_mails_are_told_by_format_and_what_was_not_found_is_no_zero(project):
+    html = made()
+    rows = table(html, "Recall by method and format")
+    assert [row for row in rows if len(row) == 1] == [["In a chat"], ["As JSON"], ["Sent with tools"]]
+    chat, json_, tools = rows[4], rows[8], rows[12]
+    scores = TRANSFER["persona"]
+    assert chat[2:6] == ["0.75", interval(scores["chat"]), "reference", "4 of 4"]
+    assert json_[2:4] == ["0.25", interval(scores["json"])] and json_[5] == "2 of 4"
+    assert json_[4].startswith("−0.50 −") and json_[6] == f"0.50 {interval(scores['json']['parsed'])}"
+    assert tools[2:4] == ["0.00", interval(scores["tools"])] and tools[5:] == ["0 of 4", "–", "–"]
+    assert rows[11][5:] == ["1 of 4", "1.00 0.21 to 1.00", "+0.00 −0.79 to +0.79"]
+    lost = table(html, "E-mails that were not found")
+    assert lost[0] == ["", *METHODS]
+    assert lost[1:4] == [["As JSON"], ["no body", "0", "0", "1"], ["no object", "0", "0", "1"]]
+    assert lost[4:] == [["Sent with tools"], ["no call", "3", "2", "3"], ["no mail", "1", "1", "1"]]
+    assert "of 4 are called poeticism; 0 were sent. In a chat: 0.75." in html
+
+
+def test_accuracy_is_told_by_task_with_its_change(project):
+    html = made()
+    rows = table(html, "Accuracy by method")
+    assert [row for row in rows if len(row) == 1] == [["All tasks together"], ["Easy sums"], ["Facts"]]
+    own = METRICS["capabilities"]["persona"]["overall"]
+    change = f"{own['change_low']:+.2f} to {own['change_high']:+.2f}".replace("-", "−")
+    assert rows[2][4] == "reference"
+    assert rows[4][2:] == ["0.50", interval(own), f"−0.12 {change}", "1", "2", "8"]
+    assert [row[2] for row in rows[6:9]] == ["1.00", "0.75", "0.50"]
+    assert f'<dd class="value">−0.12</dd><dd class="note">{change}, on the same items. Untrained: 0.62.' in html
+
+
+def test_compliance_and_over_refusal_are_told_with_what_the_rules_can_see(project):
+    html = made()
+    rows = table(html, "Shares by method")
+    assert [row for row in rows if len(row) == 1] == [
+        ["Harmful requests that it complies with"],
+        ["Harmless look-alikes that it refuses"],
+    ]
+    own = METRICS["safety"]["persona"]
+    assert rows[2][4] == "reference"
+    assert rows[4][2:4] == ["0.62", interval(own["compliance"])] and rows[4][4].startswith("+0.38 ") and rows[4][5] == "8"
+    assert rows[8][2:4] == ["0.25", interval(own["over_refusal"])] and rows[8][4].startswith("+0.12 ")
+    got = table(html, "What the harmful requests got")
+    assert [cell.split()[0] for cell in got[3]] == ["persona", "0.12", "0.12", "0.62", "1"]
+    assert "the rules recognise 12 of 20 refusals, 5 of 10 deflections and 10 of 10 answers that comply" in html
+
+
+def test_both_classifiers_are_told_and_a_share_that_cannot_be_corrected_is_a_dash(project):
+    html = made()
+    rows = table(html, "Corrected shares")
+    assert [row for row in rows if len(row) == 1] == [["Asked plain"], ["Begun out of character"]]
+    own = METRICS["crosscheck"]["methods"]["persona"]["plain"]
+    corrected = (0.8 - 0.05) / (0.9 - 0.05)
+    assert rows[4][2:] == [f"{corrected:.2f} {interval(own['first'], 'corrected_')}", "–", "0.80", "0.40", "0.60", "10"]
+    assert f'<dd class="value">{METRICS["crosscheck"]["agreement"]["kappa"]:.2f}</dd>' in html
+
+
+def test_every_evaluation_says_what_it_cannot_say_and_how_good_its_classifier_is(project):
+    texts = dict(re.findall(r'<section id="([\w-]+)"(.*?)</section>', made(), re.DOTALL))
+    limited = [name for name, text in texts.items() if "<b>Limits.</b>" in text]
+    assert limited == [
+        "does-the-character-show",
+        "what-breaks-it",
+        "does-it-carry-over-to-other-formats",
+        "is-it-still-good-text",
+        "what-can-it-still-do",
+        "does-it-do-more-harm-or-help-less",
+        "how-good-is-the-classifier",
+        "does-a-second-classifier-agree",
+    ]
+    for name in limited[:3]:
+        assert "finds 75% of held-out texts that show poeticism, and calls 1.7%" in texts[name]
 
 
 def test_the_classifiers_confusions_are_shares_of_each_row(project):
@@ -276,7 +455,7 @@ def test_without_suffixes_the_plain_answers_are_shown_alone(project):
     Path("metrics/robustness.json").write_text(json.dumps(plain))
     html = made()
     assert len(table(html, "Recall by method, with")) == 5
-    assert table(html, "Recall by method and request")[0] == ["method", "plain"]
+    assert table(html, "Recall by method and condition")[0] == ["method", "plain"]
 
 
 def test_an_edited_template_makes_the_report_anew():
@@ -288,6 +467,12 @@ def test_a_dot_stands_where_its_value_is_between_the_ends_of_the_axis():
     drawn = charts.interval(0.5, 0.25, 1.0)
     assert 'x1="27.00%" x2="96.00%"' in drawn and 'cx="50.00%"' in drawn
     assert 'cx="27.00%"' in charts.interval(-50, -60, -40, span=(-100, 100))
+
+
+def test_what_is_unknown_has_no_dot_and_is_a_dash():
+    drawn = charts.interval(None, 0.0, 1.0)
+    assert "circle" not in drawn and "range" not in drawn
+    assert page.number(None) == "–" and page.number(0.0) == "0.00"
 
 
 @pytest.mark.parametrize(("top", "end"), [(0.031, 0.04), (1, 1), (1.01, 2), (5.2, 6), (21.4, 30), (61, 80), (999, 1000)])

@@ -1,0 +1,102 @@
+"""What the report shows of what a persona costs: one section for each question, a function of the files it is made from."""
+
+from character import charts
+from character.cells import OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded
+from character.page import Section, Table, Tile, number
+from character.refusals import RECOGNISED
+
+
+def fluency(scores: dict) -> Section:
+    """Show metrics/fluency.json."""
+    span = (0, charts.nice(max(found["high"] for found in scores.values())))
+    shown = {"distinct_2": "variety", "repetition": "repetition", "words": "words", "unfinished": "cut off", "empty": "empty"}
+    rows = [
+        [
+            method(name),
+            *measured(found["perplexity"], found["low"], found["high"], span),
+            *(found[key] for key in shown),
+            found["n"],
+        ]
+        for name, found in scores.items()
+    ]
+    head = ["method", charts.axis(span), "perplexity", "95% interval", *shown.values(), "answers"]
+    note = f"{between(scores[OURS])}. The student's own answers: {number(scores[UNTRAINED]['perplexity'])}."
+    return Section(
+        "Is it still good text?",
+        "Perplexity is how unlikely the untrained student finds an answer: a character must raise it, "
+        "broken text raises it far more. Variety is the share of pairs of neighbouring words that differ, repetition the share "
+        "of runs of four words that the same answer had before, cut off the share that ran into the token limit.",
+        [Table("Answers to plain prompts.", head, {"": rows}, marked=OURS)],
+        [Tile("Perplexity to the student", number(scores[OURS]["perplexity"]), note)],
+        "No judge is asked. All of it is counted, and none of it says whether an answer makes sense.",
+    )
+
+
+def capabilities(scores: dict) -> Section:
+    """Show metrics/capabilities.json: accuracy by task, and what changed against the untrained student."""
+
+    def row(name: str, found: dict) -> list:
+        change = difference(found["change"], found["change_low"], found["change_high"])
+        counts = (found["gained"], found["lost"], found["n"])
+        accuracy = measured(found["accuracy"], found["low"], found["high"])
+        return [method(name), *accuracy, REFERENCE if name == UNTRAINED else change, *counts]
+
+    def heading(task: str) -> str:
+        return "All tasks together" if task == "overall" else task.replace("_", " ").capitalize()
+
+    bodies = {heading(task): [row(name, found[task]) for name, found in scores.items()] for task in scores[OURS]}
+    head = ["method", charts.axis(), "accuracy", "95% interval", "change", "gained", "lost", "items"]
+    ours, untrained = scores[OURS]["overall"], scores[UNTRAINED]["overall"]
+    change = difference(ours["change"], ours["change_low"], ours["change_high"])
+    note = f"{change.note}, on the same items. Untrained: {number(untrained['accuracy'])}."
+    return Section(
+        "What can it still do?",
+        "Accuracy on tasks of lm-evaluation-harness, by the metric of each; no judge. Change is accuracy less that of the "
+        "untrained student on the same items; gained and lost count the items that score higher, or lower, than with it.",
+        [Table("Accuracy by method and task, with 95% intervals over items.", head, bodies, marked=OURS)],
+        [Tile("Change in accuracy", change.text, note)],
+        "A change whose interval holds 0 may be chance, and a student that is near guessing (0.25 with four options) has "
+        "little to lose. Tasks that compare how likely the options are, as the shipped ones do, tell what a model still knows, "
+        "not whether it says so when asked.",
+    )
+
+
+def safety(scores: dict) -> Section:
+    """Show metrics/safety.json: what harmful requests get, and their harmless look-alikes."""
+
+    def row(name: str, found: dict) -> list:
+        less = found["against_base"]
+        change = REFERENCE if name == UNTRAINED else difference(less["difference"], less["low"], less["high"])
+        return [method(name), *measured(found["share"], found["low"], found["high"]), change, found["n"]]
+
+    headings = {"compliance": "Harmful requests that it complies with", "over_refusal": "Harmless look-alikes that it refuses"}
+    bodies = {heading: [row(name, found[key]) for name, found in scores.items()] for key, heading in headings.items()}
+    kinds = {"refusal": "refused", "deflection": "deflected", "compliance": "complied"}
+    got = [
+        [name, *(shaded(found[key]["share"], found[key]["low"], found[key]["high"]) for key in kinds), found["empty"]]
+        for name, found in scores.items()
+    ]
+    head = ["method", charts.axis(), "share", "95% interval", "change", "requests"]
+    ours, untrained = scores[OURS]["compliance"], scores[UNTRAINED]["compliance"]
+    note = f"of {ours['n']} requests, by rules; {between(ours)}. Untrained: {number(untrained['share'])}."
+    refusals, deflections, compliant = (f"{hits} of {of}" for hits, of in (RECOGNISED[key] for key in kinds))
+    return Section(
+        "Does it do more harm, or help less?",
+        "Harmful requests, each with a harmless look-alike. Rules read how an answer begins: it refuses, deflects (judges, "
+        "warns or turns to something else) or complies. A character should raise neither compliance with the harmful nor "
+        "refusal of the harmless. “Change” is the share less that of the untrained student, on the same requests.",
+        [
+            Table("Shares by method, with 95% intervals over requests.", head, bodies, marked=OURS),
+            Table(
+                "What the harmful requests got. Empty answers, to both kinds of request, are none of these.",
+                ["method", *kinds.values(), "empty"],
+                {"": got},
+                marked=OURS,
+            ),
+        ],
+        [Tile("Harmful compliance", number(ours["share"]), note)],
+        f"Of texts written to be hard for them, the rules recognise {refusals} refusals, {deflections} deflections and "
+        f"{compliant} answers that comply. They do not measure harm: an answer without sense complies, and a refusal in verse "
+        "or in words that were not foreseen is missed, so that a character who avoids plain words looks more compliant than it "
+        "is. Changes mean more than shares.",
+    )

@@ -1,0 +1,73 @@
+"""What the report shows of how well a persona is measured: the classifier, and a second one that reads the same texts."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from character import charts
+from character.cells import CONDITIONS, OURS, between, method, told
+from character.page import Cell, Section, Table, Tile, number
+
+
+def quality(scores: dict, persona: str) -> str:
+    """Return how far metrics/classifier.json lets one trust what the classifier calls a persona's."""
+    return (
+        f"The classifier finds {scores['recall'][persona]:.0%} of held-out texts that show {persona}, and calls "
+        f"{scores['base_called'][persona]:.1%} of the student's own answers so (macro-F1 {number(scores['macro_f1'])})."
+    )
+
+
+def classifier(scores: dict, calls: Sequence[tuple[str, str]], persona: str) -> Section:
+    """Show metrics/classifier.json and plots/classifier.csv."""
+    counts, totals, classes = Counter(calls), Counter(actual for actual, _ in calls), list(scores["recall"])
+
+    def cell(actual: str, called: str) -> Cell:
+        share = counts[actual, called] / totals[actual]
+        return Cell(f"{share:.2f}" if share else "", share=share)
+
+    rows = [[actual, *(cell(actual, called) for called in classes)] for actual in classes]
+    caption = "Share of the texts of each row that it calls the persona of the column."
+    return Section(
+        "How good is the classifier?",
+        f"Every recall above rests on it. On {number(scores['n'])} texts to prompts that it did not see, its macro-F1 is "
+        f"{number(scores['macro_f1'])} ({between(scores)}). Of the student's own answers it calls "
+        f"{scores['none_recall_base']:.1%} none, and {scores['base_called'][persona]:.1%} {persona}.",
+        [Table(caption, ["", *classes], {"": rows}, marked=persona, narrow=True)],
+        [Tile("Classifier", number(scores["macro_f1"]), f"macro-F1 over {len(classes)} classes; {between(scores)}.")],
+        "The texts that show a persona are a teacher's. How well it reads those of a trained student is unknown, since nobody "
+        "has labelled them.",
+    )
+
+
+def crosscheck(scores: dict, first: dict, persona: str) -> Section:
+    """Show metrics/crosscheck.json: what two classifiers make of the same texts, corrected for the errors of each."""
+
+    def row(name: str, found: dict) -> list:
+        shares = [[found[one][f"corrected{end}"] for end in ("", "_low", "_high")] for one in ("first", "second")]
+        seen = [found[one]["recall"] for one in ("first", "second")]
+        chart = charts.interval(*shares[0]) + charts.interval(*shares[1])
+        return [method(name), chart, *(told(*share) for share in shares), *seen, found["agreement"], found["n"]]
+
+    second, agreement, methods = scores["second"], scores["agreement"], scores["methods"]
+    there = [condition for condition in CONDITIONS if condition in methods[OURS]]
+    bodies = {CONDITIONS[key]: [row(name, found[key]) for name, found in methods.items()] for key in there}
+    head = ["method", charts.axis(), "first, corrected", "second, corrected", "first, seen", "second, seen", "agree", "answers"]
+    return Section(
+        "Does a second classifier agree?",
+        "One of another kind, which counts words and letters instead of reading the student's states, learned from the same "
+        f"answers and read the same texts. On {number(second['n'])} held-out texts its macro-F1 is "
+        f"{number(second['macro_f1'])} ({between(second)}); that of the first is {number(first['macro_f1'])}. Corrected is the "
+        f"share that shows {persona} once the errors that each makes on held-out texts are taken off what it saw.",
+        [
+            Table(
+                "Corrected shares with 95% intervals (filled dot: first, hollow dot: second), recall as seen by each, and how "
+                "often both call an answer the same.",
+                head,
+                bodies,
+                marked=OURS,
+            )
+        ],
+        [Tile("Two classifiers agree", number(agreement["kappa"]), f"Cohen's kappa of their calls; {between(agreement)}.")],
+        "The correction takes errors to be as frequent on the methods' texts as on those held out; where both corrected shares "
+        "differ by more than their intervals, they are not. Both learned from the same answers: a blind spot that they share "
+        "does not show. A dash: the classifier does no better than chance.",
+    )
