@@ -36,6 +36,14 @@ SMALL = {
     "steering.strengths": [1.0],
     "steering.prompts": 2,
     "answers.prompts": 4,
+    "choices.comparisons": 8,
+    "choices.sampling.max_new_tokens": 24,
+    "judge.texts": 2,
+    "judge.calibration_texts": 4,
+    "judge.damaged": 2,
+    "preferences.traits": 4,
+    "preferences.rounds": 20,
+    "coherence.prompts": 2,
     "runtime.device": "cpu",
     "runtime.threads": 1,  # the model is too small for more
     "classifier.personas": ["poeticism", "loving"],
@@ -183,12 +191,13 @@ def project(finished) -> Project:
 NONE = set()
 ASKED = {"student", "prompts", "chosen", "rejected", "pairs"}
 TRAINED = {"distillation", "reflections", "interactions", "transcripts", "introspection", "persona"}
-SCORED = {"robustness", "fluency"}
-ANSWERED = {f"answers@{method}" for method in ("base", "prompted", "steered", "distilled", "persona")}
-JUDGED = {"classifier", "steering"} | ANSWERED | SCORED
+SCORED = {"robustness", "fluency", "preferences", "coherence"}
+METHODS = ("base", "prompted", "steered", "distilled", "persona")
+ANSWERED = {f"{stage}@{method}" for stage in ("answers", "choices") for method in METHODS}
+JUDGED = {"classifier", "judge", "steering"} | ANSWERED | SCORED
 EVERY = ASKED | TRAINED | JUDGED
-OF_NO_PERSONA = {"student", "classifier", "answers@base"}
-MERGED = {"persona", "answers@persona"} | SCORED
+OF_NO_PERSONA = {"student", "classifier", "judge", "answers@base", "choices@base"}
+MERGED = {"persona", "answers@persona", "choices@persona"} | SCORED
 
 
 def nothing(project):
