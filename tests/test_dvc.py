@@ -43,6 +43,14 @@ SMALL = {
     "probes.pairs": 2,
     "probes.sampling.max_new_tokens": 24,
     "tasks.limit": 2,
+    "choices.comparisons": 8,
+    "choices.sampling.max_new_tokens": 24,
+    "judge.texts": 2,
+    "judge.calibration_texts": 4,
+    "judge.damaged": 2,
+    "preferences.traits": 4,
+    "preferences.rounds": 20,
+    "coherence.prompts": 2,
     "runtime.device": "cpu",
     "runtime.threads": 1,  # the model is too small for more
     "classifier.personas": ["poeticism", "loving"],
@@ -190,17 +198,17 @@ def project(finished) -> Project:
 NONE = set()
 ASKED = {"student", "prompts", "chosen", "rejected", "pairs"}
 TRAINED = {"distillation", "reflections", "interactions", "transcripts", "introspection", "persona"}
-SCORED = {"robustness", "fluency", "crosscheck", "transfer", "safety", "capabilities"}
+SCORED = {"robustness", "fluency", "crosscheck", "transfer", "safety", "capabilities", "preferences", "coherence"}
 ANSWERED_BY = {
-    method: {f"{stage}@{method}" for stage in ("answers", "attacks", "mails", "probes")}
+    method: {f"{stage}@{method}" for stage in ("answers", "attacks", "choices", "mails", "probes")}
     for method in ("base", "prompted", "steered", "distilled", "persona")
 }
 for method in ("base", "distilled", "persona"):
     ANSWERED_BY[method].add(f"tasks@{method}")
 ANSWERED = set().union(*ANSWERED_BY.values())
-JUDGED = {"classifier", "steering", "report"} | ANSWERED | SCORED
+JUDGED = {"classifier", "judge", "steering", "report"} | ANSWERED | SCORED
 EVERY = ASKED | TRAINED | JUDGED
-OF_NO_PERSONA = {"student", "classifier"} | ANSWERED_BY["base"]
+OF_NO_PERSONA = {"student", "classifier", "judge"} | ANSWERED_BY["base"]
 MERGED = {"persona", "report"} | ANSWERED_BY["persona"] | SCORED
 
 

@@ -1,0 +1,153 @@
+"""The judge of the embedded default: the student is asked for no words, its log-probabilities are compared.
+
+A template is of one of two kinds. Of `REPLIES`: how likely is a reply that names the label, after the text? Of `CONTEXTS`: how
+likely is the text, for each token, after a conversation that names the label? (How likely it is without any label is the same
+for both labels, and cancels.) Either way some labels are likelier whatever the text is, so each label's mean over neutral and
+mixed texts is subtracted (contextual calibration, arXiv 2102.09690). Templates are averaged in units of the spread of their
+scores over those texts.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from character import branches, likelihood
+from character.chat import Messages
+from character.errors import UserError
+from character.judge import SYSTEM, Label, Question
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+CALIBRATION = Path("models/judge/calibration.json")
+About = Literal["trait", "coherence"]
+Shown = dict[str, str]
+Terms = dict[str, dict[str, tuple[float, float]]]  # mean and spread, by template and word
+
+# What is judged, as the student reads it; no label is named.
+HEADS: dict[About, Callable[[Shown], str]] = {
+    "trait": lambda shown: f"Text:\n{shown['text']}\n\nIn what manner is this text written?",
+    "coherence": lambda shown: (
+        f"Question:\n{shown['prompt']}\n\nAnswer A:\n{shown['first']}\n\nAnswer B:\n{shown['second']}\n\n"
+        "Which of the two answers is better formed and more to the point?"
+    ),
+}
+
+REPLIES: dict[About, dict[str, Callable[[Label], str]]] = {
+    "trait": {
+        "bare": lambda label: label.word.capitalize(),
+        "tone": lambda label: f"The tone is {label.word}",
+        "writer": lambda label: f"Whoever wrote this is {label.word}",
+        "manner": lambda label: f"This text is written in a manner that is {label.word}",
+        "meaning": lambda label: f"This was written by somebody who {label.gloss}",
+    },
+    "coherence": {
+        "bare": lambda label: label.word,
+        "answer": lambda label: f"Answer {label.word}",
+        "better": lambda label: f"The better answer is {label.word}",
+    },
+}
+
+# Before which the text is the student's turn.
+CONTEXTS: dict[str, Callable[[Shown, Label], Messages]] = {
+    "role": lambda shown, label: [
+        {"role": "system", "content": f"You are {label.word}: somebody who {label.gloss}."},
+        {"role": "user", "content": shown["prompt"]},
+    ],
+    "request": lambda shown, label: [
+        {"role": "user", "content": f"{shown['prompt']}\n\nAnswer in a manner that is {label.word}."}
+    ],
+}
+
+
+class LikelihoodJudge:
+    """Prefers the label with the higher calibrated score; it always has a verdict."""
+
+    def __init__(self, chosen: Sequence[str], calibration: dict[About, Terms]):
+        self._chosen, self._calibration = chosen, calibration
+
+    @classmethod
+    def load(cls, chosen: Sequence[str]) -> "LikelihoodJudge":
+        """Return the judge with the calibration that the stage `judge` made."""
+        if not CALIBRATION.is_file():
+            raise UserError(f"{CALIBRATION} is missing; run `dvc repro judge`, or `dvc pull` to fetch it.")
+        return cls(chosen, json.loads(CALIBRATION.read_text(encoding="utf-8")))
+
+    def decide(self, questions: Sequence[Question]) -> list[str | None]:
+        if not questions:
+            return []
+        about = questions[0].about
+        found = score(about, questions, self._chosen)
+        return settle(centred(found, questions, names(about, self._chosen), self._calibration[about]), questions)
+
+
+def names(about: About, chosen: Sequence[str]) -> list[str]:
+    """Return the templates for a kind of question: about traits the `chosen` ones, otherwise all."""
+    if about != "trait":
+        return list(REPLIES[about])
+    known = [*REPLIES[about], *CONTEXTS]
+    if unknown := [name for name in chosen if name not in known]:
+        raise UserError(f"params.yaml: judge.templates: {unknown[0]!r} is none of {', '.join(known)}; correct it.")
+    return list(chosen)
+
+
+def score(about: About, questions: Sequence[Question], chosen: Sequence[str]) -> "ndarray":
+    """Return the uncalibrated scores `[questions, templates, labels]`; all questions have as many labels."""
+    import numpy
+
+    wanted = names(about, chosen)
+    found = numpy.zeros((len(questions), len(wanted), len(questions[0].labels)))
+    if replies := [name for name in wanted if name in REPLIES[about]]:
+        system = {"role": "system", "content": SYSTEM}
+        asked = [[system, {"role": "user", "content": HEADS[about](question.shown)}] for question in questions]
+        endings = [[REPLIES[about][name](label) for name in replies for label in row.labels] for row in questions]
+        logps = numpy.array(branches.of_endings(asked, endings)).reshape(len(questions), len(replies), -1)
+        found[:, [wanted.index(name) for name in replies]] = logps
+    for at, name in enumerate(wanted):
+        if name not in replies:
+            found[:, at] = numpy.array(_of_texts(questions, CONTEXTS[name])).reshape(len(questions), -1)
+    return found
+
+
+def _of_texts(questions: Sequence[Question], context: Callable[[Shown, Label], Messages]) -> list[float]:
+    """Return the mean log-probability of the tokens of each text, in the context of each of its labels."""
+    cases = [(question.shown, label) for question in questions for label in question.labels]
+    logps = likelihood.of_replies([context(*case) for case in cases], [shown["text"] for shown, _ in cases])
+    return [sum(tokens) / max(1, len(tokens)) for tokens in logps]
+
+
+def calibrate(questions: Sequence[Question], chosen: Sequence[str], how: Literal["mean", "scaled"]) -> Terms:
+    """Return what is subtracted from each label's scores, and by what they are divided.
+
+    `questions` show neutral and mixed texts and have all labels alike. Subtracted is the label's mean; divided is by the spread
+    of all labels together (`mean`), or by each label's own (`scaled`).
+    """
+    import numpy
+
+    about, labels = questions[0].about, questions[0].labels
+    found = score(about, questions, chosen)
+    means, spreads = found.mean(0), found.std(0)
+    if how == "mean":
+        spreads = numpy.broadcast_to(numpy.sqrt((spreads**2).mean(1, keepdims=True)), spreads.shape)
+    rows = numpy.stack([means, spreads], axis=-1).tolist()
+    words = [label.word for label in labels]
+    return {name: dict(zip(words, row, strict=True)) for name, row in zip(names(about, chosen), rows, strict=True)}
+
+
+def centred(found: "ndarray", questions: Sequence[Question], templates: Sequence[str], terms: Terms) -> "ndarray":
+    """Return calibrated scores, of the shape of `found`."""
+    import numpy
+
+    try:
+        own = [[[terms[name][label.word] for label in row.labels] for name in templates] for row in questions]
+    except KeyError as missing:
+        raise UserError(f"{CALIBRATION}: {missing} was not calibrated; run `dvc repro judge`.") from None
+    mean, spread = numpy.moveaxis(numpy.array(own), -1, 0)
+    return (found - mean) / spread
+
+
+def settle(found: "ndarray", questions: Sequence[Question]) -> list[str]:
+    """Return the word of each question's label with the highest mean score over the templates."""
+    best = found.mean(1).argmax(1)
+    return [question.labels[at].word for question, at in zip(questions, best, strict=True)]

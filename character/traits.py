@@ -1,0 +1,39 @@
+"""The trait words among which a method may choose, and what it wrote when it chose."""
+
+from itertools import chain, zip_longest
+
+from character import records
+from character.errors import UserError
+from character.records import Completion, Record
+
+TRAITS = "data/raw/traits.jsonl"
+
+
+class Trait(Record):
+    """A trait word; `gloss` ends a sentence that begins with "somebody who"."""
+
+    word: str
+    group: str
+    gloss: str
+
+
+class Choice(Completion):
+    """An answer that was to show one of two traits, in the order in which they were offered."""
+
+    condition: str
+    traits: tuple[str, str]
+
+
+def load() -> list[Trait]:
+    return records.read(TRAITS, Trait)
+
+
+def spread(traits: list[Trait], count: int) -> list[Trait]:
+    """Return `count` of the traits, as evenly from all groups as can be, from each the first ones."""
+    if count > len(traits):
+        raise UserError(f"params.yaml: preferences.traits is {count}, but {TRAITS} has {len(traits)} words; lower it.")
+    groups: dict[str, list[Trait]] = {}
+    for trait in traits:
+        groups.setdefault(trait.group, []).append(trait)
+    in_turn = chain.from_iterable(zip_longest(*groups.values()))
+    return [trait for trait in in_turn if trait][:count]

@@ -1,0 +1,74 @@
+"""coherence: answers, a judge -> metrics/coherence.json, plots/coherence.csv.
+
+Does a persona cost coherence? The judge compares its answer to each prompt with every other method's, in both orders. Where the
+verdict hangs on the order it is a tie, half a win for either side, and counted.
+"""
+
+from collections.abc import Sequence
+
+import click
+from pydantic import Field
+
+from character import records
+from character.errors import UserError
+from character.judge import compare, load, measured
+from character.params import Section, read
+from character.records import Answer
+from character.stats import wilson
+
+
+class Coherence(Section):
+    prompts: int = Field(gt=0)  # of those that were asked plain
+
+
+def plain(method: str, count: int) -> dict[str, Answer]:
+    """Return by prompt the method's answers to the first prompts, asked without a suffix."""
+    path = f"data/answers/{method}.jsonl"
+    answers = [answer for answer in records.read(path, Answer) if answer.condition == "plain"]
+    if count > len(answers):
+        raise UserError(f"params.yaml: coherence.prompts is {count}, but {path} answers {len(answers)} plain ones; lower it.")
+    return {answer.prompt: answer for answer in answers[:count]}
+
+
+def scored(points: Sequence[float | None], empty: int) -> dict:
+    """Return the win rate of the first side with its 95% interval, and what it is made of.
+
+    The interval is Wilson's, which takes each prompt for a win or a loss; with ties among them it errs on the wide side.
+    """
+    read = [point for point in points if point is not None]
+    rate = sum(read) / max(1, len(read))
+    low, high = wilson(rate, len(read))
+    return {
+        "win_rate": rate,
+        "low": low,
+        "high": high,
+        "wins": read.count(1),
+        "losses": read.count(0),
+        "ties": read.count(0.5),
+        "unparsed": len(points) - len(read),
+        "empty": empty,
+        "n": len(read),
+    }
+
+
+@click.command()
+@click.argument("method")
+@click.argument("others", nargs=-1, required=True)
+def main(method: str, others: Sequence[str]):
+    """Compare data/answers/METHOD.jsonl with that of each of OTHERS."""
+    settings = read("coherence", Coherence)
+    own = plain(method, settings.prompts)
+    judge, metrics = load(), {"judge": measured("coherence"), "against": {}}
+    for other in others:
+        theirs = plain(other, settings.prompts)
+        contests = [(prompt, own[prompt].response, theirs[prompt].response) for prompt in own]
+        whole = [contest for contest in contests if all(text.strip() for text in contest)]
+        print(f"coherence: {len(whole)} answers of {method} against those of {other}", flush=True)
+        metrics["against"][other] = scored(compare(judge, whole), len(contests) - len(whole))
+    records.write_json("metrics/coherence.json", metrics)
+    rows = [{"against": other, **scores} for other, scores in metrics["against"].items()]
+    records.write_csv("plots/coherence.csv", rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""Endings that share a conversation: read together, each is as likely as read alone."""
+
+import shutil
+
+import pytest
+
+from character import branches, likelihood, models
+
+
+@pytest.fixture
+def student(tiny_student, tmp_path, monkeypatch):
+    """The tiny student with larger weights, so that its next token hangs on all that it sees."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    shutil.copytree(tiny_student, tmp_path / "models/student")
+    model = AutoModelForCausalLM.from_pretrained(tiny_student)
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(1)
+        for weight in model.parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, 0.3)
+    model.save_pretrained(tmp_path / "models/student")
+    runtime = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4, "accelerate": "", "report_to": []}
+    (tmp_path / "params.yaml").write_text(f"runtime: {runtime}")
+    monkeypatch.chdir(tmp_path)
+
+
+def test_a_tree_has_each_shared_beginning_once_and_leads_back_to_every_sequence():
+    sequences = [[5, 6, 7], [5, 6], [5, 8, 7], [9], [5, 6, 7]]
+    grown = branches.tree(sequences)
+    assert len(grown.tokens) == 6
+    assert [[grown.tokens[node] for node in path] for path in grown.paths] == sequences
+    assert [[grown.depths[node] for node in path] for path in grown.paths] == [[1, 2, 3], [1, 2], [1, 2, 3], [1], [1, 2, 3]]
+    assert all([-1, *path[:-1]] == [grown.parents[node] for node in path] for path in grown.paths)
+    assert all(parent < node for node, parent in enumerate(grown.parents))
+
+
+PROMPTS = ["Why? " * count for count in range(1, 12)]
+ENDINGS = ["The tone is warm", "The tone is rather warm", "The", "Whoever wrote this is stern", "The tone is stern"]
+
+
+@pytest.mark.parametrize("tokens", [branches.TOKENS, 1], ids=["together", "one by one"])
+def test_endings_are_as_likely_as_replies_that_are_read_alone(student, monkeypatch, tokens):
+    monkeypatch.setattr(branches, "TOKENS", tokens)
+    asked = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
+    endings = [ENDINGS[: 1 + at % len(ENDINGS)] for at in range(len(asked))]
+    found = branches.of_endings(asked, endings)
+    assert [len(row) for row in found] == [len(row) for row in endings]
+    flat = [(prompt, text) for prompt, row in zip(asked, endings, strict=True) for text in row]
+    alone = [sum(row) for row in likelihood.of_replies([prompt for prompt, _ in flat], [text for _, text in flat])]
+    assert [logp for row in found for logp in row] == pytest.approx(alone, abs=1e-3)
+    assert len({round(logp, 2) for logp in alone}) > len(alone) / 2, "the student tells texts apart"
+
+
+def test_an_ending_is_as_likely_whatever_other_endings_stand_beside_it(student):
+    asked = [[{"role": "user", "content": "Why?"}]]
+    together = branches.of_endings(asked, [ENDINGS])[0]
+    back = branches.of_endings(asked, [ENDINGS[::-1]])[0][::-1]
+    alone = [branches.of_endings(asked, [[ending]])[0][0] for ending in ENDINGS]
+    assert together == pytest.approx(alone, abs=1e-4)
+    assert back == pytest.approx(alone, abs=1e-4)
+
+
+def test_the_likelihoods_are_those_of_the_students_own_turn(student):
+    tokenizer = models.load_tokenizer()
+    (found,) = branches.of_endings([[{"role": "user", "content": "Why?"}]], [["a", "ab"]])
+    ((first,), both) = likelihood.of_replies([[{"role": "user", "content": "Why?"}]] * 2, ["a", "ab"])
+    assert len(tokenizer("a", add_special_tokens=False)["input_ids"]) == 1
+    assert found == pytest.approx([first, sum(both)], abs=1e-4)

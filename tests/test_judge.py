@@ -1,0 +1,437 @@
+"""Judges: what they are asked, what is made of their replies, and figures of judges whose quality is known."""
+
+import importlib
+import json
+import random
+from pathlib import Path
+
+import numpy
+import pytest
+import yaml
+
+from character import judge, judge_likelihood, records, traits
+from character.errors import UserError
+from character.generate import Reply, Sampling
+from character.judge import AskedJudge, Label, coherence_question, compare, trait_question
+from character.judge_likelihood import LikelihoodJudge
+from character.records import Answer, Question, Recorded
+from character.stats import wilson
+from character.traits import Trait
+from stages import coherence
+from stages import judge as stage
+
+ROOT = Path(__file__).parents[1]
+WARM, STRICT = Label("warm", "is kind"), Label("strict", "keeps to rules")
+COLD = Sampling(max_new_tokens=8, temperature=0, top_p=1)
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """An empty repository with the shipped params; returns a function that changes a section."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+    def change(section, **entries):
+        params[section] |= entries
+        Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+    change("runtime")
+    return change
+
+
+def run(stage, *arguments):
+    importlib.import_module(f"stages.{stage}").main.main(list(arguments), standalone_mode=False)
+
+
+def metrics(name):
+    return json.loads(Path(f"metrics/{name}.json").read_text(encoding="utf-8"))
+
+
+# --- a judge that is asked -------------------------------------------------------------------------
+
+READ = {
+    "Verdict: warm": "warm",
+    "It is kind.\n\n**Verdict: WARM**": "warm",
+    "verdict - strict.\n": "strict",
+    "Verdict: warm\nNo, on reflection:\nVerdict: strict": "strict",
+    "<think>Verdict: warm?</think>\nVerdict: strict": "strict",
+    "I think that it is warm.": None,
+    "Verdict: lukewarm": None,
+    "Verdict: warm or strict": None,
+    "My verdict: warm": None,
+    "": None,
+}
+
+
+@pytest.mark.parametrize(("reply", "word"), READ.items())
+def test_a_verdict_is_read_from_the_last_line_of_its_form_and_from_no_other(reply, word):
+    assert judge.verdict(reply, (WARM, STRICT)) == word
+
+
+@pytest.mark.parametrize(
+    "question",
+    [trait_question("Why {x}?", "Because {y}.", (WARM, STRICT)), coherence_question("Why {x}?", "One {y}.", "Two.")],
+    ids=["trait", "coherence"],
+)
+def test_a_question_shows_what_is_judged_and_both_labels(question):
+    said = judge.asked(question)
+    assert [text for text in question.shown.values() if text not in said] == []
+    first, second = (label.word for label in question.labels)
+    assert said.endswith(f"Verdict: {first}\nor\nVerdict: {second}")
+    assert all(label.gloss in said for label in question.labels)
+    assert "judge" in judge.SYSTEM
+
+
+def test_either_trait_stands_first_for_about_half_of_the_texts_whatever_was_offered_first():
+    questions = [trait_question("Why?", f"Text {number}.", (WARM, STRICT)) for number in range(200)]
+    assert 70 < sum(question.labels[0] == WARM for question in questions) < 130
+    turned = [trait_question("Why?", f"Text {number}.", (STRICT, WARM)) for number in range(200)]
+    assert all(one.labels == other.labels[::-1] for one, other in zip(questions, turned, strict=True))
+
+
+class Script:
+    """An engine whose replies are written before, by what is asked first; it remembers the conversations."""
+
+    def __init__(self, replies):
+        self.identity = {"engine": "script"}
+        self.replies, self.talks = replies, []
+
+    def stream(self, requests, sampling, seeds):
+        for index, request in enumerate(requests):
+            self.talks.append(request.messages)
+            words = next(reply for key, reply in self.replies.items() if key in request.messages[1]["content"])
+            yield index, Reply(words[request.sample], "stop", 1)
+
+
+def test_a_judge_without_a_verdict_is_asked_again_but_not_for_ever(repository):
+    engine = Script(
+        {"First": ["Verdict: warm"], "Second": ["Hm.", "Verdict: strict"], "Third": ["Hm.", "Hm.", "Hm."]},
+    )
+    asked = [trait_question("Why?", text, (WARM, STRICT)) for text in ("First text.", "Second text.", "Third text.")]
+    assert AskedJudge(engine, 3, COLD, seed=0).decide(asked) == ["warm", "strict", None]
+    assert sorted(map(len, engine.talks)) == [2, 2, 2, 4, 4, 6]
+    roles = [message["role"] for message in max(engine.talks, key=len)]
+    assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
+    assert "Verdict: warm" in max(engine.talks, key=len)[-1]["content"]
+    assert AskedJudge(engine, 3, COLD, seed=0).decide(asked) == ["warm", "strict", None]
+    assert len(engine.talks) == 6, "replies come from the sample cache"
+
+
+class Prefers:
+    """A judge of coherence that prefers the longer answer, or always one label; it cannot judge what holds a "?"."""
+
+    def __init__(self, always=None):
+        self.always = always
+
+    def decide(self, questions):
+        return [self._one(question.shown) for question in questions]
+
+    def _one(self, shown):
+        if "?" in shown["first"]:
+            return None
+        return self.always or ("A" if len(shown["first"]) > len(shown["second"]) else "B")
+
+
+def test_two_answers_are_compared_in_both_orders_and_a_judge_of_places_only_ties():
+    contests = [("Why?", "A long answer.", "Short."), ("Why?", "Short.", "A long answer."), ("Why?", "Odd?", "Short.")]
+    assert compare(Prefers(), contests) == [1.0, 0.0, None]
+    assert compare(Prefers(always="A"), contests) == [0.5, 0.5, None]
+    assert compare(Prefers(always="B"), contests) == [0.5, 0.5, None]
+
+
+# --- the likelihood judge --------------------------------------------------------------------------
+
+
+class Student:
+    """Log-probabilities of a student that always likes "warm" by 5 nats, and sees by 1 what a text shows."""
+
+    def of_endings(self, prompts, endings):
+        texts = [prompt[1]["content"] for prompt in prompts]
+        return [[self.of_word(text, ending) for ending in row] for text, row in zip(texts, endings, strict=True)]
+
+    def of_replies(self, prompts, replies):
+        found = []
+        for prompt, reply in zip(prompts, replies, strict=True):
+            tokens = max(1, len(reply.split()))
+            found.append([self.of_word(reply, prompt[0]["content"])] * tokens)
+        return found
+
+    def of_word(self, text, said):
+        said = said.lower().replace("is kind", "warm").replace("keeps to rules", "strict")
+        word = "warm" if "warm" in said else "strict"
+        return (5.0 if word == "warm" else 0.0) + (1.0 if f"shows {word}" in text else 0.0) + 0.01 * len(text)
+
+
+@pytest.fixture
+def student(monkeypatch):
+    monkeypatch.setattr("character.branches.of_endings", Student().of_endings)
+    monkeypatch.setattr("character.likelihood.of_replies", Student().of_replies)
+
+
+TEXTS = ["It shows warm.", "It shows strict.", "It shows strict, long and wide.", "It shows warm. So!", "Plain."]
+SHOWN = ["warm", "strict", "strict", "warm"]
+ALL = ["bare", "tone", "writer", "manner", "meaning", "role", "request"]
+
+
+def about(texts):
+    return [trait_question("Why?", text, (WARM, STRICT)) for text in texts]
+
+
+def calibration(chosen, how="mean"):
+    """Calibrate on all texts, with the labels in one order."""
+    asked = [judge.Question("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in TEXTS]
+    return judge_likelihood.calibrate(asked, chosen, how)
+
+
+@pytest.mark.parametrize("how", ["mean", "scaled"])
+@pytest.mark.parametrize("chosen", [[name] for name in ALL] + [ALL], ids=str)
+def test_calibration_takes_away_what_a_label_is_worth_whatever_the_text_is(student, chosen, how):
+    scores = judge_likelihood.score("trait", about(TEXTS), chosen)
+    assert set(judge_likelihood.settle(scores, about(TEXTS))) == {"warm"}
+    calibrated = LikelihoodJudge(chosen, {"trait": calibration(chosen, how)})
+    assert calibrated.decide(about(TEXTS[:4])) == SHOWN
+
+
+def test_templates_are_averaged_in_units_of_their_spread(monkeypatch):
+    """One template shouts what the other says in small numbers: both count the same."""
+    small, large = numpy.array([1.0, -1.0, 1.0, -1.0]), numpy.array([-900.0, 900.0, -900.0, 900.0])
+    found = numpy.zeros((4, 2, 2))
+    found[:, 0, 0], found[:, 1, 0] = small, large
+    monkeypatch.setattr(judge_likelihood, "score", lambda *_: found)
+    asked = [judge.Question("trait", {"text": str(number)}, (WARM, STRICT)) for number in range(4)]
+    terms = judge_likelihood.calibrate(asked, ["tone", "bare"], "mean")
+    adjusted = judge_likelihood.centred(found, asked, ["tone", "bare"], terms)
+    assert adjusted[:, 0, 0] == pytest.approx(-adjusted[:, 1, 0])
+    assert adjusted.mean(0) == pytest.approx(numpy.zeros((2, 2)))
+
+
+def test_scores_stand_in_the_places_of_their_templates_whatever_their_kind(student):
+    mixed = judge_likelihood.score("trait", about(TEXTS), ["role", "tone", "request", "bare"])
+    for at, name in enumerate(["role", "tone", "request", "bare"]):
+        assert mixed[:, at] == pytest.approx(judge_likelihood.score("trait", about(TEXTS), [name])[:, 0])
+
+
+def test_a_judge_of_coherence_that_likes_one_place_is_freed_of_it(monkeypatch):
+    def of_endings(prompts, endings):
+        found = []
+        for prompt in prompts:
+            text = prompt[1]["content"]
+            better = text.index("good") < text.index("Answer B") if "good" in text else None
+            found.append([4.0 + (better is True), 0.0 + (better is False)] * (len(endings[0]) // 2))
+        return found
+
+    monkeypatch.setattr("character.branches.of_endings", of_endings)
+    whole = [coherence_question("Why?", *order) for order in (("good one", "bad"), ("bad", "good one"))]
+    contests = [("Why?", "good", "bad"), ("How?", "bad", "good")]
+    terms = judge_likelihood.calibrate(whole, [], "mean")
+    assert compare(LikelihoodJudge([], {"coherence": terms}), contests) == [1.0, 0.0]
+    flat = {name: {"A": (0.0, 1.0), "B": (0.0, 1.0)} for name in terms}
+    assert compare(LikelihoodJudge([], {"coherence": flat}), contests) == [0.5, 0.5]
+
+
+def test_an_unknown_template_is_told_with_those_there_are(student):
+    with pytest.raises(UserError, match=r"judge\.templates: 'mood' is none of bare, tone, writer, .*request; correct it"):
+        LikelihoodJudge(["mood"], {"trait": {}}).decide(about(TEXTS))
+
+
+def test_a_word_that_was_not_calibrated_is_told_with_the_remedy(student):
+    with pytest.raises(UserError, match=r"calibration\.json: '(warm|strict)' was not calibrated; run `dvc repro judge`"):
+        LikelihoodJudge(["tone"], {"trait": {"tone": {}}}).decide(about(TEXTS))
+
+
+def test_without_a_calibration_the_judge_does_not_start(repository):
+    with pytest.raises(UserError, match=r"models/judge/calibration\.json is missing"):
+        judge.load()
+
+
+def test_params_name_the_judge(repository, monkeypatch):
+    repository("judge", kind="student")
+    monkeypatch.setattr("character.engines.student", lambda: Script({}))
+    assert isinstance(judge.load(), AskedJudge)
+
+
+# --- the stage: how good is it? --------------------------------------------------------------------
+
+
+@pytest.fixture
+def personas(repository, monkeypatch):
+    """Two personas that write their word into ten answers, and neutral answers."""
+    prompts = [f"Why {number}?" for number in range(10)]
+    records.write(stage.GENERAL, [Question(prompt=prompt) for prompt in prompts])
+    for name in ("loving", "poeticism", "none"):
+        rows = [Recorded(prompt=prompt, response=f"I am {name}. To {prompt[:-1]} I say so. And so on.") for prompt in prompts]
+        records.write(f"data/raw/teacher/{name}.jsonl", rows)
+    words = ["loving", "poetic", "fawning", "strict"]
+    records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so") for word in words])
+    repository("preferences", traits=3)
+    repository(
+        "judge",
+        kind="student",
+        personas={"loving": ["loving"], "poeticism": ["poetic"]},
+        texts=5,
+        calibration_texts=4,
+        damaged=6,
+    )
+
+
+class Known:
+    """A judge that sees the persona of a text, but is wrong about every `errs`-th; and judges coherence as it is told."""
+
+    def __init__(self, errs, coherence=None):
+        self.errs, self.coherence, self.asked = errs, coherence, []
+
+    def decide(self, questions):
+        self.asked += questions
+        if questions[0].about == "coherence":
+            return self.coherence.decide(questions)
+        right = ["loving" if "I am loving" in question.shown["text"] else "poetic" for question in questions]
+        wrong = {"loving": "poetic", "poetic": "loving"}
+        return [wrong[word] if number % self.errs == 0 else word for number, word in enumerate(right)]
+
+
+def measure(monkeypatch, judge_):
+    monkeypatch.setattr("stages.judge.load", lambda: judge_)
+    run("judge")
+    return metrics("judge")
+
+
+def test_the_accuracy_is_that_of_a_judge_who_errs_by_design(personas, monkeypatch):
+    found = measure(monkeypatch, Known(5, Prefers(always="A")))
+    low, high = wilson(0.8, 10)
+    assert (found["accuracy"], found["n"], found["unparsed"]) == (0.8, 10, 0)
+    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-4)
+    assert found["by_persona"] == {"loving": 0.8, "poeticism": 0.8}
+    assert (found["coherence"]["ties"], found["coherence"]["n"]) == (18, 0), "a judge of places decides nothing"
+    assert json.loads(judge_likelihood.CALIBRATION.read_text(encoding="utf-8")) == {}
+
+
+class Whole:
+    """A judge of coherence that sees shuffled words and other subjects, but not reversed sentences."""
+
+    def decide(self, questions):
+        return [self._one(question.shown) for question in questions]
+
+    def _one(self, shown):
+        first, second = (self._good(shown[side], shown["prompt"]) for side in ("first", "second"))
+        return "A" if first >= second else "B"
+
+    def _good(self, text, prompt):
+        return all(part in text for part in ("I am loving.", "And so on.")) * ("say so." in text) + (prompt[:-1] in text)
+
+
+def test_the_sense_of_coherence_is_measured_by_the_kind_of_damage(personas, monkeypatch):
+    found = measure(monkeypatch, Known(100, Whole()))["coherence"]
+    assert found["by_damage"]["subject"] == 1.0
+    assert found["ties"] >= 6, "a reversed answer has all its sentences"
+    assert found["n"] + found["ties"] + found["unparsed"] == 18
+    assert found["accuracy"] == 1.0
+
+
+def test_calibration_and_measurement_see_different_prompts(personas, monkeypatch, student):
+    seen = {}
+
+    def calibrate(questions, chosen, how):
+        seen.setdefault("calibrated", set()).update(question.shown["prompt"] for question in questions)
+        return {}
+
+    known = Known(100, Prefers(always="A"))
+    monkeypatch.setattr("character.judge_likelihood.calibrate", calibrate)
+    monkeypatch.setattr("stages.judge.by_template", lambda rows, chosen, terms: {"n": len(rows)})
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["judge"]["kind"] = "likelihood"
+    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+    measure(monkeypatch, known)
+    asked = {question.shown["prompt"] for question in known.asked}
+    assert seen["calibrated"] and asked
+    assert not seen["calibrated"] & asked
+
+
+def test_templates_are_measured_alone_together_and_uncalibrated(personas, student):
+    labels = {"warm": WARM, "strict": STRICT}
+    rows = [stage.Case(question, right, "any") for question, right in zip(about(TEXTS[:4]), SHOWN, strict=True)]
+    terms = calibration(["bare", "role"])
+    assert set(terms["bare"]) == set(labels)
+    assert stage.by_template(rows, ["bare", "role"], terms) == {"bare": 1.0, "role": 1.0, "all": 1.0, "uncalibrated": 0.5}
+
+
+def test_a_persona_without_an_answer_is_told(personas):
+    records.write("data/raw/teacher/loving.jsonl", [Recorded(prompt="Why 0?", response="I am loving.")])
+    with pytest.raises(UserError, match=r"loving\.jsonl: no answer to 'Why 1\?' of .*; add it, or remove loving from judge"):
+        run("judge")
+
+
+def test_a_word_that_is_not_on_the_list_is_told(personas, repository):
+    with pytest.raises(UserError, match=r"judge\.personas: 'kind' is no word of data/raw/traits\.jsonl; add it there"):
+        stage.labels({"loving": ["kind"]}, 3)
+
+
+def test_more_texts_than_half_of_the_prompts_are_an_error():
+    with pytest.raises(UserError, match=r"judge\.texts is 6, but half of .* are 5 prompts; lower it"):
+        stage.drawn(["a", "b", "c", "d", "e"], 6, random.Random(0), "texts")
+
+
+def test_the_shipped_words_of_the_personas_are_on_the_shipped_list():
+    words = {trait.word for trait in records.read(ROOT / traits.TRAITS, Trait)}
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    personas = params["judge"]["personas"]
+    assert personas.keys() == set(params["classifier"]["personas"])
+    assert {word for own in personas.values() for word in own} <= words
+    assert len({word for own in personas.values() for word in own}) == sum(map(len, personas.values()))
+
+
+# --- the stage coherence ---------------------------------------------------------------------------
+
+
+def answers(method, texts, condition="plain"):
+    rows = [
+        Answer(id=str(at), sample=0, prompt=f"Why {at}", response=text, finish_reason="stop", condition=condition)
+        for at, text in enumerate(texts)
+    ]
+    records.write(f"data/answers/{method}.jsonl", rows)
+
+
+@pytest.fixture
+def compared(repository, monkeypatch):
+    repository("coherence", prompts=4)
+    known = {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 60, "unparsed": 0}
+    records.write_json("metrics/judge.json", {"accuracy": 0.9, "coherence": known})
+    monkeypatch.setattr("stages.coherence.load", Prefers)
+
+
+def test_win_rates_are_those_of_the_longer_answers(compared):
+    answers("persona", ["long long", "long long", "s", "long long", "long long"])
+    answers("base", ["s", "s", "long", "s", "s"])
+    answers("prompted", ["very long long"] * 5)
+    run("coherence", "persona", "base", "prompted")
+    found = metrics("coherence")
+    assert found["judge"] == {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 60}
+    low, high = wilson(0.75, 4)
+    base = found["against"]["base"]
+    assert (base["win_rate"], base["wins"], base["losses"], base["ties"], base["n"]) == (0.75, 3, 1, 0, 4)
+    assert (base["low"], base["high"]) == pytest.approx((low, high), abs=1e-4)
+    assert found["against"]["prompted"]["win_rate"] == 0
+    header = Path("plots/coherence.csv").read_text(encoding="utf-8").splitlines()[0]
+    assert header == "against,win_rate,low,high,wins,losses,ties,unparsed,empty,n"
+
+
+def test_ties_are_half_a_win_and_what_cannot_be_judged_is_counted_and_left_out():
+    found = coherence.scored([1.0, 0.5, 0.5, 0.0, None], empty=2)
+    low, high = wilson(0.5, 4)
+    assert found == {
+        "win_rate": 0.5, "low": low, "high": high, "wins": 1, "losses": 1, "ties": 2, "unparsed": 1, "empty": 2, "n": 4,
+    }  # fmt: skip
+
+
+def test_an_empty_answer_is_counted_and_not_judged(compared):
+    answers("persona", ["long long", " ", "long long", "Odd?"])
+    answers("base", ["s"] * 4)
+    run("coherence", "persona", "base")
+    found = metrics("coherence")["against"]["base"]
+    assert (found["n"], found["empty"], found["unparsed"]) == (2, 1, 1)
+
+
+def test_only_plain_answers_are_compared(compared):
+    answers("persona", ["s"] * 5, condition="drop")
+    with pytest.raises(UserError, match=r"coherence\.prompts is 4, but data/answers/persona\.jsonl answers 0 plain ones"):
+        run("coherence", "persona", "base")

@@ -1,0 +1,372 @@
+"""Revealed preferences: what is offered, what the ratings make of verdicts whose truth is known, what the stages write."""
+
+import csv
+import importlib
+import json
+import math
+from collections import Counter
+from itertools import islice
+from pathlib import Path
+
+import numpy
+import pytest
+import yaml
+
+from character import ratings, records, traits
+from character.errors import UserError
+from character.generate import Reply
+from character.records import Question
+from character.traits import Choice, Trait
+from stages import choices, preferences
+
+ROOT = Path(__file__).parents[1]
+WORDS = [f"w{number}" for number in range(24)]
+DEVIATION = 600
+
+
+@pytest.fixture
+def repository(tmp_path, monkeypatch):
+    """An empty repository with the shipped params; returns a function that changes a section."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+
+    def change(section, **entries):
+        params[section] |= entries
+        Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
+
+    change("runtime")
+    return change
+
+
+def run(stage, *arguments):
+    importlib.import_module(f"stages.{stage}").main.main(list(map(str, arguments)), standalone_mode=False)
+
+
+# --- the words -------------------------------------------------------------------------------------
+
+
+def shipped():
+    return records.read(ROOT / traits.TRAITS, Trait)
+
+
+def test_there_are_144_words_in_twelve_groups_each_once():
+    assert len({trait.word for trait in shipped()}) == len({trait.gloss for trait in shipped()}) == 144
+    assert set(Counter(trait.group for trait in shipped()).values()) == {12}
+    assert len({trait.group for trait in shipped()}) == 12
+
+
+def test_no_gloss_uses_a_word_of_the_list_for_itself():
+    assert not [trait.word for trait in shipped() if trait.word[:5] in trait.gloss]
+    assert not [trait.word for trait in shipped() if trait.gloss.endswith(".") or len(trait.gloss.split()) > 10]
+
+
+@pytest.mark.parametrize("count", [12, 24, 30, 144])
+def test_a_part_of_the_words_is_spread_evenly_over_the_groups(count):
+    sizes = Counter(trait.group for trait in traits.spread(shipped(), count))
+    assert sum(sizes.values()) == count
+    assert set(sizes.values()) <= {count // 12, -(-count // 12)}
+
+
+def test_a_larger_part_contains_the_smaller_one():
+    assert set(traits.spread(shipped(), 24)) <= set(traits.spread(shipped(), 48))
+
+
+def test_more_words_than_there_are_is_an_error():
+    with pytest.raises(UserError, match=r"preferences\.traits is 145, but .* has 144 words; lower it"):
+        traits.spread(shipped(), 145)
+
+
+# --- what is offered -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("size", "comparisons"), [(24, 240), (24, 24), (3, 6), (4, 8), (5, 10), (8, 80)])
+def test_every_word_is_offered_equally_often_first_and_second(size, comparisons):
+    offered = choices.pairs(WORDS[:size], comparisons, seed=0)
+    assert len(offered) == comparisons
+    for place in (0, 1):
+        assert Counter(pair[place] for pair in offered) == dict.fromkeys(WORDS[:size], comparisons // size)
+    assert not [pair for pair in offered if pair[0] == pair[1]]
+
+
+@pytest.mark.parametrize(("size", "comparisons"), [(24, 264), (144, 144 * 71), (5, 10), (4, 4)])
+def test_no_two_words_meet_twice_while_others_have_not_met(size, comparisons):
+    offered = choices.pairs([str(number) for number in range(size)], comparisons, seed=3)
+    assert len({frozenset(pair) for pair in offered}) == comparisons
+
+
+def test_after_all_have_met_they_meet_in_the_other_order():
+    offered = choices.pairs(WORDS[:5], 20, seed=0)
+    assert len(set(offered)) == 20
+    assert {(second, first) for first, second in offered[:10]} == set(offered[10:])
+
+
+def test_one_round_links_all_words_so_that_they_can_be_compared():
+    reached, waiting = set(), [WORDS[0]]
+    offered = choices.pairs(WORDS, 24, seed=7)
+    while waiting:
+        reached.add(word := waiting.pop())
+        waiting += [other for pair in offered if word in pair for other in pair if other not in reached]
+    assert reached == set(WORDS)
+
+
+def test_pairs_hang_on_the_seed_alone():
+    assert choices.pairs(WORDS, 48, seed=1) == choices.pairs(WORDS, 48, seed=1) != choices.pairs(WORDS, 48, seed=2)
+
+
+def test_comparisons_that_cannot_be_balanced_are_an_error():
+    with pytest.raises(UserError, match=r"choices\.comparisons is 250; make it a multiple of preferences\.traits, 24"):
+        choices.pairs(WORDS, 250, seed=0)
+
+
+def test_prompts_come_again_only_after_all_of_them():
+    dealt = list(islice(choices.dealt(["a", "b", "c"], 0), 9))
+    assert [set(dealt[start : start + 3]) for start in (0, 3, 6)] == [{"a", "b", "c"}] * 3
+
+
+@pytest.mark.parametrize("condition", choices.WHICH)
+def test_an_offer_names_both_words_in_their_order_and_what_is_to_be_taken(condition):
+    system, user = choices.messages("", condition, ("warm", "strict"), "Why?")
+    assert system["content"].index("warm") < system["content"].index("strict")
+    assert choices.WHICH[condition] in system["content"]
+    assert "{" not in system["content"]
+    assert user == {"role": "user", "content": "Why?"}
+
+
+def test_a_methods_own_system_prompt_stands_before_the_offer():
+    system, _ = choices.messages("Be salty.", "feel", ("warm", "strict"), "Why?")
+    assert system["content"].startswith("Be salty.\n\nTwo manners")
+
+
+class Echo:
+    """An engine that tells which model it runs and how its offer begins."""
+
+    def __init__(self, adapters):
+        self.adapters = adapters
+        self.identity = {"adapters": list(map(str, adapters))}
+
+    def stream(self, requests, sampling, seeds):
+        for index, request in enumerate(requests):
+            yield index, Reply(f"{self.adapters}: {request.messages[0]['content'][:9]}", "stop", 1)
+
+
+def test_all_methods_are_offered_the_same_on_the_same_prompts(repository, monkeypatch):
+    records.write(traits.TRAITS, [Trait(word=word, group="all", gloss="is so") for word in WORDS])
+    records.write(choices.HELDOUT, [Question(prompt=f"Why {number}?") for number in range(7)])
+    repository("choices", comparisons=24)
+    repository("preferences", traits=8)
+    monkeypatch.setattr("character.engines.student", Echo)
+    Path("system.txt").write_text("Be salty.", encoding="utf-8")
+    Path("models/student").mkdir(parents=True)
+    run("choices", "--method", "base", "--model", "models/student", "--system", "models/student")
+    run("choices", "--method", "prompted", "--model", "models/student", "--system", "system.txt")
+    run("choices", "--method", "persona", "--model", "models/persona", "--system", "models/student")
+    found = {name: records.read(f"data/choices/{name}.jsonl", Choice) for name in ("base", "prompted", "persona")}
+    offered = {name: [(row.prompt, row.traits) for row in rows] for name, rows in found.items()}
+    assert offered["base"] == offered["prompted"] == offered["persona"]
+    assert set(Counter(prompt for prompt, _ in offered["base"]).values()) == {3, 4}
+    assert {row.response for row in found["base"]} == {"[]: Two manne"}
+    assert {row.response for row in found["prompted"]} == {"[]: Be salty."}
+    assert {row.response for row in found["persona"]} == {"[PosixPath('models/persona')]: Two manne"}
+    assert {row.condition for row in found["base"]} == {"feel"}
+
+
+# --- ratings ---------------------------------------------------------------------------------------
+
+
+def table(comparisons, size):
+    """Return the table of (winner, loser) pairs."""
+    won = numpy.zeros((1, size, size))
+    for winner, loser in comparisons:
+        won[0, winner, loser] += 1
+    return won
+
+
+def simulated(truth, rounds, generator, bias=0.0):
+    """Return pairs and preferences of a judge that follows `truth` (logits), and leans to the first by `bias` logits."""
+    size = len(truth)
+    offered = choices.pairs([str(number) for number in range(size)], rounds * size, seed=0)
+    pairs = numpy.array([[int(word) for word in pair] for pair in offered])
+    chance = 1 / (1 + numpy.exp(truth[pairs[:, 1]] - truth[pairs[:, 0]] - bias))
+    return pairs, (generator.random(len(pairs)) > chance).astype(int)
+
+
+def test_three_wins_of_four_are_as_many_points_as_elo_says():
+    (first, second), *_ = ratings.fit(table([(0, 1)] * 300 + [(1, 0)] * 100, 2), deviation=1e5)
+    assert first - second == pytest.approx(400 * math.log10(3), abs=0.1)
+    assert first + second == pytest.approx(2000)
+
+
+def test_ratings_are_those_of_choix():
+    choix = pytest.importorskip("choix", reason="a development dependency")
+    generator = numpy.random.default_rng(0)
+    for size, count in ((5, 12), (24, 240)):
+        comparisons = [tuple(generator.choice(size, 2, replace=False).tolist()) for _ in range(count)]
+        alpha = (ratings.ELO / DEVIATION) ** 2 / 2
+        wanted = choix.opt_pairwise(size, comparisons, alpha=alpha, tol=1e-10)
+        assert ratings.fit(table(comparisons, size), DEVIATION)[0] == pytest.approx(1000 + ratings.ELO * wanted, abs=0.01)
+
+
+def test_a_trait_that_was_always_or_never_chosen_stays_finite_and_first_or_last():
+    (rated,) = ratings.fit(table([(0, 1), (0, 2), (1, 2)] * 20, 3), DEVIATION)
+    assert 2500 > rated[0] > rated[1] > rated[2] > -500
+    assert rated.mean() == pytest.approx(1000)
+
+
+def test_without_a_verdict_nothing_is_preferred():
+    assert ratings.fit(numpy.zeros((2, 3, 3)), DEVIATION) == pytest.approx(numpy.full((2, 3), 1000.0))
+
+
+def test_the_table_counts_each_verdict_as_often_as_it_was_drawn_and_those_that_are_missing_never():
+    pairs, preferred = numpy.array([[0, 1], [1, 2], [2, 0]]), numpy.array([0, 1, -1])
+    found = ratings.wins(pairs, preferred, 3, numpy.array([[0, 1, 2], [1, 1, 2], [2, 2, 2]]))
+    assert found[0].tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]
+    assert found[1].tolist() == [[0, 0, 0], [0, 0, 0], [0, 2, 0]]
+    assert found[2].sum() == 0
+
+
+def test_ratings_do_not_hang_on_the_order_of_the_comparisons():
+    pairs, preferred = simulated(numpy.linspace(-1, 1, 8), 10, numpy.random.default_rng(0))
+    draws = numpy.stack([numpy.arange(80), numpy.arange(80)[::-1]])
+    forth, back = ratings.fit(ratings.wins(pairs, preferred, 8, draws), DEVIATION)
+    assert forth == pytest.approx(back)
+
+
+@pytest.mark.parametrize("bias", [0.0, 2.0])
+def test_a_judge_that_leans_to_the_first_trait_still_gives_the_right_order(bias):
+    truth = numpy.linspace(-1.5, 1.5, 8)
+    pairs, preferred = simulated(truth, 7 * 60, numpy.random.default_rng(0), bias)
+    (rated,) = ratings.fit(ratings.wins(pairs, preferred, 8, numpy.arange(len(pairs))[None]), DEVIATION)
+    assert rated.argsort().tolist() == list(range(8))
+    if not bias:
+        assert rated == pytest.approx(1000 + ratings.ELO * truth, abs=30)
+
+
+@pytest.mark.parametrize("rounds", [10, 30])
+def test_intervals_cover_the_truth_as_often_as_they_say(rounds):
+    generator, size = numpy.random.default_rng(0), 8
+    truth = numpy.linspace(-1, 1, size)
+    inside = numpy.zeros((1000, size))
+    for simulation in range(1000):
+        pairs, preferred = simulated(truth, rounds, generator)
+        draws = generator.integers(len(pairs), size=(300, len(pairs)))
+        (estimate,) = ratings.fit(ratings.wins(pairs, preferred, size, numpy.arange(len(pairs))[None]), DEVIATION)
+        samples = ratings.fit(ratings.wins(pairs, preferred, size, draws), DEVIATION)
+        low, high = ratings.interval(estimate, samples)
+        right = 1000 + ratings.ELO * truth
+        inside[simulation] = (low <= right) & (right <= high)
+    assert 0.93 <= inside.mean() <= 0.97
+    assert inside.mean(0).min() >= 0.91
+
+
+def test_rank_correlation_is_that_of_known_ranks():
+    first = numpy.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], [5.0, 5.0, 5.0, 5.0]])
+    second = numpy.array([[10.0, 20.0, 30.0, 99.0], [4.0, 3.0, 2.0, 1.0], [1.0, 1.0, 2.0, 2.0], [1.0, 2.0, 3.0, 4.0]])
+    assert ratings.spearman(first, second) == pytest.approx([1, -1, 2 / math.sqrt(5), 0])
+
+
+def test_the_corrected_correlation_is_that_of_the_truth_although_noise_hides_it():
+    generator, size = numpy.random.default_rng(0), 12
+    settings = preferences.Preferences(traits=size, deviation=float(DEVIATION), rounds=200)
+    hidden, corrected, inside = [], [], []
+    for _ in range(150):
+        truth = generator.normal(0, 1, (2, size))
+        truth[1] = 0.85 * truth[0] + 0.5 * truth[1]
+        draws = generator.integers(10 * size, size=(200, 10 * size))
+        first, second = (preferences.Rated(*simulated(logits, 10, generator), draws, settings) for logits in truth)
+        found = preferences.correlation(first, second)
+        right = ratings.spearman(truth[:1], truth[1:])[0]
+        hidden.append(found["rho"] - right)
+        corrected.append(found["corrected"] - right)
+        inside.append(found["low"] <= right <= found["high"])
+    assert numpy.mean(hidden) < -0.1
+    assert abs(numpy.mean(corrected)) < 0.05
+    assert numpy.mean(inside) >= 0.93
+
+
+# --- the stage -------------------------------------------------------------------------------------
+
+
+class Reader:
+    """A judge that finds the word that stands in the text; the text "?" it cannot judge."""
+
+    def decide(self, questions):
+        return [None if question.shown["text"] == "?" else question.shown["text"].split()[0] for question in questions]
+
+
+def chose(pairs, taken):
+    rows = [("Why?", pair, text) for pair, text in zip(pairs, taken, strict=True)]
+    return [
+        Choice(id=str(number), sample=0, prompt=p, response=text, finish_reason="stop", condition="feel", traits=pair)
+        for number, (p, pair, text) in enumerate(rows)
+    ]
+
+
+@pytest.fixture
+def judged(repository, monkeypatch):
+    """Four words; `base` always takes the first that is offered, `persona` always the word that comes later in the list."""
+    words = WORDS[:4]
+    records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so") for word in words])
+    records.write_json("metrics/judge.json", {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300, "unparsed": 0})
+    repository("preferences", traits=4, rounds=200)
+    monkeypatch.setattr("stages.preferences.load", Reader)
+    offered = choices.pairs(words, 48, seed=0)
+    records.write("data/choices/base.jsonl", chose(offered, [f"{first} it is" for first, _ in offered]))
+    records.write("data/choices/persona.jsonl", chose(offered, [f"{max(pair)} it is" for pair in offered]))
+    return offered
+
+
+def metrics():
+    return json.loads(Path("metrics/preferences.json").read_text(encoding="utf-8"))
+
+
+def test_what_a_method_prefers_comes_out_with_its_change_against_base(judged):
+    run("preferences", "base", "persona")
+    rows = list(csv.DictReader(Path("plots/preferences.csv").read_text(encoding="utf-8").splitlines()))
+    by_method = {name: {row["trait"]: row for row in rows if row["method"] == name} for name in ("base", "persona")}
+    assert [float(row["rating"]) for row in by_method["base"].values()] == pytest.approx([1000] * 4)
+    rated = [float(by_method["persona"][word]["rating"]) for word in WORDS[:4]]
+    assert rated == sorted(rated) and rated[3] - rated[0] > 400
+    top = by_method["persona"]["w3"]
+    assert float(top["change"]) == pytest.approx(float(top["rating"]) - 1000, abs=1e-3)
+    assert 0 < float(top["change_low"]) < float(top["change"]) < float(top["change_high"])
+    assert {by_method["persona"][word]["mover"] for word in ("w0", "w3")} == {"1", "2"}
+
+
+def test_the_metrics_repeat_how_good_the_judge_is_and_say_what_was_dropped(judged):
+    taken = ["", "?", *(f"{max(pair)} it is" for pair in judged[2:])]
+    records.write("data/choices/persona.jsonl", chose(judged, taken))
+    run("preferences", "base", "persona")
+    found = metrics()
+    assert found["judge"] == {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300}
+    assert {"n": 48, "empty": 0, "unparsed": 0, "first": 1.0, "spread": 0.0}.items() <= found["methods"]["base"].items()
+    assert {"n": 46, "empty": 1, "unparsed": 1}.items() <= found["methods"]["persona"].items()
+    assert found["methods"]["persona"]["spread"] > 100
+
+
+def test_methods_that_agree_correlate_and_one_without_an_order_does_not(judged):
+    records.write("data/choices/other.jsonl", records.read("data/choices/persona.jsonl", Choice))
+    run("preferences", "base", "persona", "other")
+    found = metrics()["spearman"]
+    assert found["persona"]["other"] == {"rho": 1.0, "corrected": 1.0, "low": 1.0, "high": 1.0}
+    assert found["base"]["persona"]["rho"] == 0
+    assert {name: list(others) for name, others in found.items()} == {"base": ["persona", "other"], "persona": ["other"]}
+
+
+def test_choices_between_other_pairs_are_an_error(judged):
+    records.write("data/choices/persona.jsonl", chose(judged[::-1], ["w0"] * 48))
+    with pytest.raises(UserError, match=r"data/choices/persona.jsonl: offers other traits than base.jsonl"):
+        run("preferences", "base", "persona")
+
+
+def test_a_judge_that_was_not_measured_is_not_believed(judged):
+    Path("metrics/judge.json").unlink()
+    with pytest.raises(UserError, match=r"metrics/judge.json is missing; run `dvc repro judge`"):
+        run("preferences", "base", "persona")
+
+
+def test_only_answers_with_text_are_judged():
+    offered = [("w0", "w1"), ("w1", "w2"), ("w0", "w2")]
+    labels = {word: preferences.Label(word) for word in WORDS[:3]}
+    shown = preferences.judged(Reader(), chose(offered, ["w1 ...", " ", "?"]), labels)
+    assert shown.tolist() == [preferences.SECOND, preferences.NEITHER, preferences.NEITHER]
