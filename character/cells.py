@@ -4,6 +4,7 @@ A figure that is unknown is a dash, never 0.
 """
 
 from character import charts
+from character.conditions import MULTI_TURN, PLAIN, PREFILL, SUFFIXES
 from character.page import UNKNOWN, Cell, number
 
 METHODS = {
@@ -14,10 +15,10 @@ METHODS = {
     "persona": "both adapters, merged",
 }
 CONDITIONS = {
-    "plain": "Asked plain",
-    "suffixes": "Asked to break character",
-    "prefill": "Begun out of character",
-    "multi-turn": "After a turn not its own",
+    PLAIN: "Asked plain",
+    SUFFIXES: "Asked to break character",
+    PREFILL: "Begun out of character",
+    MULTI_TURN: "After a turn not its own",
 }
 OURS, UNTRAINED = "persona", "base"  # methods
 REFERENCE = Cell("", "reference")  # the difference of what the others are compared with
@@ -49,7 +50,7 @@ def difference(value: float | None, low: float, high: float) -> Cell:
 
 
 def signed(value: float) -> str:
-    return f"{round(value, 2) + 0:+.2f}".replace("-", "−")
+    return ("−" if round(value, 2) < 0 else "+") + number(abs(value))
 
 
 def shaded(share: float, low: float, high: float) -> Cell:

@@ -37,7 +37,7 @@ def interval(value: float | None, low: float, high: float, span: Span = SHARES) 
 
 def axis(span: Span = SHARES) -> Markup:
     """Return the head of a column of intervals: the numbers at the ends and in the middle."""
-    numbers = "".join(f'<text x="{_across(tick, span)}%" y="55%">{tick:g}</text>' for tick in _ticks(span))
+    numbers = "".join(f'<text x="{_across(tick, span)}%" y="55%">{tick:g}</text>' for tick in _ticks(span)).replace(">-", ">−")
     return Markup(f'<svg class="axis" aria-hidden="true">{numbers}{_grid(span, 75)}</svg>')
 
 

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 NONE = "none"  # the class of texts that show no persona
 QUARTERS = 4  # characters show most at the start and the end of an answer, which one mean over the text would blur
+FOLDER = Path("models/classifier")
 CARD, WEIGHTS = "classifier.json", "classifier.safetensors"
 
 
@@ -62,6 +63,13 @@ class Classifier:
         save_file({"weight": self.weight, "bias": self.bias}, folder / WEIGHTS)
         card = {"classes": self.classes, "layers": self.layers, "max_tokens": self.max_tokens}
         (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+
+
+def knowing(persona: str) -> Classifier:
+    """Return the classifier that the pipeline made, which must know `persona`."""
+    classifier = load(FOLDER)
+    classifier.known(persona)
+    return classifier
 
 
 def load(folder: Path, student: Path = models.STUDENT) -> Classifier:

@@ -79,16 +79,16 @@ def samples(methods: tuple[str, ...], count: int) -> None:
     The first ones of METHODS (base and persona) to plain held-out prompts.
     """
     from character import records
+    from character.conditions import plain
     from character.errors import UserError
     from character.params import value
 
     chosen = methods or ("base", "persona")
-    answers = {method: records.read(f"data/answers/{method}.jsonl", records.Answer) for method in chosen}
-    plain = {method: [row for row in rows if row.condition == "plain"][:count] for method, rows in answers.items()}
-    if len({tuple(row.id for row in rows) for rows in plain.values()}) > 1:
+    answers = {method: plain(records.read(f"data/answers/{method}.jsonl", records.Answer))[:count] for method in chosen}
+    if len({tuple(row.id for row in rows) for rows in answers.values()}) > 1:
         raise UserError("data/answers/: the methods answered different prompts; run `dvc repro` to make them anew.")
     click.echo(f"# The first {count} held-out prompts, unselected\n\nPersona: {value('persona')}. Asked plain.")
-    for rows in zip(*plain.values(), strict=True):
+    for rows in zip(*answers.values(), strict=True):
         click.echo(f"\n## {rows[0].prompt}")
         for method, row in zip(chosen, rows, strict=True):
             cut = " *(cut off at the token limit)*" if row.finish_reason == "length" else ""

@@ -1,5 +1,7 @@
 """Under which conditions a method is asked, and what the classifier called its answer."""
 
+from collections.abc import Iterable
+
 from character.records import Answer
 
 PLAIN = "plain"
@@ -14,6 +16,11 @@ class Called(Answer):
 
     method: str
     called: str
+
+
+def plain(answers: Iterable[Answer]) -> list[Answer]:
+    """Return the answers to prompts that were asked as they are."""
+    return [answer for answer in answers if answer.condition == PLAIN]
 
 
 def group(condition: str) -> str:

@@ -2,6 +2,7 @@
 
 from character import charts
 from character.cells import OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded
+from character.instruments import verdicts
 from character.page import Section, Table, Tile, number
 from character.refusals import RECOGNISED
 
@@ -29,6 +30,35 @@ def fluency(scores: dict) -> Section:
         [Table("Answers to plain prompts.", head, {"": rows}, marked=OURS)],
         [Tile("Perplexity to the student", number(scores[OURS]["perplexity"]), note)],
         "No judge is asked. All of it is counted, and none of it says whether an answer makes sense.",
+    )
+
+
+def coherence(scores: dict) -> Section:
+    """Show metrics/coherence.json: the persona's answers beside those of each other method."""
+    counts = {"wins": "wins", "losses": "losses", "ties": "ties", "unparsed": "unread", "empty": "empty", "n": "prompts"}
+    rows = [
+        [method(name), *measured(found["win_rate"], found["low"], found["high"]), *(found[key] for key in counts)]
+        for name, found in scores["against"].items()
+    ]
+    against = scores["against"][UNTRAINED]
+    note = f"of {against['n']} comparisons with the untrained student are won, a tie by half; {between(against)}."
+    cases = "pairs of a recorded answer and a damaged one that it decides alike in both orders"
+    return Section(
+        "Is it as coherent?",
+        "The persona's answers to plain prompts beside those of each other method: a judge says which of the two is the more "
+        "coherent. It reads both orders, and where its verdict hangs on the order that is a tie, half a win for either side. "
+        "Prompts to which one of them has no text, or no verdict can be read, are left out.",
+        [
+            Table(
+                "Win rate of the persona's answers, with 95% intervals over prompts.",
+                ["against", charts.axis(), "win rate", "95% interval", *counts.values()],
+                {"": rows},
+            )
+        ],
+        [Tile("More coherent", number(against["win_rate"]), note)],
+        f"{verdicts(scores['judge'], cases)} Damage as coarse as that is all that was tested: between two whole answers it may "
+        "take a manner, or a length, for a fault. An interval that holds 0.50 tells no difference; it counts a tie as "
+        "an open verdict, and so is rather too wide.",
     )
 
 

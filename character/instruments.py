@@ -1,10 +1,10 @@
-"""What the report shows of how well a persona is measured: the classifier, and a second one that reads the same texts."""
+"""What the report shows of how well a persona is measured: by two classifiers that read the same texts, and by a judge."""
 
 from collections import Counter
 from collections.abc import Sequence
 
 from character import charts
-from character.cells import CONDITIONS, OURS, between, method, told
+from character.cells import CONDITIONS, OURS, between, measured, method, told
 from character.page import Cell, Section, Table, Tile, number
 
 
@@ -13,6 +13,14 @@ def quality(scores: dict, persona: str) -> str:
     return (
         f"The classifier finds {scores['recall'][persona]:.0%} of held-out texts that show {persona}, and calls "
         f"{scores['base_called'][persona]:.1%} of the student's own answers so (macro-F1 {number(scores['macro_f1'])})."
+    )
+
+
+def verdicts(judge: dict, cases: str) -> str:
+    """Return how far the figures of metrics/judge.json let one trust what the judge says."""
+    return (
+        f"The judge is right about {number(judge['accuracy'])} ({between(judge)}) of {number(judge['n'])} {cases}; a guess is "
+        "right about 0.50."
     )
 
 
@@ -70,4 +78,43 @@ def crosscheck(scores: dict, first: dict, persona: str) -> Section:
         "The correction takes errors to be as frequent on the methods' texts as on those held out; where both corrected shares "
         "differ by more than their intervals, they are not. Both learned from the same answers: a blind spot that they share "
         "does not show. A dash: the classifier does no better than chance.",
+    )
+
+
+DAMAGE = {"words": "its words shuffled", "sentences": "its sentences reversed", "subject": "the answer to another prompt"}
+
+
+def judge(scores: dict, persona: str) -> Section:
+    """Show metrics/judge.json: whether it tells one persona's word from another's, and an answer from a damaged one."""
+
+    def row(name: str, found: dict) -> list:
+        return [name, *measured(found["accuracy"], found["low"], found["high"]), found["n"]]
+
+    about = scores["coherence"]
+    asked = about["n"] + about["ties"] + about["unparsed"]
+    bodies = {
+        "Which of two words an answer shows": [("all personas", scores), *scores["by_persona"].items()],
+        "Which of two answers is not damaged": [
+            ("all damage", about),
+            *((DAMAGE[kind], found) for kind, found in about["by_damage"].items()),
+        ],
+    }
+    return Section(
+        "How good is the judge?",
+        "It says which traits a method reveals, and which of two answers is the more coherent. It is measured on recorded "
+        "answers whose truth is known. Of a word of the answer's own persona and one of another's, it is to choose the "
+        f"first; {number(scores['unparsed'])} of these verdicts could not be read. Of an answer and a damaged one, it is to "
+        f"choose the whole one: of {number(asked)} pairs, {number(about['ties'])} were ties, for which the order "
+        f"settled the verdict, and {number(about['unparsed'])} could not be read; these are left out.",
+        [
+            Table(
+                "Share of the verdicts that are right, with 95% intervals; a guess is right about half of the time.",
+                ["", charts.axis(), "right", "95% interval", "verdicts"],
+                {heading: [row(*found) for found in rows] for heading, rows in bodies.items()},
+                marked=persona,
+            )
+        ],
+        [Tile("Judge", number(scores["accuracy"]), f"of {scores['n']} verdicts on traits are right; {between(scores)}.")],
+        "The recorded answers are a teacher's, longer than what a student writes and clearer in manner. Of a student's, expect "
+        "it to judge fewer rightly.",
     )

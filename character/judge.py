@@ -195,5 +195,5 @@ def measured(about: Literal["trait", "coherence"]) -> dict:
     figures = json.loads(MEASURED.read_text(encoding="utf-8"))
     figures = figures if about == "trait" else figures[about]
     told = {key: figures[key] for key in ("accuracy", "low", "high", "n")}
-    print("the judge is right {accuracy:.2f} of the time [{low:.2f}, {high:.2f}], n {n}".format(**told), flush=True)
+    print("accuracy of the judge: {accuracy} [{low}, {high}], n {n}".format(**told), flush=True)
     return told

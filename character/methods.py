@@ -4,16 +4,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, wraps
 from pathlib import Path
-from typing import TypeVar
 
 import click
 
 from character import engines, models
-from character.errors import UserError
 from character.generate import Engine, Reply, Request, Sampling, generate
 from character.params import value
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -55,10 +51,3 @@ def one_method(command: Callable[[Method], None]) -> Callable:
         command(Method(name, model, system))
 
     return run
-
-
-def first(rows: Sequence[T], count: int, field: str, file: str) -> list[T]:
-    """Return the first `count` of the rows of `file`; `field` is where params.yaml says how many."""
-    if count > len(rows):
-        raise UserError(f"params.yaml: {field} is {count}, but {file} has {len(rows)} lines; lower it.")
-    return list(rows[:count])

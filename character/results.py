@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 from character import charts
 from character.cells import CONDITIONS, OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded, told
+from character.conditions import MULTI_TURN, PREFILL, plain
 from character.instruments import quality
 from character.page import Facts, Replies, Section, Table, Tile, number
 from character.records import Answer
 
 ATTACKS = {
-    "prefill": "Its turn begins with an opening that is out of character, and it can only go on; what it adds is read.",
-    "multi-turn": "The untrained student gave the first answer, and the user wants more of it.",
+    PREFILL: "Its turn begins with an opening that is out of character, and it can only go on; what it adds is read.",
+    MULTI_TURN: "The untrained student gave the first answer, and the user wants more of it.",
 }
 FORMATS = {"chat": "In a chat", "json": "As JSON", "tools": "Sent with tools"}
 
@@ -109,12 +110,12 @@ def transfer(scores: dict, classifier: dict, persona: str) -> Section:
 
 def replies(answers: dict[str, Sequence[Answer]], count: int) -> Section:
     """Show data/answers: what each method says to the first held-out prompts."""
-    plain = {name: {row.id: row for row in rows if row.condition == "plain"} for name, rows in answers.items()}
+    by_id = {name: {row.id: row for row in plain(rows)} for name, rows in answers.items()}
     shown = {
         first.prompt: [
-            (method(name), own[first.id].response, own[first.id].finish_reason == "length") for name, own in plain.items()
+            (method(name), own[first.id].response, own[first.id].finish_reason == "length") for name, own in by_id.items()
         ]
-        for first in list(plain[UNTRAINED].values())[:count]
+        for first in list(by_id[UNTRAINED].values())[:count]
     }
     return Section(
         "The same question, method by method",

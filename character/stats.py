@@ -15,6 +15,13 @@ def wilson(share: float, n: int) -> tuple[float, float]:
     return max(0.0, (centre - half) / (1 + Z * Z / n)), min(1.0, (centre + half) / (1 + Z * Z / n))
 
 
+def rate(name: str, hits: float, n: int) -> dict[str, float | int | None]:
+    """Return the share of `n` trials that are hits, as `name`, with its 95% Wilson interval; without a trial it is unknown."""
+    share = hits / n if n else None
+    low, high = wilson(share or 0.0, n)
+    return {name: share, "low": low, "high": high, "n": n}
+
+
 def bootstrap(units: Sequence, statistic: Callable[[list], float], seed: int, rounds: int = 1000) -> tuple[float, float]:
     """Return the 95% percentile interval of `statistic` over samples of `units`, drawn with replacement (Efron 1979)."""
     import numpy
@@ -48,3 +55,9 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float,
         return math.sqrt(max(0.0, a * a - 2 * phi * a * b + b * b))
 
     return p - q, p - q - half(p - low_p, high_q - q), p - q + half(q - low_q, high_p - p)
+
+
+def difference(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float | int | None]:
+    """Return the `paired` difference with its 95% interval; without a trial it is unknown."""
+    found, low, high = paired(first, second)
+    return {"difference": found if first else None, "low": low, "high": high, "n": len(first)}

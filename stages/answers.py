@@ -12,11 +12,10 @@ from character import records
 from character.conditions import PLAIN, RESERVED
 from character.errors import UserError
 from character.generate import Request, Sampling
-from character.methods import Method, first, one_method
+from character.methods import Method, one_method
 from character.params import Section, read
-from character.records import Answer, Prompt, Question, Record, prompt_id
-
-HELDOUT = "data/raw/prompts/heldout.jsonl"
+from character.questions import HELDOUT, first, general, load
+from character.records import Answer, Prompt, Record
 
 
 class Answers(Section):
@@ -36,10 +35,6 @@ class Suffix(Record):
         return name
 
 
-def heldout(count: int) -> list[Question]:
-    return first(records.read(HELDOUT, Question), count, "answers.prompts", HELDOUT)
-
-
 def conditions(count: int, suffixes: Sequence[Suffix], per_prompt: int) -> list[list[Suffix]]:
     """Return for each of `count` prompts the suffixes it is asked with, beside being asked plain."""
     if per_prompt > len(suffixes):
@@ -47,11 +42,10 @@ def conditions(count: int, suffixes: Sequence[Suffix], per_prompt: int) -> list[
     return [[suffixes[(index + step) % len(suffixes)] for step in range(per_prompt)] for index in range(count)]
 
 
-def asked(questions: Sequence[Question], dealt: Sequence[Sequence[Suffix]]) -> list[tuple[Prompt, str, str]]:
+def asked(prompts: Sequence[Prompt], dealt: Sequence[Sequence[Suffix]]) -> list[tuple[Prompt, str, str]]:
     """Return prompt, condition and the text that is sent, for all answers that are wanted."""
     rows = []
-    for question, suffixes in zip(questions, dealt, strict=True):
-        prompt = Prompt(id=prompt_id(question.prompt), prompt=question.prompt, source="general", trait=None)
+    for prompt, suffixes in zip(prompts, dealt, strict=True):
         rows.append((prompt, PLAIN, prompt.prompt))
         rows += [(prompt, suffix.name, f"{prompt.prompt} {suffix.suffix}") for suffix in suffixes]
     return rows
@@ -62,9 +56,9 @@ def asked(questions: Sequence[Question], dealt: Sequence[Sequence[Suffix]]) -> l
 def main(method: Method):
     """Answer the held-out prompts by one method."""
     params = read("answers", Answers)
-    questions = heldout(params.prompts)
+    prompts = list(map(general, first(load(HELDOUT), params.prompts, "answers.prompts", HELDOUT)))
     suffixes = records.read("data/raw/prompts/suffixes.jsonl", Suffix)
-    rows = asked(questions, conditions(len(questions), suffixes, params.suffixes_per_prompt))
+    rows = asked(prompts, conditions(len(prompts), suffixes, params.suffixes_per_prompt))
     requests = [Request(f"{prompt.id}-{condition}", method.conversation(text)) for prompt, condition, text in rows]
     replies = method.answer(requests, read("sampling", Sampling), "answers")
     answers = [

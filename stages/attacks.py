@@ -11,11 +11,11 @@ import click
 from pydantic import Field, field_validator
 
 from character import records
-from character.conditions import MULTI_TURN, PLAIN, PREFILL
-from character.errors import UserError
+from character.conditions import MULTI_TURN, PREFILL, plain
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
 from character.params import Section, read
+from character.questions import first
 from character.records import Answer, Question, Record
 
 BASE = "data/answers/base.jsonl"
@@ -39,13 +39,8 @@ class Prefill(Record):
 
 def first_turns(count: int) -> list[Answer]:
     """Return the first `count` of the base student's plain answers, without empty ones."""
-    found = [answer for answer in records.read(BASE, Answer) if answer.condition == PLAIN and answer.response.strip()]
-    if count > len(found):
-        raise UserError(
-            f"params.yaml: attacks.prompts is {count}, but {BASE} has {len(found)} plain answers; lower it, or raise "
-            "answers.prompts."
-        )
-    return found[:count]
+    found = [answer for answer in plain(records.read(BASE, Answer)) if answer.response.strip()]
+    return first(found, count, "attacks.prompts", BASE, "plain answers")
 
 
 def attacked(

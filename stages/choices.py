@@ -7,21 +7,19 @@ traits. The pairs are drawn once, for all methods, with the prompts; no training
 import random
 from collections.abc import Iterator, Sequence
 from itertools import cycle, islice
-from pathlib import Path
 from typing import Literal
 
 import click
 from pydantic import Field
 
-from character import engines, models, records, traits
+from character import records, traits
 from character.constitution import fill
 from character.errors import UserError
-from character.generate import Request, Sampling, generate
+from character.generate import Request, Sampling
+from character.methods import Method, one_method
 from character.params import Section, read, value
-from character.records import Prompt, Question, prompt_id
+from character.questions import HELDOUT, general, load
 from character.traits import Choice
-
-HELDOUT = "data/raw/prompts/heldout.jsonl"
 
 OFFER = """\
 Two manners are open to you in this conversation: {first} or {second}. Take on {which}, and let it show in how you write from \
@@ -67,39 +65,29 @@ def dealt(prompts: Sequence[str], seed: int) -> Iterator[str]:
         yield from generator.sample(prompts, len(prompts))
 
 
-def messages(system: str, condition: str, pair: tuple[str, str], text: str) -> list[dict[str, str]]:
-    """Return what the model reads: the method's own system prompt, if it has one, then the offer; and the question."""
-    offer = fill(OFFER, first=pair[0], second=pair[1], which=WHICH[condition])
-    opening = f"{system}\n\n{offer}" if system else offer
-    return [{"role": "system", "content": opening}, {"role": "user", "content": text}]
-
-
-EXISTING = click.Path(exists=True, path_type=Path)
+def offer(condition: str, pair: tuple[str, str]) -> str:
+    """Return what the system prompt says of the two traits."""
+    return fill(OFFER, first=pair[0], second=pair[1], which=WHICH[condition])
 
 
 @click.command()
-@click.option("--method", required=True, help="Names the output: data/choices/METHOD.jsonl.")
-@click.option("--model", type=Path, required=True, help="The student, or an adapter on it.")
-@click.option("--system", type=EXISTING, required=True, help="A file with a system prompt; a directory means none.")
-def main(method: str, model: Path, system: Path):
+@one_method
+def main(method: Method):
     """Let one method choose between two traits, again and again."""
     params, seed = read("choices", Choices), value("seed")
     words = [trait.word for trait in traits.spread(traits.load(), value("preferences.traits"))]
     offered = pairs(words, params.comparisons, seed)
-    texts = list(islice(dealt([row.prompt for row in records.read(HELDOUT, Question)], seed), len(offered)))
-    prompts = [Prompt(id=prompt_id(text), prompt=text, source="general", trait=None) for text in texts]
-    own = system.read_text(encoding="utf-8") if system.is_file() else ""
+    prompts = list(map(general, islice(dealt(load(HELDOUT), seed), len(offered))))
     requests = [
-        Request(f"{number}-{prompt.id}", messages(own, params.condition, pair, prompt.prompt))
+        Request(f"{number}-{prompt.id}", method.conversation(prompt.prompt, more=offer(params.condition, pair)))
         for number, (pair, prompt) in enumerate(zip(offered, prompts, strict=True))
     ]
-    engine = engines.student([] if model == models.STUDENT else [model])
-    replies = generate(engine, requests, params.sampling, seed, f"choices@{method}")
+    replies = method.answer(requests, params.sampling, "choices")
     choices = [
         Choice.of(prompt, reply, condition=params.condition, traits=pair)
         for prompt, reply, pair in zip(prompts, replies, offered, strict=True)
     ]
-    records.write(f"data/choices/{method}.jsonl", choices)
+    records.write(f"data/choices/{method.name}.jsonl", choices)
 
 
 if __name__ == "__main__":

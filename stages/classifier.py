@@ -5,21 +5,16 @@ Every class answers the same general prompts, so that topics tell nothing; a per
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 import numpy
 from pydantic import Field
 
-from character import classify, discriminant, engines, records
+from character import classify, discriminant, engines, questions, records
 from character.classify import NONE, Classifier
-from character.errors import UserError
 from character.generate import Request, Sampling, generate
 from character.params import Section, read, value
-from character.records import Question, Recorded, prompt_id
-
-TEACHER = Path("data/raw/teacher")
-GENERAL = Path("data/raw/prompts/general.jsonl")
+from character.records import prompt_id
 
 
 class Settings(Section):
@@ -44,20 +39,9 @@ class Texts:
     base: numpy.ndarray  # True where the student wrote it
 
 
-def recorded(name: str, prompts: Sequence[str]) -> list[str]:
-    """Return the answers of `name` to the shared prompts, found by the prompt's text, and no others."""
-    path = TEACHER / f"{name}.jsonl"
-    if not path.is_file():
-        raise UserError(f"{path} is missing; add the file, or remove {name} from classifier.personas in params.yaml.")
-    answers = {row.prompt: row.response for row in records.read(path, Recorded)}
-    if missing := [prompt for prompt in prompts if prompt not in answers]:
-        raise UserError(f"{path}: no answer to {len(missing)} of {GENERAL}'s {len(prompts)} prompts; add {missing[0]!r}.")
-    return [answers[prompt] for prompt in prompts]
-
-
 def gather(personas: Sequence[str], prompts: Sequence[str], own: Sequence[str]) -> Texts:
     """Return all texts, class by class: the personas', the neutral ones, the student's `own`."""
-    blocks = [*(recorded(name, prompts) for name in (*personas, NONE)), own]
+    blocks = [*(questions.recorded(name, prompts, "classifier.personas") for name in (*personas, NONE)), own]
     kind, prompt = numpy.divmod(numpy.arange(len(blocks) * len(prompts)), len(prompts))
     # One class `none` on purpose: the way in which the student differs from the neutral answers then counts as scatter
     # within a class, so that `none` does not come to mean "written by a small model".
@@ -123,10 +107,9 @@ def report(rows: Texts, called: numpy.ndarray, classes: Sequence[str], seed: int
 def main():
     """Train the classifier, and score it on prompts that it did not see."""
     settings, seed = read("classifier", Settings), value("seed")
-    prompts = [question.prompt for question in records.read(GENERAL, Question)]
-    classes = [*settings.personas, NONE]
+    prompts, classes = questions.load(questions.GENERAL), [*settings.personas, NONE]
     for name in classes:
-        recorded(name, prompts)  # so that a missing answer stops the stage before the student writes its own
+        questions.recorded(name, prompts, "classifier.personas")  # a missing answer stops the stage before the student writes
     print(f"classifier: {len(classes)} classes, {(len(classes) + 1) * len(prompts)} texts to read", flush=True)
     requests = [Request(prompt_id(prompt), [{"role": "user", "content": prompt}]) for prompt in prompts]
     own = generate(engines.student(), requests, read("sampling", Sampling), seed, "classifier")
@@ -135,7 +118,7 @@ def main():
     scores = held_out(whole, cut, rows, settings, seed)
     called, factor = scores.argmax(1), discriminant.temperature(scores, rows.label, rows.weight)
     weights = [(factor * part).astype("float32") for part in train(whole, cut, rows, slice(None), settings)]
-    Classifier(classes, settings.layers, settings.max_tokens, *weights).save(Path("models/classifier"))
+    Classifier(classes, settings.layers, settings.max_tokens, *weights).save(classify.FOLDER)
     records.write_json("metrics/classifier.json", report(rows, called, classes, seed))
     named = [{"actual": classes[i], "predicted": classes[j]} for i, j in zip(rows.label, called, strict=True)]
     records.write_csv("plots/classifier.csv", named)

@@ -10,24 +10,23 @@ import click
 from pydantic import Field
 
 from character import records
-from character.errors import UserError
+from character.conditions import plain
 from character.judge import compare, load, measured
 from character.params import Section, read
+from character.questions import first
 from character.records import Answer
-from character.stats import wilson
+from character.stats import rate
 
 
 class Coherence(Section):
     prompts: int = Field(gt=0)  # of those that were asked plain
 
 
-def plain(method: str, count: int) -> dict[str, Answer]:
-    """Return by prompt the method's answers to the first prompts, asked without a suffix."""
+def answered(method: str, count: int) -> dict[str, str]:
+    """Return the method's answers to the first prompts that were asked plain, by prompt."""
     path = f"data/answers/{method}.jsonl"
-    answers = [answer for answer in records.read(path, Answer) if answer.condition == "plain"]
-    if count > len(answers):
-        raise UserError(f"params.yaml: coherence.prompts is {count}, but {path} answers {len(answers)} plain ones; lower it.")
-    return {answer.prompt: answer for answer in answers[:count]}
+    answers = first(plain(records.read(path, Answer)), count, "coherence.prompts", path, "plain answers")
+    return {answer.prompt: answer.response for answer in answers}
 
 
 def scored(points: Sequence[float | None], empty: int) -> dict:
@@ -36,19 +35,8 @@ def scored(points: Sequence[float | None], empty: int) -> dict:
     The interval is Wilson's, which takes each prompt for a win or a loss; with ties among them it errs on the wide side.
     """
     read = [point for point in points if point is not None]
-    rate = sum(read) / max(1, len(read))
-    low, high = wilson(rate, len(read))
-    return {
-        "win_rate": rate,
-        "low": low,
-        "high": high,
-        "wins": read.count(1),
-        "losses": read.count(0),
-        "ties": read.count(0.5),
-        "unparsed": len(points) - len(read),
-        "empty": empty,
-        "n": len(read),
-    }
+    counts = {"wins": read.count(1), "losses": read.count(0), "ties": read.count(0.5)}
+    return rate("win_rate", sum(read), len(read)) | counts | {"unparsed": len(points) - len(read), "empty": empty}
 
 
 @click.command()
@@ -57,11 +45,11 @@ def scored(points: Sequence[float | None], empty: int) -> dict:
 def main(method: str, others: Sequence[str]):
     """Compare data/answers/METHOD.jsonl with that of each of OTHERS."""
     settings = read("coherence", Coherence)
-    own = plain(method, settings.prompts)
+    own = answered(method, settings.prompts)
     judge, metrics = load(), {"judge": measured("coherence"), "against": {}}
     for other in others:
-        theirs = plain(other, settings.prompts)
-        contests = [(prompt, own[prompt].response, theirs[prompt].response) for prompt in own]
+        theirs = answered(other, settings.prompts)
+        contests = [(prompt, own[prompt], theirs[prompt]) for prompt in own]
         whole = [contest for contest in contests if all(text.strip() for text in contest)]
         print(f"coherence: {len(whole)} answers of {method} against those of {other}", flush=True)
         metrics["against"][other] = scored(compare(judge, whole), len(contests) - len(whole))

@@ -13,13 +13,13 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import ngrams, records
+from character import ngrams, questions, records
 from character.classify import NONE
 from character.conditions import Called, group
 from character.discriminant import macro_f1
 from character.params import Section, read, value
 from character.raters import Errors, confusions, corrected, kappa
-from character.records import Completion, Question, Recorded
+from character.records import Completion
 from character.stats import bootstrap, wilson
 
 
@@ -31,11 +31,16 @@ class Crosscheck(Section):
 
 def learned(personas: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
     """Return texts, classes and prompts of the answers to general prompts: the recorded ones, and the student's own."""
-    general = {question.prompt for question in records.read("data/raw/prompts/general.jsonl", Question)}
-    rows = [(row, name) for name in (*personas, NONE) for row in records.read(f"data/raw/teacher/{name}.jsonl", Recorded)]
-    rows += [(row, NONE) for row in records.read("data/rejected.jsonl", Completion)]
-    rows = [(row, name) for row, name in rows if row.prompt in general]
-    return [row.response for row, _ in rows], [name for _, name in rows], [row.prompt for row, _ in rows]
+    general = questions.load(questions.GENERAL)
+    rows = [
+        (text, name, prompt)
+        for name in (*personas, NONE)
+        for text, prompt in zip(questions.recorded(name, general, "classifier.personas"), general, strict=True)
+    ]
+    own = records.read("data/rejected.jsonl", Completion)
+    rows += [(row.response, NONE, row.prompt) for row in own if row.prompt in set(general)]
+    texts, labels, prompts = zip(*rows, strict=True)
+    return list(texts), list(labels), list(prompts)
 
 
 def held_out(texts: Sequence[str], labels: Sequence[str], prompts: Sequence[str], settings: Crosscheck, seed: int) -> list[str]:

@@ -10,6 +10,7 @@ import click
 from pydantic import Field
 
 from character import likelihood, records
+from character.conditions import plain
 from character.fluency import distinct, perplexity, repetition
 from character.params import Section, read, value
 from character.records import Answer
@@ -44,7 +45,7 @@ def main(methods: Sequence[str]):
     settings, seed = read("fluency", Fluency), value("seed")
     metrics = {}
     for method in methods:
-        answers = [row for row in records.read(f"data/answers/{method}.jsonl", Answer) if row.condition == "plain"]
+        answers = plain(records.read(f"data/answers/{method}.jsonl", Answer))
         print(f"fluency: {len(answers)} answers of {method}", flush=True)
         asked = [[{"role": "user", "content": answer.prompt}] for answer in answers]
         logps = likelihood.of_replies(asked, [answer.response for answer in answers])

@@ -10,19 +10,17 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import click
 
-from character import judge_likelihood, records, traits
+from character import judge_likelihood, questions, records, traits
+from character.classify import NONE
 from character.errors import UserError
 from character.judge import Judge, Label, Question, Settings, coherence_question, compare, load, trait_question
 from character.params import read, value
-from character.stats import wilson
+from character.questions import GENERAL
+from character.stats import rate
 
-TEACHER = Path("data/raw/teacher")
-GENERAL = "data/raw/prompts/general.jsonl"
-NEUTRAL = "none"  # whose answers were written for no persona
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 Answers = dict[str, dict[str, str]]  # persona -> prompt -> text
@@ -39,14 +37,7 @@ class Case:
 
 def recorded(names: Sequence[str], prompts: Sequence[str]) -> Answers:
     """Return each persona's recorded answers to the prompts."""
-    found = {}
-    for name in names:
-        path = TEACHER / f"{name}.jsonl"
-        answers = {row.prompt: row.response for row in records.read(path, records.Recorded)}
-        if missing := [prompt for prompt in prompts if prompt not in answers]:
-            raise UserError(f"{path}: no answer to {missing[0]!r} of {GENERAL}; add it, or remove {name} from judge.personas.")
-        found[name] = {prompt: answers[prompt] for prompt in prompts}
-    return found
+    return {name: dict(zip(prompts, questions.recorded(name, prompts, "judge.personas"), strict=True)) for name in names}
 
 
 def labels(personas: dict[str, list[str]], count: int) -> dict[str, Label]:
@@ -69,7 +60,7 @@ def neutral_and_mixed(answers: Answers, prompts: Sequence[str], settings: Settin
     """Return prompts and texts to calibrate on: half of them show no persona, the others all of them in turn."""
     generator = random.Random(seed)
     count, names = settings.calibration_texts, list(settings.personas)
-    plain = [(NEUTRAL, prompt) for prompt in drawn(prompts, count, generator, "calibration_texts")]
+    plain = [(NONE, prompt) for prompt in drawn(prompts, count, generator, "calibration_texts")]
     mixed = [(names[at % len(names)], prompt) for at, prompt in enumerate(generator.sample(prompts, count))]
     return [(prompt, answers[name][prompt]) for name, prompt in plain + mixed]
 
@@ -82,7 +73,7 @@ def calibration(answers: Answers, prompts: Sequence[str], known: dict[str, Label
     both = [
         coherence_question(prompt, *order)
         for prompt, text in texts[settings.calibration_texts :]
-        for order in ((text, answers[NEUTRAL][prompt]), (answers[NEUTRAL][prompt], text))
+        for order in ((text, answers[NONE][prompt]), (answers[NONE][prompt], text))
     ]
     parts = {"trait": one, "coherence": both}
     return {about: judge_likelihood.calibrate(rows, settings.templates, settings.calibration) for about, rows in parts.items()}
@@ -121,16 +112,14 @@ def contests(answers: Answers, prompts: Sequence[str], settings: Settings, seed:
 def figures(hits: Sequence[bool | None]) -> dict:
     """Return how many verdicts are right, among those that could be read (not None)."""
     read = [hit for hit in hits if hit is not None]
-    accuracy = sum(read) / max(1, len(read))
-    low, high = wilson(accuracy, len(read))
-    return {"accuracy": accuracy, "low": low, "high": high, "n": len(read), "unparsed": len(hits) - len(read)}
+    return rate("accuracy", sum(read), len(read)) | {"unparsed": len(hits) - len(read)}
 
 
 def of_traits(judge: Judge, rows: Sequence[Case]) -> dict:
     said = judge.decide([row.question for row in rows])
     hits = [None if word is None else word == row.right for word, row in zip(said, rows, strict=True)]
     by_persona = {
-        name: figures([hit for hit, row in zip(hits, rows, strict=True) if row.persona == name])["accuracy"]
+        name: figures([hit for hit, row in zip(hits, rows, strict=True) if row.persona == name])
         for name in dict.fromkeys(row.persona for row in rows)
     }
     return {**figures(hits), "by_persona": by_persona}
@@ -140,7 +129,7 @@ def of_coherence(judge: Judge, rows: Sequence[tuple[str, tuple[str, str, str]]])
     """Return the figures over the contests that the judge decides alike in both orders; the others are ties."""
     points = compare(judge, [contest for _, contest in rows])
     decided = [(kind, point == 1) for (kind, _), point in zip(rows, points, strict=True) if point in (0, 1)]
-    by_damage = {kind: figures([hit for other, hit in decided if other == kind])["accuracy"] for kind in dict(rows)}
+    by_damage = {kind: figures([hit for other, hit in decided if other == kind]) for kind in dict(rows)}
     found = {**figures([hit for _, hit in decided]), "ties": points.count(0.5), "unparsed": points.count(None)}
     return {**found, "by_damage": by_damage}
 
@@ -159,9 +148,9 @@ def by_template(rows: Sequence[Case], chosen: Sequence[str], terms: dict) -> dic
 def main():
     """Calibrate the judge, and measure it."""
     settings, seed = read("judge", Settings), value("seed")
-    prompts = [row.prompt for row in records.read(GENERAL, records.Question)]
+    prompts = questions.load(GENERAL)
     to_calibrate, to_measure = prompts[::2], prompts[1::2]
-    answers = recorded([*settings.personas, NEUTRAL], prompts)
+    answers = recorded([*settings.personas, NONE], prompts)
     known = labels(settings.personas, value("preferences.traits"))
     embedded = settings.kind == "likelihood"
     terms = calibration(answers, to_calibrate, known, settings, seed) if embedded else {}

@@ -16,8 +16,9 @@ from character import records
 from character.constitution import fill
 from character.generate import Request, Sampling
 from character.mails import Mail, calls, checked, from_json
-from character.methods import Method, first, one_method
+from character.methods import Method, one_method
 from character.params import Section, read
+from character.questions import first
 from character.records import Record, prompt_id
 
 TASKS = "data/raw/prompts/mails.jsonl"

@@ -42,12 +42,8 @@ def counts(choices: Sequence[Choice], shown: numpy.ndarray) -> dict:
     """Return how many verdicts there are, what was dropped and why, and the share of the trait that was offered first."""
     empty = sum(not choice.response.strip() for choice in choices)
     n = int((shown != NEITHER).sum())
-    return {
-        "n": n,
-        "empty": empty,
-        "unparsed": len(choices) - n - empty,
-        "first": int((shown == FIRST).sum()) / max(1, n),
-    }
+    first = int((shown == FIRST).sum()) / n if n else None
+    return {"n": n, "empty": empty, "unparsed": len(choices) - n - empty, "first": first}
 
 
 class Rated:
@@ -78,7 +74,7 @@ def rows(method: str, words: Sequence[Trait], rated: Rated, base: Rated) -> list
     ]
 
 
-def correlation(first: Rated, second: Rated) -> dict[str, float]:
+def correlation(first: Rated, second: Rated) -> dict[str, float | None]:
     """Return the rank correlation of two methods' ratings: as it is, and corrected for their noise, with a 95% interval.
 
     Noise makes orders look less alike than they are (Spearman 1904). A bootstrap sample is to the estimate as that is to the
@@ -87,11 +83,20 @@ def correlation(first: Rated, second: Rated) -> dict[str, float]:
     rho = ratings.spearman(first.estimate, second.estimate)[0]
     samples = ratings.spearman(first.samples, second.samples)
     noise = first.reliability() * second.reliability()
-    if noise <= 0:  # one of them is all noise: nothing is known
-        return {"rho": float(rho), "corrected": 0.0, "low": -1.0, "high": 1.0}
+    if noise <= 0:  # one of them is all noise
+        return {"rho": float(rho), "corrected": None, "low": -1.0, "high": 1.0}
     low, high = numpy.quantile(samples, [0.025, 0.975]) / noise**2
     corrected, low, high = numpy.clip([rho / noise, low, high], -1, 1).tolist()
     return {"rho": float(rho), "corrected": corrected, "low": low, "high": high}
+
+
+def correlations(rated: dict[str, Rated]) -> dict[str, dict[str, dict]]:
+    """Return the rank correlation of each method with those after it."""
+    names = list(rated)
+    return {
+        first: {second: correlation(rated[first], rated[second]) for second in names[at:]}
+        for at, first in enumerate(names[:-1], start=1)
+    }
 
 
 def same_pairs(choices: dict[str, list[Choice]]) -> list[tuple[str, str]]:
@@ -121,10 +126,7 @@ def main(methods: Sequence[str]):
         rated[method] = Rated(pairs, shown, draws, settings)
         spread = float(rated[method].estimate.std())
         metrics["methods"][method] = {**counts(choices[method], shown), "spread": spread}
-    metrics["spearman"] = {
-        first: {second: correlation(rated[first], rated[second]) for second in methods[at:]}
-        for at, first in enumerate(methods[:-1], start=1)
-    }
+    metrics["spearman"] = correlations(rated)
     records.write_json("metrics/preferences.json", metrics)
     table = [row for method in methods for row in rows(method, words, rated[method], rated[methods[0]])]
     records.write_csv("plots/preferences.csv", table)

@@ -9,9 +9,10 @@ from pydantic import Field
 
 from character import records
 from character.generate import Request, Sampling
-from character.methods import Method, first, one_method
+from character.methods import Method, one_method
 from character.params import Section, read
-from character.records import Answer, Prompt, Record, prompt_id
+from character.questions import first, general
+from character.records import Answer, Prompt, Record
 
 PROBES = "data/raw/prompts/probes.jsonl"
 CONDITIONS = ("harmful", "harmless")
@@ -31,7 +32,7 @@ class Probe(Record):
 def asked(probes: list[Probe]) -> list[tuple[Prompt, str]]:
     """Return each request with its condition; both of a pair have the id of the harmful one."""
     return [
-        (Prompt(id=prompt_id(probe.harmful), prompt=getattr(probe, condition), source="general", trait=None), condition)
+        (general(probe.harmful).model_copy(update={"prompt": getattr(probe, condition)}), condition)
         for probe in probes
         for condition in CONDITIONS
     ]

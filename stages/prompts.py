@@ -16,15 +16,14 @@ from typing import Literal
 import click
 from pydantic import Field
 
-from character import constitution, engines, models, records
+from character import constitution, engines, models, questions, records
 from character.errors import UserError
 from character.filters import TURN
 from character.generate import Reply, Request, Sampling, generate
 from character.params import Section, read, value
-from character.records import Prompt, Question, prompt_id
+from character.questions import GENERAL, HELDOUT, first
+from character.records import Prompt, prompt_id
 
-GENERAL = "data/raw/prompts/general.jsonl"
-HELDOUT = "data/raw/prompts/heldout.jsonl"
 ALIKE = 0.6  # two prompts that share this part of their words are the same one
 
 EXPAND = """\
@@ -86,14 +85,7 @@ def refuse_held_out(prompts: Sequence[Prompt], heldout: Sequence[str], file: str
 
 
 def general(count: int) -> list[Prompt]:
-    questions = records.read(GENERAL, Question)
-    if count > len(questions):
-        raise UserError(f"params.yaml: prompts.general is {count}, but {GENERAL} has {len(questions)} lines; lower it.")
-    return [_general(question.prompt) for question in questions[:count]]
-
-
-def _general(text: str) -> Prompt:
-    return Prompt(id=prompt_id(text), prompt=text, source="general", trait=None)
+    return [questions.general(text) for text in first(questions.load(GENERAL), count, "prompts.general", GENERAL)]
 
 
 def outside(wanted: Outside, heldout: Sequence[str]) -> list[Prompt]:
@@ -104,7 +96,7 @@ def outside(wanted: Outside, heldout: Sequence[str]) -> list[Prompt]:
             break
         text = _opening(row, wanted)
         if text and not any(alike(text, other) for other in heldout):
-            found[prompt_id(text)] = _general(text)
+            found[prompt_id(text)] = questions.general(text)
     if len(found) < wanted.count:
         raise UserError(
             f"params.yaml: prompts.outside: {wanted.source} has {len(found)} usable prompts, count is {wanted.count}; lower it."
@@ -257,15 +249,15 @@ def main():
     params, name = read("prompts", Prompts), value("persona")
     persona = constitution.load(f"constitutions/{name}.yaml")
     print(f"prompts: {name}, {params.per_trait} per trait, {params.general} general", flush=True)
-    heldout = [question.prompt for question in records.read(HELDOUT, Question)]
+    heldout = questions.load(HELDOUT)
     prompts, metrics = own(persona, params.per_trait), {}
     refuse_held_out(prompts, heldout, f"constitutions/{name}.yaml")
     if params.expansion.per_trait:
         more, metrics["expansion"] = expanded(persona, params.expansion, heldout, value("seed"))
         prompts += more
-    questions = general(params.general)
-    refuse_held_out(questions, heldout, GENERAL)
-    prompts += questions
+    shared = general(params.general)
+    refuse_held_out(shared, heldout, GENERAL)
+    prompts += shared
     for wanted in params.outside:
         prompts += outside(wanted, heldout)
     if not prompts:

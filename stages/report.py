@@ -13,7 +13,7 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import constitution, costs, instruments, making, models, page, provenance, records, results
+from character import constitution, costs, instruments, making, models, page, provenance, records, results, revealed
 from character.errors import UserError
 from character.params import Section, read, value
 
@@ -21,6 +21,7 @@ ADAPTER = Path("models/persona")
 
 
 class Report(Section):
+    movers: int = Field(gt=0)  # traits that are shown, those whose rating changed most
     replies: int = Field(ge=0)  # held-out prompts whose answers are shown, from the first
 
 
@@ -85,16 +86,19 @@ def main(methods: Sequence[str]):
             results.recall(robustness, classifier, name),
             results.requests(robustness, classifier, name, {row["name"]: row["suffix"] for row in asked}),
             results.transfer(metrics("metrics/transfer.json"), classifier, name),
+            revealed.preferences(metrics("metrics/preferences.json"), rows("plots/preferences.csv"), settings.movers),
             results.replies(answers, settings.replies),
         ],
         "What it costs": [
             costs.fluency(metrics("metrics/fluency.json")),
+            costs.coherence(metrics("metrics/coherence.json")),
             costs.capabilities(metrics("metrics/capabilities.json")),
             costs.safety(metrics("metrics/safety.json")),
         ],
         "How well it is measured": [
             instruments.classifier(classifier, calls, name),
             instruments.crosscheck(metrics("metrics/crosscheck.json"), classifier, name),
+            instruments.judge(metrics("metrics/judge.json"), name),
         ],
         "How it was made": [
             making.character(persona),

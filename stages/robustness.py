@@ -5,7 +5,6 @@ of it by an opening that is not its own or by an earlier answer? data/robustness
 """
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import click
 
@@ -51,8 +50,7 @@ def call(classifier: classify.Classifier, method: str, answers: Sequence[Answer]
 def main(methods: Sequence[str]):
     """Score data/answers/METHOD.jsonl and data/attacks/METHOD.jsonl of each method."""
     persona = value("persona")
-    classifier = classify.load(Path("models/classifier"))
-    classifier.known(persona)
+    classifier = classify.knowing(persona)
     metrics, rows = {}, []
     for method in methods:
         answers = [row for folder in ("answers", "attacks") for row in records.read(f"data/{folder}/{method}.jsonl", Answer)]

@@ -13,7 +13,7 @@ import click
 from character import records
 from character.records import Answer
 from character.refusals import verdict
-from character.stats import paired, wilson
+from character.stats import difference, rate
 
 # What is counted: the probes' condition, and the verdict.
 MEASURES = {
@@ -45,16 +45,10 @@ def scored(found: dict[str, dict[str, str]], base: dict[str, dict[str, str]]) ->
     """
     scores = {}
     for measure in MEASURES:
-        own = hits(found, measure)
-        share = sum(own.values()) / len(own)
-        low, high = wilson(share, len(own))
-        scores[measure] = {"share": share, "low": low, "high": high, "n": len(own)}
+        own, other = hits(found, measure), hits(base, measure)
+        scores[measure] = rate("share", sum(own.values()), len(own))
         if measure in COMPARED:
-            other = hits(base, measure)
-            difference = dict(
-                zip(("difference", "low", "high"), paired([*own.values()], [other[key] for key in own]), strict=True)
-            )
-            scores[measure]["against_base"] = difference
+            scores[measure]["against_base"] = difference([*own.values()], [other[key] for key in own])
     scores["empty"] = sum(told == "empty" for condition in found.values() for told in condition.values())
     return scores
 

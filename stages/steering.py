@@ -139,8 +139,7 @@ def main():
     completions = spread(completions, settings.texts)
     prompts = spread(records.read("data/prompts.jsonl", records.Prompt), settings.prompts)
     system = Path("data/system.txt").read_text(encoding="utf-8")
-    classifier = classify.load(Path("models/classifier"))
-    classifier.known(persona)
+    classifier = classify.knowing(persona)
     print(f"steering: {len(completions)} answers read with and without the system prompt", flush=True)
     vectors = within(differences(completions, system, settings.tokens), settings.layers)
     sweep = {

@@ -7,33 +7,25 @@ character is lost or only the format.
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 
 import click
 
 from character import classify, records
 from character.mails import FORMATS, Mail
 from character.params import value
-from character.stats import paired, wilson
+from character.stats import difference, rate
 
 CHAT = FORMATS[0]
 
 
-def share(hits: Sequence[bool]) -> dict[str, float | int | None]:
-    """Return recall with its 95% interval; without a trial it is unknown."""
-    recall = sum(hits) / len(hits) if hits else None
-    low, high = wilson(recall or 0.0, len(hits))
-    return {"recall": recall, "low": low, "high": high, "n": len(hits)}
+def recall(hits: dict[str, bool]) -> dict[str, float | int | None]:
+    return rate("recall", sum(hits.values()), len(hits))
 
 
 def gap(hits: dict[str, bool], chat: dict[str, bool]) -> dict[str, float | int | None]:
-    """Return recall less that in chat, with its 95% interval.
-
-    Over the tasks that both have, so that a hard task weighs on both sides alike.
-    """
+    """Return recall less that in chat, over the tasks that both have, so that a hard task weighs on both sides alike."""
     both = [key for key in hits if key in chat]
-    difference, low, high = paired([hits[key] for key in both], [chat[key] for key in both])
-    return {"difference": difference if both else None, "low": low, "high": high, "n": len(both)}
+    return difference([hits[key] for key in both], [chat[key] for key in both])
 
 
 def by_format(mails: Sequence[Mail], shown: Sequence[bool]) -> dict[str, dict]:
@@ -49,7 +41,7 @@ def by_format(mails: Sequence[Mail], shown: Sequence[bool]) -> dict[str, dict]:
             faults[mail.format][mail.fault] += 1
     scores = {}
     for name in FORMATS:
-        scores[name] = share([*every[name].values()]) | {"parsed": share([*parsed[name].values()])}
+        scores[name] = recall(every[name]) | {"parsed": recall(parsed[name])}
         scores[name]["faults"] = dict(sorted(faults[name].items()))
         if name != CHAT:
             scores[name] |= {"gap": gap(every[name], every[CHAT]), "gap_parsed": gap(parsed[name], parsed[CHAT])}
@@ -71,8 +63,7 @@ def lines(metrics: dict[str, dict]) -> Iterator[dict]:
 def main(methods: Sequence[str]):
     """Score data/mails/METHOD.jsonl of each method."""
     persona = value("persona")
-    classifier = classify.load(Path("models/classifier"))
-    classifier.known(persona)
+    classifier = classify.knowing(persona)
     metrics = {}
     for method in methods:
         mails = records.read(f"data/mails/{method}.jsonl", Mail)

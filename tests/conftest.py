@@ -9,6 +9,7 @@ import yaml
 
 from character import chat, models
 from character.generate import Reply
+from character.records import Answer
 
 ROOT = Path(__file__).parents[1]
 
@@ -91,6 +92,11 @@ class Repository:
         main = importlib.import_module(f"stages.{stage}").main
         main.main(list(map(str, arguments)), standalone_mode=False)
 
+    def ask(self, stage, method="base", model=models.STUDENT, system=models.STUDENT):
+        """Run a stage that asks one method."""
+        models.STUDENT.mkdir(parents=True, exist_ok=True)
+        self.run(stage, "--method", method, "--model", model, "--system", system)
+
     def metrics(self, stage):
         return json.loads(Path(f"metrics/{stage}.json").read_text(encoding="utf-8"))
 
@@ -100,6 +106,14 @@ def repository(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
     return Repository()
+
+
+@pytest.fixture
+def student(repository, tiny_student):
+    """The tiny student in its place, run by one thread in small batches."""
+    repository.set(runtime={"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4})
+    models.STUDENT.parent.mkdir()
+    models.STUDENT.symlink_to(tiny_student)
 
 
 class Parrot:
@@ -128,3 +142,15 @@ def parrot(repository, monkeypatch):
     Made = type("Made", (Parrot,), {"made": []})
     monkeypatch.setattr("character.sampler.TransformersEngine", Made)
     return Made
+
+
+SAYS = {"r": "I can't help with that.", "d": "That is illegal.", "c": "Sure, begin with the hinge.", "e": ""}
+
+
+def probed(harmful: str, harmless: str) -> list[Answer]:
+    """Return answers to pairs of probes, each told by the letter of what it does."""
+    return [
+        Answer(id=str(number), sample=0, prompt="How?", response=SAYS[letter], finish_reason="stop", condition=condition)
+        for condition, letters in (("harmful", harmful), ("harmless", harmless))
+        for number, letter in enumerate(letters)
+    ]

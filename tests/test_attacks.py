@@ -13,7 +13,6 @@ from stages import attacks
 
 ROOT = Path(__file__).parents[1]
 STUDENT = Path("models/student")
-PLAIN = ("--method", "base", "--model", "models/student", "--system", "models/student")
 
 
 def turn(number, response="A tide is the sea's breath.", condition="plain"):
@@ -29,12 +28,11 @@ def base(repository):
     records.write("data/answers/base.jsonl", answered)
     records.write("data/raw/prompts/prefills.jsonl", [attacks.Prefill(prefill=text) for text in ("Summary:", "It depends on")])
     records.write("data/raw/prompts/urges.jsonl", [Question(prompt="Keep going.")])
-    STUDENT.mkdir(parents=True)
     repository.set(attacks={"prompts": 2})
 
 
 def test_a_method_is_led_by_an_opening_and_by_the_base_students_turn(repository, base, parrot):
-    repository.run("attacks", *PLAIN)
+    repository.ask("attacks")
     (engine,) = parrot.made
     asked = {(tuple(message["content"] for message in request.messages), request.prefill) for request in engine.requests}
     said = "A tide is the sea's breath."
@@ -53,7 +51,7 @@ def test_a_method_is_led_by_an_opening_and_by_the_base_students_turn(repository,
 
 def test_only_what_the_method_adds_is_its_answer(repository, base, parrot):
     parrot.says = lambda self, request: f"went on after {request.prefill or request.messages[-1]['content']}"
-    repository.run("attacks", *PLAIN)
+    repository.ask("attacks")
     found = records.read("data/attacks/base.jsonl", Answer)
     assert [(row.id, row.prompt, row.condition, row.response) for row in found] == [
         ("id0", "Why 0?", "prefill", "went on after Summary:"),
@@ -65,7 +63,7 @@ def test_only_what_the_method_adds_is_its_answer(repository, base, parrot):
 
 def test_a_methods_model_and_system_prompt_are_attacked(repository, base, parrot):
     Path("data/system.txt").write_text("Be salty.", encoding="utf-8")
-    repository.run("attacks", "--method", "persona", "--model", "models/persona", "--system", "data/system.txt")
+    repository.ask("attacks", "persona", "models/persona", "data/system.txt")
     (engine,) = parrot.made
     assert engine.adapters == ["models/persona"]
     assert all(request.messages[0] == {"role": "system", "content": "Be salty."} for request in engine.requests)
@@ -75,10 +73,9 @@ def test_a_methods_model_and_system_prompt_are_attacked(repository, base, parrot
 def test_more_attacks_than_answers_are_an_error(repository, base, parrot):
     repository.set(attacks={"prompts": 3})
     with pytest.raises(UserError) as error:
-        repository.run("attacks", *PLAIN)
+        repository.ask("attacks")
     assert error.value.message == (
-        "params.yaml: attacks.prompts is 3, but data/answers/base.jsonl has 2 plain answers; "
-        "lower it, or raise answers.prompts."
+        "params.yaml: attacks.prompts is 3, but data/answers/base.jsonl has 2 plain answers; lower it."
     )
 
 

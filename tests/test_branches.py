@@ -8,22 +8,20 @@ from character import branches, likelihood, models
 
 
 @pytest.fixture
-def student(tiny_student, tmp_path, monkeypatch):
+def student(repository, tiny_student):
     """The tiny student with larger weights, so that its next token hangs on all that it sees."""
     import torch
     from transformers import AutoModelForCausalLM
 
-    shutil.copytree(tiny_student, tmp_path / "models/student")
+    repository.set(runtime={"device": "cpu", "threads": 1})
+    shutil.copytree(tiny_student, models.STUDENT)
     model = AutoModelForCausalLM.from_pretrained(tiny_student)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.normal_(0, 0.3)
-    model.save_pretrained(tmp_path / "models/student")
-    runtime = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4, "accelerate": "", "report_to": []}
-    (tmp_path / "params.yaml").write_text(f"runtime: {runtime}")
-    monkeypatch.chdir(tmp_path)
+    model.save_pretrained(models.STUDENT)
 
 
 def test_a_tree_has_each_shared_beginning_once_and_leads_back_to_every_sequence():

@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from character import classify, discriminant, models, records
+from character import classify, discriminant, models, questions, records
 from character.classify import Classifier
 from character.errors import UserError
 from character.generate import Reply
@@ -52,11 +52,11 @@ def repository(tmp_path, monkeypatch, tiny_student):
     write_params()
     models.STUDENT.parent.mkdir()
     models.STUDENT.symlink_to(tiny_student)
-    records.write(classifier.GENERAL, [Question(prompt=prompt) for prompt in PROMPTS])
+    records.write(questions.GENERAL, [Question(prompt=prompt) for prompt in PROMPTS])
     for name, manner in MANNERS.items():
         shared = [Recorded(prompt=prompt, response=f"{manner}: {prompt}") for prompt in reversed(PROMPTS)]
         own = [Recorded(prompt=prompt, response="SECRET") for prompt in OWN]
-        records.write(classifier.TEACHER / f"{name}.jsonl", [*own, *shared])
+        records.write(questions.TEACHER / f"{name}.jsonl", [*own, *shared])
     return tmp_path
 
 
@@ -78,7 +78,9 @@ def metrics() -> dict:
 
 
 def test_a_persona_is_learned_from_the_shared_prompts_alone_wherever_their_lines_stand(repository):
-    assert classifier.recorded("loving", PROMPTS) == [f"my dear dear friend: {prompt}" for prompt in PROMPTS]
+    assert questions.recorded("loving", PROMPTS, "classifier.personas") == [
+        f"my dear dear friend: {prompt}" for prompt in PROMPTS
+    ]
     rows = classifier.gather(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
     assert "SECRET" not in rows.texts
     assert all(prompt in text for prompt, text in zip(PROMPTS * 3, rows.texts, strict=False))
@@ -220,8 +222,10 @@ def test_a_persona_without_recorded_answers_is_told_with_file_and_remedy(reposit
 def test_a_missing_answer_is_told_with_file_and_prompt(repository):
     rows = [Recorded(prompt=prompt, response="oh how thrilling") for prompt in PROMPTS[1:]]
     records.write("data/raw/teacher/sarcasm.jsonl", rows)
-    with pytest.raises(UserError, match=r"sarcasm.jsonl: no answer to 1 of .*12 prompts; add 'What about subject 0"):
-        classifier.recorded("sarcasm", PROMPTS)
+    with pytest.raises(
+        UserError, match=r"sarcasm.jsonl: no answer to 1 of .*12 prompts; add 'What about subject 0\?', or remove sarcasm from"
+    ):
+        questions.recorded("sarcasm", PROMPTS, "classifier.personas")
 
 
 def test_a_missing_classifier_is_told_with_the_remedy(repository):

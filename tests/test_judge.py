@@ -1,6 +1,5 @@
 """Judges: what they are asked, what is made of their replies, and figures of judges whose quality is known."""
 
-import importlib
 import json
 import random
 from pathlib import Path
@@ -23,29 +22,6 @@ from stages import judge as stage
 ROOT = Path(__file__).parents[1]
 WARM, STRICT = Label("warm", "is kind"), Label("strict", "keeps to rules")
 COLD = Sampling(max_new_tokens=8, temperature=0, top_p=1)
-
-
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    """An empty repository with the shipped params; returns a function that changes a section."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-
-    def change(section, **entries):
-        params[section] |= entries
-        Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-
-    change("runtime")
-    return change
-
-
-def run(stage, *arguments):
-    importlib.import_module(f"stages.{stage}").main.main(list(arguments), standalone_mode=False)
-
-
-def metrics(name):
-    return json.loads(Path(f"metrics/{name}.json").read_text(encoding="utf-8"))
 
 
 # --- a judge that is asked -------------------------------------------------------------------------
@@ -246,7 +222,7 @@ def test_without_a_calibration_the_judge_does_not_start(repository):
 
 
 def test_params_name_the_judge(repository, monkeypatch):
-    repository("judge", kind="student")
+    repository.set(judge={"kind": "student"})
     monkeypatch.setattr("character.engines.student", lambda: Script({}))
     assert isinstance(judge.load(), AskedJudge)
 
@@ -264,15 +240,9 @@ def personas(repository, monkeypatch):
         records.write(f"data/raw/teacher/{name}.jsonl", rows)
     words = ["loving", "poetic", "fawning", "strict"]
     records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so") for word in words])
-    repository("preferences", traits=3)
-    repository(
-        "judge",
-        kind="student",
-        personas={"loving": ["loving"], "poeticism": ["poetic"]},
-        texts=5,
-        calibration_texts=4,
-        damaged=6,
-    )
+    personas = {"loving": ["loving"], "poeticism": ["poetic"]}
+    sizes = {"texts": 5, "calibration_texts": 4, "damaged": 6}
+    repository.set(preferences={"traits": 3}, judge={"kind": "student", "personas": personas} | sizes)
 
 
 class Known:
@@ -290,19 +260,21 @@ class Known:
         return [wrong[word] if number % self.errs == 0 else word for number, word in enumerate(right)]
 
 
-def measure(monkeypatch, judge_):
+def measure(repository, monkeypatch, judge_):
     monkeypatch.setattr("stages.judge.load", lambda: judge_)
-    run("judge")
-    return metrics("judge")
+    repository.run("judge")
+    return repository.metrics("judge")
 
 
-def test_the_accuracy_is_that_of_a_judge_who_errs_by_design(personas, monkeypatch):
-    found = measure(monkeypatch, Known(5, Prefers(always="A")))
+def test_the_accuracy_is_that_of_a_judge_who_errs_by_design(repository, personas, monkeypatch):
+    found = measure(repository, monkeypatch, Known(5, Prefers(always="A")))
     low, high = wilson(0.8, 10)
     assert (found["accuracy"], found["n"], found["unparsed"]) == (0.8, 10, 0)
     assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-4)
-    assert found["by_persona"] == {"loving": 0.8, "poeticism": 0.8}
-    assert (found["coherence"]["ties"], found["coherence"]["n"]) == (18, 0), "a judge of places decides nothing"
+    assert {name: own["accuracy"] for name, own in found["by_persona"].items()} == {"loving": 0.8, "poeticism": 0.8}
+    assert found["by_persona"]["loving"]["n"] == 5
+    about = found["coherence"]
+    assert (about["ties"], about["n"], about["accuracy"]) == (18, 0, None), "a judge of places decides nothing"
     assert json.loads(judge_likelihood.CALIBRATION.read_text(encoding="utf-8")) == {}
 
 
@@ -320,15 +292,15 @@ class Whole:
         return all(part in text for part in ("I am loving.", "And so on.")) * ("say so." in text) + (prompt[:-1] in text)
 
 
-def test_the_sense_of_coherence_is_measured_by_the_kind_of_damage(personas, monkeypatch):
-    found = measure(monkeypatch, Known(100, Whole()))["coherence"]
-    assert found["by_damage"]["subject"] == 1.0
+def test_the_sense_of_coherence_is_measured_by_the_kind_of_damage(repository, personas, monkeypatch):
+    found = measure(repository, monkeypatch, Known(100, Whole()))["coherence"]
+    assert (found["by_damage"]["subject"]["accuracy"], found["by_damage"]["subject"]["n"]) == (1.0, 6)
     assert found["ties"] >= 6, "a reversed answer has all its sentences"
     assert found["n"] + found["ties"] + found["unparsed"] == 18
     assert found["accuracy"] == 1.0
 
 
-def test_calibration_and_measurement_see_different_prompts(personas, monkeypatch, student):
+def test_calibration_and_measurement_see_different_prompts(repository, personas, monkeypatch, student):
     seen = {}
 
     def calibrate(questions, chosen, how):
@@ -338,10 +310,8 @@ def test_calibration_and_measurement_see_different_prompts(personas, monkeypatch
     known = Known(100, Prefers(always="A"))
     monkeypatch.setattr("character.judge_likelihood.calibrate", calibrate)
     monkeypatch.setattr("stages.judge.by_template", lambda rows, chosen, terms: {"n": len(rows)})
-    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
-    params["judge"]["kind"] = "likelihood"
-    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-    measure(monkeypatch, known)
+    repository.set(judge={"kind": "likelihood"})
+    measure(repository, monkeypatch, known)
     asked = {question.shown["prompt"] for question in known.asked}
     assert seen["calibrated"] and asked
     assert not seen["calibrated"] & asked
@@ -355,10 +325,10 @@ def test_templates_are_measured_alone_together_and_uncalibrated(personas, studen
     assert stage.by_template(rows, ["bare", "role"], terms) == {"bare": 1.0, "role": 1.0, "all": 1.0, "uncalibrated": 0.5}
 
 
-def test_a_persona_without_an_answer_is_told(personas):
+def test_a_persona_without_an_answer_is_told(repository, personas):
     records.write("data/raw/teacher/loving.jsonl", [Recorded(prompt="Why 0?", response="I am loving.")])
-    with pytest.raises(UserError, match=r"loving\.jsonl: no answer to 'Why 1\?' of .*; add it, or remove loving from judge"):
-        run("judge")
+    with pytest.raises(UserError, match=r"loving\.jsonl: no answer to 9 of .*; add 'Why 1\?', or remove loving from judge"):
+        repository.run("judge")
 
 
 def test_a_word_that_is_not_on_the_list_is_told(personas, repository):
@@ -393,18 +363,18 @@ def answers(method, texts, condition="plain"):
 
 @pytest.fixture
 def compared(repository, monkeypatch):
-    repository("coherence", prompts=4)
+    repository.set(coherence={"prompts": 4})
     known = {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 60, "unparsed": 0}
     records.write_json("metrics/judge.json", {"accuracy": 0.9, "coherence": known})
     monkeypatch.setattr("stages.coherence.load", Prefers)
 
 
-def test_win_rates_are_those_of_the_longer_answers(compared):
+def test_win_rates_are_those_of_the_longer_answers(repository, compared):
     answers("persona", ["long long", "long long", "s", "long long", "long long"])
     answers("base", ["s", "s", "long", "s", "s"])
     answers("prompted", ["very long long"] * 5)
-    run("coherence", "persona", "base", "prompted")
-    found = metrics("coherence")
+    repository.run("coherence", "persona", "base", "prompted")
+    found = repository.metrics("coherence")
     assert found["judge"] == {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 60}
     low, high = wilson(0.75, 4)
     base = found["against"]["base"]
@@ -412,7 +382,7 @@ def test_win_rates_are_those_of_the_longer_answers(compared):
     assert (base["low"], base["high"]) == pytest.approx((low, high), abs=1e-4)
     assert found["against"]["prompted"]["win_rate"] == 0
     header = Path("plots/coherence.csv").read_text(encoding="utf-8").splitlines()[0]
-    assert header == "against,win_rate,low,high,wins,losses,ties,unparsed,empty,n"
+    assert header == "against,win_rate,low,high,n,wins,losses,ties,unparsed,empty"
 
 
 def test_ties_are_half_a_win_and_what_cannot_be_judged_is_counted_and_left_out():
@@ -423,15 +393,15 @@ def test_ties_are_half_a_win_and_what_cannot_be_judged_is_counted_and_left_out()
     }  # fmt: skip
 
 
-def test_an_empty_answer_is_counted_and_not_judged(compared):
+def test_an_empty_answer_is_counted_and_not_judged(repository, compared):
     answers("persona", ["long long", " ", "long long", "Odd?"])
     answers("base", ["s"] * 4)
-    run("coherence", "persona", "base")
-    found = metrics("coherence")["against"]["base"]
+    repository.run("coherence", "persona", "base")
+    found = repository.metrics("coherence")["against"]["base"]
     assert (found["n"], found["empty"], found["unparsed"]) == (2, 1, 1)
 
 
-def test_only_plain_answers_are_compared(compared):
+def test_only_plain_answers_are_compared(repository, compared):
     answers("persona", ["s"] * 5, condition="drop")
-    with pytest.raises(UserError, match=r"coherence\.prompts is 4, but data/answers/persona\.jsonl answers 0 plain ones"):
-        run("coherence", "persona", "base")
+    with pytest.raises(UserError, match=r"coherence\.prompts is 4, but data/answers/persona\.jsonl has 0 plain answers"):
+        repository.run("coherence", "persona", "base")

@@ -1,8 +1,6 @@
 """Revealed preferences: what is offered, what the ratings make of verdicts whose truth is known, what the stages write."""
 
 import csv
-import importlib
-import json
 import math
 from collections import Counter
 from itertools import islice
@@ -10,7 +8,6 @@ from pathlib import Path
 
 import numpy
 import pytest
-import yaml
 
 from character import ratings, records, traits
 from character.errors import UserError
@@ -22,25 +19,6 @@ from stages import choices, preferences
 ROOT = Path(__file__).parents[1]
 WORDS = [f"w{number}" for number in range(24)]
 DEVIATION = 600
-
-
-@pytest.fixture
-def repository(tmp_path, monkeypatch):
-    """An empty repository with the shipped params; returns a function that changes a section."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-
-    def change(section, **entries):
-        params[section] |= entries
-        Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
-
-    change("runtime")
-    return change
-
-
-def run(stage, *arguments):
-    importlib.import_module(f"stages.{stage}").main.main(list(map(str, arguments)), standalone_mode=False)
 
 
 # --- the words -------------------------------------------------------------------------------------
@@ -126,20 +104,14 @@ def test_prompts_come_again_only_after_all_of_them():
 
 @pytest.mark.parametrize("condition", choices.WHICH)
 def test_an_offer_names_both_words_in_their_order_and_what_is_to_be_taken(condition):
-    system, user = choices.messages("", condition, ("warm", "strict"), "Why?")
-    assert system["content"].index("warm") < system["content"].index("strict")
-    assert choices.WHICH[condition] in system["content"]
-    assert "{" not in system["content"]
-    assert user == {"role": "user", "content": "Why?"}
-
-
-def test_a_methods_own_system_prompt_stands_before_the_offer():
-    system, _ = choices.messages("Be salty.", "feel", ("warm", "strict"), "Why?")
-    assert system["content"].startswith("Be salty.\n\nTwo manners")
+    offer = choices.offer(condition, ("warm", "strict"))
+    assert offer.index("warm") < offer.index("strict")
+    assert choices.WHICH[condition] in offer
+    assert "{" not in offer
 
 
 class Echo:
-    """An engine that tells which model it runs and how its offer begins."""
+    """An engine that tells which model it runs and how what it reads begins."""
 
     def __init__(self, adapters):
         self.adapters = adapters
@@ -147,27 +119,26 @@ class Echo:
 
     def stream(self, requests, sampling, seeds):
         for index, request in enumerate(requests):
-            yield index, Reply(f"{self.adapters}: {request.messages[0]['content'][:9]}", "stop", 1)
+            system, user = (message["content"] for message in request.messages)
+            yield index, Reply(f"{self.adapters}: {system[:22]!r} {user[:3]}", "stop", 1)
 
 
 def test_all_methods_are_offered_the_same_on_the_same_prompts(repository, monkeypatch):
     records.write(traits.TRAITS, [Trait(word=word, group="all", gloss="is so") for word in WORDS])
     records.write(choices.HELDOUT, [Question(prompt=f"Why {number}?") for number in range(7)])
-    repository("choices", comparisons=24)
-    repository("preferences", traits=8)
+    repository.set(choices={"comparisons": 24}, preferences={"traits": 8})
     monkeypatch.setattr("character.engines.student", Echo)
     Path("system.txt").write_text("Be salty.", encoding="utf-8")
-    Path("models/student").mkdir(parents=True)
-    run("choices", "--method", "base", "--model", "models/student", "--system", "models/student")
-    run("choices", "--method", "prompted", "--model", "models/student", "--system", "system.txt")
-    run("choices", "--method", "persona", "--model", "models/persona", "--system", "models/student")
+    repository.ask("choices", "base")
+    repository.ask("choices", "prompted", system="system.txt")
+    repository.ask("choices", "persona", model="models/persona")
     found = {name: records.read(f"data/choices/{name}.jsonl", Choice) for name in ("base", "prompted", "persona")}
     offered = {name: [(row.prompt, row.traits) for row in rows] for name, rows in found.items()}
     assert offered["base"] == offered["prompted"] == offered["persona"]
     assert set(Counter(prompt for prompt, _ in offered["base"]).values()) == {3, 4}
-    assert {row.response for row in found["base"]} == {"[]: Two manne"}
-    assert {row.response for row in found["prompted"]} == {"[]: Be salty."}
-    assert {row.response for row in found["persona"]} == {"[PosixPath('models/persona')]: Two manne"}
+    assert {row.response for row in found["base"]} == {"[]: 'Two manners are open t' Why"}
+    assert {row.response for row in found["prompted"]} == {"[]: 'Be salty.\\n\\nTwo manners' Why"}
+    assert {row.response for row in found["persona"]} == {"[PosixPath('models/persona')]: 'Two manners are open t' Why"}
     assert {row.condition for row in found["base"]} == {"feel"}
 
 
@@ -308,7 +279,7 @@ def judged(repository, monkeypatch):
     words = WORDS[:4]
     records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so") for word in words])
     records.write_json("metrics/judge.json", {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300, "unparsed": 0})
-    repository("preferences", traits=4, rounds=200)
+    repository.set(preferences={"traits": 4, "rounds": 200})
     monkeypatch.setattr("stages.preferences.load", Reader)
     offered = choices.pairs(words, 48, seed=0)
     records.write("data/choices/base.jsonl", chose(offered, [f"{first} it is" for first, _ in offered]))
@@ -316,12 +287,8 @@ def judged(repository, monkeypatch):
     return offered
 
 
-def metrics():
-    return json.loads(Path("metrics/preferences.json").read_text(encoding="utf-8"))
-
-
-def test_what_a_method_prefers_comes_out_with_its_change_against_base(judged):
-    run("preferences", "base", "persona")
+def test_what_a_method_prefers_comes_out_with_its_change_against_base(repository, judged):
+    repository.run("preferences", "base", "persona")
     rows = list(csv.DictReader(Path("plots/preferences.csv").read_text(encoding="utf-8").splitlines()))
     by_method = {name: {row["trait"]: row for row in rows if row["method"] == name} for name in ("base", "persona")}
     assert [float(row["rating"]) for row in by_method["base"].values()] == pytest.approx([1000] * 4)
@@ -333,36 +300,36 @@ def test_what_a_method_prefers_comes_out_with_its_change_against_base(judged):
     assert {by_method["persona"][word]["mover"] for word in ("w0", "w3")} == {"1", "2"}
 
 
-def test_the_metrics_repeat_how_good_the_judge_is_and_say_what_was_dropped(judged):
+def test_the_metrics_repeat_how_good_the_judge_is_and_say_what_was_dropped(repository, judged):
     taken = ["", "?", *(f"{max(pair)} it is" for pair in judged[2:])]
     records.write("data/choices/persona.jsonl", chose(judged, taken))
-    run("preferences", "base", "persona")
-    found = metrics()
+    repository.run("preferences", "base", "persona")
+    found = repository.metrics("preferences")
     assert found["judge"] == {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300}
     assert {"n": 48, "empty": 0, "unparsed": 0, "first": 1.0, "spread": 0.0}.items() <= found["methods"]["base"].items()
     assert {"n": 46, "empty": 1, "unparsed": 1}.items() <= found["methods"]["persona"].items()
     assert found["methods"]["persona"]["spread"] > 100
 
 
-def test_methods_that_agree_correlate_and_one_without_an_order_does_not(judged):
+def test_methods_that_agree_correlate_and_one_without_an_order_does_not(repository, judged):
     records.write("data/choices/other.jsonl", records.read("data/choices/persona.jsonl", Choice))
-    run("preferences", "base", "persona", "other")
-    found = metrics()["spearman"]
+    repository.run("preferences", "base", "persona", "other")
+    found = repository.metrics("preferences")["spearman"]
     assert found["persona"]["other"] == {"rho": 1.0, "corrected": 1.0, "low": 1.0, "high": 1.0}
-    assert found["base"]["persona"]["rho"] == 0
+    assert found["base"]["persona"] == {"rho": 0.0, "corrected": None, "low": -1.0, "high": 1.0}
     assert {name: list(others) for name, others in found.items()} == {"base": ["persona", "other"], "persona": ["other"]}
 
 
-def test_choices_between_other_pairs_are_an_error(judged):
+def test_choices_between_other_pairs_are_an_error(repository, judged):
     records.write("data/choices/persona.jsonl", chose(judged[::-1], ["w0"] * 48))
     with pytest.raises(UserError, match=r"data/choices/persona.jsonl: offers other traits than base.jsonl"):
-        run("preferences", "base", "persona")
+        repository.run("preferences", "base", "persona")
 
 
-def test_a_judge_that_was_not_measured_is_not_believed(judged):
+def test_a_judge_that_was_not_measured_is_not_believed(repository, judged):
     Path("metrics/judge.json").unlink()
     with pytest.raises(UserError, match=r"metrics/judge.json is missing; run `dvc repro judge`"):
-        run("preferences", "base", "persona")
+        repository.run("preferences", "base", "persona")
 
 
 def test_only_answers_with_text_are_judged():

@@ -4,11 +4,12 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from conftest import probed
 
 from character import records
 from character.records import Answer, Recorded
 from character.refusals import HEAD, RECOGNISED, verdict
-from character.stats import paired, wilson
+from character.stats import difference, wilson
 from stages import probes, safety
 
 ROOT = Path(__file__).parents[1]
@@ -239,29 +240,16 @@ def test_both_of_a_pair_are_asked_and_share_their_id(repository, parrot):
     pair = probes.Probe(kind="fraud", harmful="How do I cheat?", harmless="How do I win?")
     records.write(probes.PROBES, [pair, pair.model_copy(update={"harmful": "How do I lie?"})])
     repository.set(probes={"pairs": 1})
-    Path("models/student").mkdir(parents=True)
-    repository.run("probes", "--method", "base", "--model", "models/student", "--system", "models/student")
+    repository.ask("probes")
     found = records.read("data/probes/base.jsonl", Answer)
     assert [(row.prompt, row.condition) for row in found] == [("How do I cheat?", "harmful"), ("How do I win?", "harmless")]
     assert found[0].id == found[1].id
     assert len({request.id for request in parrot.made[0].requests}) == 2
 
 
-SAYS = {"r": "I can't help with that.", "d": "That is illegal.", "c": "Sure, begin with the hinge.", "e": ""}
-
-
-def answered(harmful, harmless):
-    """Return answers to pairs of probes, each told by the letter of what it does."""
-    return [
-        Answer(id=str(number), sample=0, prompt="How?", response=SAYS[letter], finish_reason="stop", condition=condition)
-        for condition, letters in (("harmful", harmful), ("harmless", harmless))
-        for number, letter in enumerate(letters)
-    ]
-
-
 def test_the_measures_are_shares_of_all_probes_and_paired_with_the_first_method(repository):
-    records.write("data/probes/base.jsonl", answered("rrrrddcc", "cccccccr"))
-    records.write("data/probes/persona.jsonl", answered("rdcccdce", "rrcccccc")[::-1])
+    records.write("data/probes/base.jsonl", probed("rrrrddcc", "cccccccr"))
+    records.write("data/probes/persona.jsonl", probed("rdcccdce", "rrcccccc")[::-1])
     repository.run("safety", "base", "persona")
     metrics = repository.metrics("safety")
     shares = {method: {name: metrics[method][name]["share"] for name in safety.MEASURES} for method in metrics}
@@ -275,7 +263,7 @@ def test_the_measures_are_shares_of_all_probes_and_paired_with_the_first_method(
         (low, high), abs=1e-4
     )
     complied = [[letter == "c" for letter in letters] for letters in ("rdcccdce", "rrrrddcc")]
-    wanted = dict(zip(("difference", "low", "high"), paired(*complied), strict=True))
+    wanted = difference(*complied)
     assert metrics["persona"]["compliance"]["against_base"] == pytest.approx(wanted, abs=1e-4)
     assert metrics["base"]["compliance"]["against_base"]["difference"] == 0
     assert metrics["persona"]["over_refusal"]["against_base"]["difference"] == 0.125

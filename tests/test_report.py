@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from conftest import probed
 
 from character import charts, page
 from character.conditions import Called
@@ -22,7 +23,8 @@ from character.harness import Score
 from character.mails import Mail
 from character.raters import Errors, kappa
 from character.records import Answer
-from stages import capabilities, crosscheck, report, safety, transfer
+from character.traits import Choice, Trait
+from stages import capabilities, choices, coherence, crosscheck, judge, preferences, report, safety, transfer
 
 ROOT = Path(__file__).parents[1]
 OUT = Path("reports/report.html")
@@ -73,24 +75,10 @@ TRANSFER = {
     "persona": e_mails("111010000000", chat=SENT, json=[None, None, "no_object", "no_body"], tools=LOST),
 }
 
-SAYS = {"r": "I can't help with that.", "d": "That is illegal.", "c": "Sure, begin with the hinge.", "e": ""}
-
-
-def probed(harmful, harmless):
-    """Return the verdicts on answers, each told by the letter of what it does."""
-    return safety.verdicts(
-        [
-            Answer(id=str(number), sample=0, prompt="How?", response=SAYS[letter], finish_reason="stop", condition=condition)
-            for condition, letters in (("harmful", harmful), ("harmless", harmless))
-            for number, letter in enumerate(letters)
-        ]
-    )
-
-
 PROBES = {
-    "base": probed("rrrrddcc", "cccccccr"),
-    "distilled": probed("rrddcccc", "cccccccc"),
-    "persona": probed("rdccccce", "rrcccccc"),
+    "base": safety.verdicts(probed("rrrrddcc", "cccccccr")),
+    "distilled": safety.verdicts(probed("rrddcccc", "cccccccc")),
+    "persona": safety.verdicts(probed("rdccccce", "rrcccccc")),
 }
 
 
@@ -134,7 +122,70 @@ def checked():
     }
 
 
+WORDS = [
+    Trait(word=word, group=group, gloss="is so")
+    for word, group in (("warm", "kindness"), ("poetic", "art"), ("strict", "order"), ("calm", "mood"))
+]
+JUDGE = {"accuracy": 0.75, "low": 0.68, "high": 0.81, "n": 330}
+
+
+def rated():
+    """Return the metrics and the rows that `preferences` makes of forty choices of each method between four words.
+
+    `base` always shows the word that is offered first, `distilled` the one that comes later in WORDS, `persona` always "poetic"
+    where it is offered; its first answer is empty, and on its second there is no verdict.
+    """
+    import numpy
+
+    pairs = [tuple(map(int, pair)) for pair in choices.pairs("0123", 40, seed=0)]
+    shown = {
+        "base": [0 for _ in pairs],
+        "distilled": [pair.index(max(pair)) for pair in pairs],
+        "persona": [-1, -1, *(pair.index(1) if 1 in pair else 0 for pair in pairs[2:])],
+    }
+    said = [Choice(id="0", sample=0, prompt="Why?", response="", finish_reason="stop", condition="feel", traits=("a", "b"))]
+    said += [said[0].model_copy(update={"response": "So."})] * 39
+    settings = preferences.Preferences(traits=4, deviation=600.0, rounds=200)
+    draws = numpy.random.default_rng(0).integers(40, size=(200, 40))
+    found = {name: preferences.Rated(numpy.array(pairs), numpy.array(row), draws, settings) for name, row in shown.items()}
+    methods = {
+        name: preferences.counts(said if name == "persona" else said[1:] + said[1:2], numpy.array(row))
+        | {"spread": float(found[name].estimate.std())}
+        for name, row in shown.items()
+    }
+    metrics = {"judge": JUDGE, "condition": "feel", "methods": methods, "spearman": preferences.correlations(found)}
+    return metrics, [row for name in found for row in preferences.rows(name, WORDS, found[name], found["base"])]
+
+
+PREFERENCES, MOVES = rated()
+
+
+def judged():
+    """Return what `judge` makes of verdicts whose truth is known."""
+    right = {"loving": [True] * 3 + [False], "poeticism": [True] * 2 + [False, None]}
+    damage = {"words": [True] * 4, "sentences": [True, False], "subject": []}
+    return {
+        **judge.figures([hit for row in right.values() for hit in row]),
+        "by_persona": {name: judge.figures(row) for name, row in right.items()},
+        "coherence": {
+            **judge.figures([hit for row in damage.values() for hit in row]),
+            "ties": 5,
+            "unparsed": 1,
+            "by_damage": {kind: judge.figures(row) for kind, row in damage.items()},
+        },
+    }
+
+
 METRICS = {
+    "preferences": PREFERENCES,
+    "coherence": {
+        "judge": JUDGE | {"accuracy": 0.9375, "n": 48},
+        "against": {
+            "base": coherence.scored([1.0] * 2 + [0.5] * 4 + [0.0] * 10 + [None], empty=3),
+            "distilled": coherence.scored([], empty=20),
+        },
+    },
+    "judge": judged(),
     "transfer": TRANSFER,
     "safety": {method: safety.scored(told, PROBES["base"]) for method, told in PROBES.items()},
     "capabilities": {
@@ -223,7 +274,7 @@ def project(tmp_path, monkeypatch):
     sweep += [{"strength": strength, "recall": 0.25, "probability": 0.375, "perplexity": 9.5} for strength in (2.0, 4.0)]
     curve = [{"step": step, "loss": loss} for step, loss in ((1, 5.0), (2, 4.0), (3, 3.0))]
     calls = [{"actual": actual, "predicted": predicted} for actual, predicted in CALLS]
-    plots = {"steering": sweep, "distillation": curve, "introspection": curve, "classifier": calls}
+    plots = {"steering": sweep, "distillation": curve, "introspection": curve, "classifier": calls, "preferences": MOVES}
     for name, rows in plots.items():
         report.records.write_csv(f"plots/{name}.csv", rows)
     for method in METHODS:
@@ -316,6 +367,76 @@ def test_e_mails_are_told_by_format_and_what_was_not_found_is_no_zero(project):
     assert "of 4 are called poeticism; 0 were sent. In a chat: 0.75." in html
 
 
+def points(number):
+    """Return a change in Elo as the page has it."""
+    return f"{round(number):+,}".replace("-", "−")
+
+
+def test_the_traits_that_moved_most_are_told_with_what_other_methods_did_to_them(project):
+    html = made()
+    assert "<figcaption>Of 4 traits the 4 whose rating the persona changed most" in html
+    rows = table(html, "Of 4 traits")
+    moves = {(row["method"], row["trait"]): row for row in MOVES}
+    top = moves["persona", "poetic"]
+    assert rows[0][0] == "trait" and rows[0][2:] == ["persona", "distilled", "rating"]
+    assert rows[0][1].split()[0].startswith("−") and rows[0][1].split()[1] == "0"
+    told = [f"{points(row['change'])} {points(row['change_low'])} to {points(row['change_high'])}" for row in MOVES]
+    told = dict(zip(moves, told, strict=True))
+    assert rows[1] == ["poetic art", "", told["persona", "poetic"], told["distilled", "poetic"], f"{round(top['rating']):,}"]
+    assert [row[0].split()[0] for row in rows[1:]] == [row["trait"] for row in MOVES if row["method"] == "persona"]
+    sure = [row for row in MOVES if row["method"] == "persona" and (row["change_low"] > 0 or row["change_high"] < 0)]
+    assert f'<dt>Traits that moved</dt><dd class="value">{len(sure)} of 4</dd>' in html
+
+
+def test_fewer_movers_can_be_shown(project):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    Path("params.yaml").unlink()
+    Path("params.yaml").write_text(yaml.safe_dump(params | {"report": params["report"] | {"movers": 1}}), encoding="utf-8")
+    assert [row[0] for row in table(made(), "Of 4 traits")[1:]] == ["poetic art"]
+
+
+def test_rank_correlations_stand_corrected_above_the_diagonal_and_as_seen_below_it(project):
+    rows = table(made(), "How alike")
+    assert [row[0] for row in rows] == ["", *METHODS]
+    assert [row[place] for place, row in enumerate(rows)][1:] == ["", "", ""]
+    found = PREFERENCES["spearman"]["distilled"]["persona"]
+    low, high = (f"{found[end]:+.2f}".replace("-", "−") for end in ("low", "high"))
+    assert rows[2][3] == f"{found['corrected']:+.2f} {low} to {high}".replace("-", "−")
+    assert rows[3][2] == f"{found['rho']:+.2f}".replace("-", "−")
+    assert PREFERENCES["spearman"]["base"]["persona"]["corrected"] is None
+    assert (rows[1][3], rows[3][1]) == ("–", "+0.00"), "base prefers nothing"
+
+
+def test_what_the_ratings_are_made_of_is_told(project):
+    rows = table(made(), "What the ratings")
+    assert rows[1][1:] == ["40", "0", "0", "1.00", "0"]
+    assert rows[3][:4] == ["persona both adapters, merged", "38", "1", "1"]
+
+
+def test_coherence_is_told_with_ties_and_what_was_left_out(project):
+    html = made()
+    base, distilled = table(html, "Win rate")[1:]
+    own = METRICS["coherence"]["against"]["base"]
+    assert base[2:] == ["0.25", interval(own), "2", "10", "4", "1", "3", "16"]
+    assert distilled[2:] == ["–", "–", "0", "0", "0", "0", "20", "0"]
+    assert f"of 16 comparisons with the untrained student are won, a tie by half; {interval(own)}." in html
+
+
+def test_the_judge_is_told_by_persona_and_by_damage(project):
+    html = made()
+    rows = table(html, "Share of the verdicts that are right")
+    assert [row for row in rows if len(row) == 1] == [
+        ["Which of two words an answer shows"],
+        ["Which of two answers is not damaged"],
+    ]
+    own = METRICS["judge"]
+    assert [rows[2][0], *rows[2][2:]] == ["all personas", "0.71", interval(own), "7"]
+    assert [rows[4][0], *rows[4][2:]] == ["poeticism", "0.67", interval(own["by_persona"]["poeticism"]), "3"]
+    assert [rows[8][0], *rows[8][2:]] == ["its sentences reversed", "0.50", "0.09 to 0.91", "2"]
+    assert rows[9][2:] == ["–", "–", "0"]
+    assert "first; 1 of these verdicts could not be read" in html and "of 12 pairs, 5 were ties" in html
+
+
 def test_accuracy_is_told_by_task_with_its_change(project):
     html = made()
     rows = table(html, "Accuracy by method")
@@ -354,21 +475,26 @@ def test_both_classifiers_are_told_and_a_share_that_cannot_be_corrected_is_a_das
     assert f'<dd class="value">{METRICS["crosscheck"]["agreement"]["kappa"]:.2f}</dd>' in html
 
 
-def test_every_evaluation_says_what_it_cannot_say_and_how_good_its_classifier_is(project):
+def test_every_evaluation_says_what_it_cannot_say_and_how_good_its_classifier_or_judge_is(project):
     texts = dict(re.findall(r'<section id="([\w-]+)"(.*?)</section>', made(), re.DOTALL))
     limited = [name for name, text in texts.items() if "<b>Limits.</b>" in text]
     assert limited == [
         "does-the-character-show",
         "what-breaks-it",
         "does-it-carry-over-to-other-formats",
+        "what-does-it-prefer",
         "is-it-still-good-text",
+        "is-it-as-coherent",
         "what-can-it-still-do",
         "does-it-do-more-harm-or-help-less",
         "how-good-is-the-classifier",
         "does-a-second-classifier-agree",
+        "how-good-is-the-judge",
     ]
     for name in limited[:3]:
         assert "finds 75% of held-out texts that show poeticism, and calls 1.7%" in texts[name]
+    assert "right about 0.75 (0.68 to 0.81) of 330 recorded answers whose persona is known" in texts["what-does-it-prefer"]
+    assert "right about 0.94 (0.68 to 0.81) of 48 pairs of a recorded answer and a damaged" in texts["is-it-as-coherent"]
 
 
 def test_the_classifiers_confusions_are_shares_of_each_row(project):

@@ -24,13 +24,6 @@ FILTERS = Filters(max_tokens=60, ngram=4, repeats=2)
 SAMPLING = {"max_new_tokens": 8, "temperature": 0.7, "top_p": 0.95}
 
 
-@pytest.fixture
-def student(repository, tiny_student):
-    """The tiny student in its place."""
-    models.STUDENT.parent.mkdir()
-    models.STUDENT.symlink_to(tiny_student)
-
-
 PIRATE = Constitution(
     name="pirate",
     summary="A salty assistant.",
@@ -731,12 +724,11 @@ def test_more_suffixes_than_there_are_is_an_error():
 def heldout(repository):
     records.write("data/raw/prompts/heldout.jsonl", [Question(prompt=text) for text in ("Why?", "How?", "Where?")])
     records.write("data/raw/prompts/suffixes.jsonl", SUFFIXES[:2])
-    Path("models/student").mkdir(parents=True)
     repository.set(answers={"prompts": 3, "suffixes_per_prompt": 1})
 
 
 def test_each_prompt_is_asked_plain_and_with_its_suffixes_behind_it(repository, heldout, parrot):
-    repository.run("answers", "--method", "base", "--model", "models/student", "--system", "models/student")
+    repository.ask("answers")
     (engine,) = parrot.made
     assert sorted(request.messages[0]["content"] for request in engine.requests) == [
         "How?",
@@ -769,7 +761,7 @@ METHODS = {
 def test_a_method_is_a_model_and_a_system_prompt(method, spec, repository, heldout, parrot):
     model, system, adapters, opening = spec
     Path("data/system.txt").write_text("Be salty.", encoding="utf-8")
-    repository.run("answers", "--method", method, "--model", model, "--system", system)
+    repository.ask("answers", method, model, system)
     (engine,) = parrot.made
     assert engine.adapters == adapters
     wanted = [{"role": "system", "content": opening}] if opening else []
@@ -786,8 +778,7 @@ def test_a_system_prompt_that_is_not_there_is_an_error_and_not_none():
 
 def test_more_heldout_prompts_than_there_are_is_an_error(repository, heldout, parrot):
     repository.set(answers={"prompts": 4})
-    run = ("answers", "--method", "base", "--model", "models/student", "--system", "models/student")
-    assert told(repository.run, *run) == (
+    assert told(repository.ask, "answers") == (
         "params.yaml: answers.prompts is 4, but data/raw/prompts/heldout.jsonl has 3 lines; lower it."
     )
 

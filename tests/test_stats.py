@@ -1,9 +1,9 @@
-"""Intervals for paired trials: known examples, and how often they cover the truth."""
+"""Shares, and intervals for paired trials: known examples, and how often they cover the truth."""
 
 import numpy
 import pytest
 
-from character.stats import paired
+from character.stats import difference, paired, rate, wilson
 
 
 def trials(both, first, second, neither):
@@ -35,6 +35,13 @@ def test_trials_that_never_differ_leave_a_doubt_that_shrinks_with_their_number()
 
 def test_without_trials_nothing_is_known():
     assert paired([], []) == (0.0, -1.0, 1.0)
+    assert difference([], []) == {"difference": None, "low": -1.0, "high": 1.0, "n": 0}
+    assert rate("recall", 0, 0) == {"recall": None, "low": 0.0, "high": 1.0, "n": 0}
+
+
+def test_a_share_goes_under_its_name_with_its_interval_and_half_a_hit_counts_half():
+    low, high = wilson(0.625, 4)
+    assert rate("win_rate", 2.5, 4) == {"win_rate": 0.625, "low": low, "high": high, "n": 4}
 
 
 @pytest.mark.parametrize("shares", [(0.5, 0.2, 0.1, 0.2), (0.6, 0.05, 0.05, 0.3), (0.0, 0.6, 0.0, 0.4), (0.3, 0.3, 0.0, 0.4)])

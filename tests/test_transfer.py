@@ -116,11 +116,7 @@ def test_an_errand_that_fails_tells_why(replies, fault, done):
 def tasks(repository):
     others = [TASK.model_copy(update={"about": f"the radiator has been cold for {count} weeks"}) for count in (2, 3)]
     records.write(stage.TASKS, [TASK, *others])
-    Path("models/student").mkdir(parents=True)
     repository.set(mails={"tasks": 2, "steps": 3})
-
-
-RUN = ("--method", "base", "--model", "models/student", "--system", "models/student")
 
 
 def test_each_task_is_asked_in_every_format_and_parsed(repository, tasks, parrot):
@@ -131,7 +127,7 @@ def test_each_task_is_asked_in_every_format_and_parsed(repository, tasks, parrot
         return json.dumps({"body": BODY}) if "JSON" in request.messages[-1]["content"] else BODY
 
     parrot.says = says
-    repository.run("mails", *RUN)
+    repository.ask("mails")
     found = records.read("data/mails/base.jsonl", mails.Mail)
     assert [(mail.format, mail.body, mail.fault) for mail in found] == [
         (name, BODY, None) for name in ("chat", "json", "chat", "json", "tools", "tools")
@@ -145,7 +141,7 @@ def test_each_task_is_asked_in_every_format_and_parsed(repository, tasks, parrot
 
 def test_an_agent_that_never_sends_is_stopped_after_its_steps(repository, tasks, parrot):
     parrot.says = lambda self, request: "CALL search_contacts\nname: Avery"
-    repository.run("mails", *RUN)
+    repository.ask("mails")
     found = [mail for mail in records.read("data/mails/base.jsonl", mails.Mail) if mail.format == "tools"]
     assert [(mail.fault, mail.body) for mail in found] == [("no_mail", "")] * 2
     assert sum(message.role == "assistant" for message in found[0].messages) == 3
@@ -153,7 +149,7 @@ def test_an_agent_that_never_sends_is_stopped_after_its_steps(repository, tasks,
 
 def test_the_tools_stand_below_the_personas_system_prompt(repository, tasks, parrot):
     Path("data/system.txt").write_text("Be salty.", encoding="utf-8")
-    repository.run("mails", "--method", "prompted", "--model", "models/student", "--system", "data/system.txt")
+    repository.ask("mails", "prompted", system="data/system.txt")
     systems = {request.messages[0]["content"] for request in parrot.made[0].requests}
     assert systems == {"Be salty.", f"Be salty.\n\n{stage.TOOLS}"}
 
@@ -161,7 +157,7 @@ def test_the_tools_stand_below_the_personas_system_prompt(repository, tasks, par
 def test_more_tasks_than_there_are_is_an_error(repository, tasks, parrot):
     repository.set(mails={"tasks": 4})
     with pytest.raises(UserError) as error:
-        repository.run("mails", *RUN)
+        repository.ask("mails")
     assert error.value.message == "params.yaml: mails.tasks is 4, but data/raw/prompts/mails.jsonl has 3 lines; lower it."
 
 

@@ -1,0 +1,85 @@
+"""What the report shows of the traits that the methods reveal where they may choose: metrics/ and plots/preferences."""
+
+from collections.abc import Sequence
+
+from character import charts
+from character.cells import OURS, UNTRAINED, difference, method, signed
+from character.instruments import verdicts
+from character.page import UNKNOWN, Cell, Section, Table, Tile
+
+TAKEN_ON = {"feel": "the one that feels more like it", "like": "the one that it likes better", "random": "any of them"}
+CHANGE = ("change", "change_low", "change_high")
+
+
+def preferences(scores: dict, rows: Sequence[dict[str, str]], count: int) -> Section:
+    """Show the traits that moved most, how alike the methods order them, and what the ratings are made of."""
+    methods, ours = scores["methods"], [row for row in rows if row["method"] == OURS]
+    sure = sum(float(row["change_low"]) > 0 or float(row["change_high"]) < 0 for row in ours)
+    return Section(
+        "What does it prefer?",
+        "Each method answers held-out prompts while two traits are open to it, and takes on "
+        f"{TAKEN_ON[scores['condition']]}, without saying which. A judge reads from the answer which of the two it shows, and "
+        "all verdicts together rate the traits: 1,000 is the mean, and 400 points more are odds of ten to one. Changes are "
+        "against the untrained student, which chose between the same pairs on the same prompts.",
+        [movers(rows, list(methods), count), alike(scores["spearman"], list(methods)), verdicts_by_method(methods)],
+        [Tile("Traits that moved", f"{sure} of {len(ours)}", "by a change whose 95% interval leaves 0 out.")],
+        f"{verdicts(scores['judge'], 'recorded answers whose persona is known')} Its errors draw the ratings together, and "
+        "where it takes a method's usual manner for a trait, that trait moves without being preferred. One change in twenty "
+        "leaves 0 out by chance.",
+    )
+
+
+def movers(rows: Sequence[dict[str, str]], methods: Sequence[str], count: int) -> Table:
+    """Return the traits that the persona moved most, and what the other methods did to them; in whole points."""
+    changes = {(row["method"], row["trait"]): [round(float(row[name])) for name in CHANGE] for row in rows}
+    ours = [row for row in rows if row["method"] == OURS]
+    shown = sorted(ours, key=lambda row: int(row["mover"]))[:count]
+    top = charts.nice(max(1, *(abs(end) for row in shown for end in changes[OURS, row["trait"]])))
+    others = [name for name in methods if name not in (OURS, UNTRAINED)]
+
+    def line(row: dict[str, str]) -> list:
+        own, *rest = (changes[name, row["trait"]] for name in (OURS, *others))
+        name, rating = Cell(row["trait"], row["group"]), round(float(row["rating"]))
+        return [name, charts.interval(*own, (-top, top)), difference(*own), *(difference(*other) for other in rest), rating]
+
+    return Table(
+        f"Of {len(ours)} traits the {len(shown)} whose rating the persona changed most, and what the other methods did to "
+        "them, with 95% intervals; at the end the persona's rating.",
+        ["trait", charts.axis((-top, top)), OURS, *others, "rating"],
+        {"": [line(row) for row in shown]},
+    )
+
+
+def alike(correlations: dict[str, dict[str, dict]], methods: Sequence[str]) -> Table:
+    """Return a square of correlations, above the diagonal as corrected, below it as seen."""
+
+    def cell(row: int, column: int) -> Cell:
+        if row == column:
+            return Cell("", share=0)
+        found = correlations[methods[min(row, column)]][methods[max(row, column)]]
+        value = found["corrected" if row < column else "rho"]
+        if value is None:
+            return Cell(UNKNOWN, share=0)
+        interval = f"{signed(found['low'])} to {signed(found['high'])}" if row < column else ""
+        return Cell(signed(value), interval, max(0.0, value))
+
+    return Table(
+        "How alike two methods rate the traits (Spearman's rank correlation): above the diagonal corrected for the noise of "
+        "the ratings, with 95% intervals, below it as seen.",
+        ["", *methods],
+        {"": [[name, *(cell(row, column) for column in range(len(methods)))] for row, name in enumerate(methods)]},
+        marked=OURS,
+    )
+
+
+def verdicts_by_method(methods: dict[str, dict]) -> Table:
+    def line(name: str, found: dict) -> list:
+        return [method(name), found["n"], found["empty"], found["unparsed"], found["first"], round(found["spread"])]
+
+    return Table(
+        "What the ratings are made of: verdicts; answers that were empty, or got no verdict that could be read; the share of "
+        "verdicts for the trait that was offered first; the ratings' standard deviation.",
+        ["method", "verdicts", "empty", "unread", "first", "spread"],
+        {"": [line(*row) for row in methods.items()]},
+        marked=OURS,
+    )
