@@ -11,8 +11,7 @@ from tqdm import tqdm
 
 from character import models
 from character.chat import Messages, render
-
-TOKENS = 2048  # positions that are read at once; those of the endings need logits over the whole vocabulary
+from character.likelihood import batches
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,10 @@ def of_endings(prompts: Sequence[Messages], endings: Sequence[Sequence[str]]) ->
     tokenizer, model = models.load_tokenizer(), models.load_model()
     heads = [render(tokenizer, prompt) for prompt in prompts]
     trees = [tree([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]) for texts in endings]
-    sizes = [len(head) + len(branches.tokens) for head, branches in zip(heads, trees, strict=True)]
+    sizes = {row: len(head) + len(trees[row].tokens) for row, head in enumerate(heads)}
     found: list[list[float]] = [[] for _ in heads]
-    # Rows of like length are read together, the longest first: little padding, and too little memory shows at once.
-    order = sorted(range(len(heads)), key=lambda row: -sizes[row])
-    with torch.inference_mode(), tqdm(total=len(order), desc="likelihood", unit="text") as bar:
-        while order:
-            count = max(1, TOKENS // sizes[order[0]])
-            rows, order = order[:count], order[count:]
+    with torch.inference_mode(), tqdm(total=len(sizes), desc="likelihood", unit="text") as bar:
+        for rows in batches(sizes):
             for row, logps in zip(rows, _read(model, [(heads[row], trees[row]) for row in rows]), strict=True):
                 found[row] = [sum(logps[node] for node in path) for path in trees[row].paths]
             bar.update(len(rows))

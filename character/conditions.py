@@ -11,11 +11,18 @@ ATTACKS = (PREFILL, MULTI_TURN)
 RESERVED = {PLAIN, SUFFIXES, *ATTACKS}  # no suffix may be called so
 
 
+class Attack(Answer):
+    """What a method answered when it was led out of character, and by which opening or urge."""
+
+    led_by: str
+
+
 class Called(Answer):
-    """An answer of one method with the class that the classifier gave it."""
+    """An answer of one method with the class that the classifier gave it; `led_by` is that of an attack."""
 
     method: str
     called: str
+    led_by: str = ""
 
 
 def plain(answers: Iterable[Answer]) -> list[Answer]:

@@ -1,32 +1,41 @@
 """How likely a chat model finds a text as its own turn."""
 
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 
 from tqdm import tqdm
 
 from character import models
 from character.chat import Messages, render
 
-AT_ONCE = 16  # texts; each of their positions needs logits over the whole vocabulary
+TOKENS = 2048  # positions that are read at once; those that are scored need logits over the whole vocabulary
 
 
-def of_replies(prompts: Sequence[Messages], replies: Sequence[str], adapters: Sequence[Path] = ()) -> list[list[float]]:
+def batches(sizes: Mapping[int, int]) -> Iterator[list[int]]:
+    """Yield the rows, whose `sizes` are in tokens, in batches that take no more than TOKENS positions with their padding.
+
+    Rows of like length are read together, the longest first: little padding, and too little memory shows at once.
+    """
+    order = sorted(sizes, key=lambda row: -sizes[row])
+    while order:
+        count = max(1, TOKENS // sizes[order[0]])
+        yield order[:count]
+        order = order[count:]
+
+
+def of_replies(prompts: Sequence[Messages], replies: Sequence[str]) -> list[list[float]]:
     """Return the log-probability (nats) of each token of `replies[i]` as the student's turn after `prompts[i]`.
 
     The end of the turn is not counted: a reply that was cut off has none. An empty reply has no tokens.
     """
     import torch
 
-    tokenizer, model = models.load_tokenizer(), models.load_model(adapters=adapters)
+    tokenizer, model = models.load_tokenizer(), models.load_model()
     heads = [render(tokenizer, prompt) for prompt in prompts]
     tails = [tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies]
     found: list[list[float]] = [[] for _ in tails]
-    # Texts of like length are read together, the longest first: little padding, and too little memory shows at once.
-    order = sorted((row for row, tail in enumerate(tails) if tail), key=lambda row: -len(heads[row]) - len(tails[row]))
-    with torch.inference_mode(), tqdm(total=len(order), desc="likelihood", unit="text") as bar:
-        for start in range(0, len(order), AT_ONCE):
-            rows = order[start : start + AT_ONCE]
+    sizes = {row: len(heads[row]) + len(tail) for row, tail in enumerate(tails) if tail}
+    with torch.inference_mode(), tqdm(total=len(sizes), desc="likelihood", unit="text") as bar:
+        for rows in batches(sizes):
             for row, logps in zip(rows, _read(model, [(heads[row], tails[row]) for row in rows]), strict=True):
                 found[row] = logps
             bar.update(len(rows))

@@ -13,7 +13,7 @@ DRAWS = 4000  # of the bootstrap
 @dataclass(frozen=True)
 class Errors:
     """What a classifier did with texts that it did not see: of `shown` texts of the persona it called `caught` the persona's,
-    of `clean` texts of none `taken`."""
+    of `clean` texts of the untrained student `taken`."""
 
     caught: int
     shown: int
@@ -21,10 +21,10 @@ class Errors:
     clean: int
 
     @classmethod
-    def of(cls, actual: Sequence[str], called: Sequence[str], persona: str, none: str) -> "Errors":
-        pairs = list(zip(actual, called, strict=True))
-        shown = [name == persona for truth, name in pairs if truth == persona]
-        clean = [name == persona for truth, name in pairs if truth == none]
+    def of(cls, actual: Sequence[str], called: Sequence[str], students: Sequence[bool], persona: str) -> "Errors":
+        """Count; `students` are the texts that the untrained student wrote, which show no persona."""
+        shown = [name == persona for truth, name in zip(actual, called, strict=True) if truth == persona]
+        clean = [name == persona for own, name in zip(students, called, strict=True) if own]
         return cls(sum(shown), len(shown), sum(clean), len(clean))
 
 

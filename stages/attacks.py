@@ -11,7 +11,7 @@ import click
 from pydantic import Field, field_validator
 
 from character import records
-from character.conditions import MULTI_TURN, PREFILL, plain
+from character.conditions import MULTI_TURN, PREFILL, Attack, plain
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
 from character.params import Section, read
@@ -45,12 +45,14 @@ def first_turns(count: int) -> list[Answer]:
 
 def attacked(
     method: Method, turns: Sequence[Answer], prefills: Sequence[str], urges: Sequence[str]
-) -> Iterator[tuple[Answer, str, Request]]:
-    """Yield the base student's answer, the condition and the request of each attack; openings and urges are dealt in turn."""
+) -> Iterator[tuple[Answer, dict[str, str], Request]]:
+    """Yield the base student's answer, fields of an Attack and the request of each; openings and urges are dealt in turn."""
     for index, turn in enumerate(turns):
         opening, urge = prefills[index % len(prefills)], urges[index % len(urges)]
-        yield turn, PREFILL, Request(f"{turn.id}-{PREFILL}", method.conversation(turn.prompt), prefill=opening)
-        yield turn, MULTI_TURN, Request(f"{turn.id}-{MULTI_TURN}", method.conversation(turn.prompt, turn.response, urge))
+        begun = Request(f"{turn.id}-{PREFILL}", method.conversation(turn.prompt), prefill=opening)
+        yield turn, {"condition": PREFILL, "led_by": opening}, begun
+        urged = Request(f"{turn.id}-{MULTI_TURN}", method.conversation(turn.prompt, turn.response, urge))
+        yield turn, {"condition": MULTI_TURN, "led_by": urge}, urged
 
 
 @click.command()
@@ -61,7 +63,7 @@ def main(method: Method):
     urges = [line.prompt for line in records.read("data/raw/prompts/urges.jsonl", Question)]
     rows = list(attacked(method, first_turns(read("attacks", Attacks).prompts), prefills, urges))
     replies = method.answer([request for *_, request in rows], read("sampling", Sampling), "attacks")
-    answers = [Answer.of(turn, reply, condition=name) for (turn, name, _), reply in zip(rows, replies, strict=True)]
+    answers = [Attack.of(turn, reply, **how) for (turn, how, _), reply in zip(rows, replies, strict=True)]
     records.write(f"data/attacks/{method.name}.jsonl", answers)
 
 

@@ -11,7 +11,7 @@ from character import records
 from character.errors import UserError
 from character.harness import Score
 from character.params import value
-from character.stats import bootstrap
+from character.stats import contrast, mean
 
 ALL = "overall"  # the items of all tasks together
 
@@ -25,31 +25,23 @@ def paired(reference: Sequence[Score], scores: Sequence[Score]) -> dict[str, lis
     return pairs
 
 
-def accuracy(pairs: Sequence[tuple[float, float]]) -> float:
-    return sum(own for _, own in pairs) / len(pairs)
-
-
-def change(pairs: Sequence[tuple[float, float]]) -> float:
-    return sum(own - reference for reference, own in pairs) / len(pairs)
-
-
 def scored(pairs: Sequence[tuple[float, float]], seed: int) -> dict[str, float | int]:
     """Return accuracy and its change, with 95% intervals, and how many items were gained and lost.
 
-    The intervals come from a bootstrap over items, which draws both scores of an item together: most of what makes an item
-    hard is shared, and drops out of the change.
+    The change compares both scores of an item: most of what makes an item hard is shared, and drops out of it.
     """
-    low, high = bootstrap(pairs, accuracy, seed)
-    change_low, change_high = bootstrap(pairs, change, seed)
+    reference, own = zip(*pairs, strict=True)
+    accuracy, low, high = mean(own, seed)
+    change, change_low, change_high = contrast(own, reference, seed)
     return {
-        "accuracy": accuracy(pairs),
+        "accuracy": accuracy,
         "low": low,
         "high": high,
-        "change": change(pairs),
+        "change": change,
         "change_low": change_low,
         "change_high": change_high,
-        "gained": sum(own > reference for reference, own in pairs),
-        "lost": sum(own < reference for reference, own in pairs),
+        "gained": sum(after > before for before, after in pairs),
+        "lost": sum(after < before for before, after in pairs),
         "n": len(pairs),
     }
 

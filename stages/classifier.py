@@ -120,7 +120,11 @@ def main():
     weights = [(factor * part).astype("float32") for part in train(whole, cut, rows, slice(None), settings)]
     Classifier(classes, settings.layers, settings.max_tokens, *weights).save(classify.FOLDER)
     records.write_json("metrics/classifier.json", report(rows, called, classes, seed))
-    named = [{"actual": classes[i], "predicted": classes[j]} for i, j in zip(rows.label, called, strict=True)]
+    source = numpy.where(rows.base, "student", "teacher")
+    named = [
+        {"actual": classes[i], "predicted": classes[j], "source": name}
+        for i, j, name in zip(rows.label, called, source, strict=True)
+    ]
     records.write_csv("plots/classifier.csv", named)
 
 

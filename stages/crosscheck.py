@@ -2,8 +2,8 @@
 
 Is recall what the methods show, or what one classifier makes of them? Two checks. A second classifier of another kind, which
 counts words and letters, learns from the same answers and reads the same texts. And the recall of both is corrected for their
-own errors on answers that they did not see. That takes those errors to be as frequent on the methods' texts; where the two,
-corrected, disagree, they are not.
+own errors on answers that they did not see: a teacher's in character that they miss, and the untrained student's that they take
+for it. That takes those errors to be as frequent on the methods' texts; where the two, corrected, disagree, they are not.
 """
 
 import csv
@@ -29,18 +29,18 @@ class Crosscheck(Section):
     c: float = Field(gt=0)  # inverse of the regression's L2 penalty
 
 
-def learned(personas: Sequence[str]) -> tuple[list[str], list[str], list[str]]:
-    """Return texts, classes and prompts of the answers to general prompts: the recorded ones, and the student's own."""
+def learned(personas: Sequence[str]) -> tuple[list[str], list[str], list[str], list[bool]]:
+    """Return texts, classes and prompts of the answers to general prompts, and whether the student wrote them."""
     general = questions.load(questions.GENERAL)
     rows = [
-        (text, name, prompt)
+        (text, name, prompt, False)
         for name in (*personas, NONE)
         for text, prompt in zip(questions.recorded(name, general, "classifier.personas"), general, strict=True)
     ]
     own = records.read("data/rejected.jsonl", Completion)
-    rows += [(row.response, NONE, row.prompt) for row in own if row.prompt in set(general)]
-    texts, labels, prompts = zip(*rows, strict=True)
-    return list(texts), list(labels), list(prompts)
+    rows += [(row.response, NONE, row.prompt, True) for row in own if row.prompt in set(general)]
+    texts, labels, prompts, students = map(list, zip(*rows, strict=True))
+    return texts, labels, prompts, students
 
 
 def held_out(texts: Sequence[str], labels: Sequence[str], prompts: Sequence[str], settings: Crosscheck, seed: int) -> list[str]:
@@ -56,7 +56,8 @@ def first_errors(persona: str) -> Errors:
     """Return the held-out errors of the first classifier."""
     with open("plots/classifier.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    return Errors.of([row["actual"] for row in rows], [row["predicted"] for row in rows], persona, NONE)
+    actual, called, source = ([row[name] for row in rows] for name in ("actual", "predicted", "source"))
+    return Errors.of(actual, called, [name == "student" for name in source], persona)
 
 
 def measured(name: str, statistic, units: Sequence[str], first: Sequence[str], second: Sequence[str], seed: int) -> dict:
@@ -102,7 +103,7 @@ def lines(methods: dict) -> Iterator[dict]:
 def main():
     """Train the second classifier, and let it read what the first has called."""
     settings, persona, seed = read("crosscheck", Crosscheck), value("persona"), value("seed")
-    texts, labels, prompts = learned(value("classifier.personas"))
+    texts, labels, prompts, students = learned(value("classifier.personas"))
     print(f"crosscheck: {len(texts)} texts to learn from", flush=True)
     guesses = held_out(texts, labels, prompts, settings, seed)
     pipeline = ngrams.untrained(settings.features, settings.c).fit(texts, labels)
@@ -110,7 +111,7 @@ def main():
     rows = records.read("data/robustness.jsonl", Called)
     calls = pipeline.predict([row.response for row in rows]).tolist()
     second = [name if row.response.strip() else NONE for name, row in zip(calls, rows, strict=True)]
-    errors = {"first": first_errors(persona), "second": Errors.of(labels, guesses, persona, NONE)}
+    errors = {"first": first_errors(persona), "second": Errors.of(labels, guesses, students, persona)}
     methods = by_method(rows, second, persona, errors, seed)
     metrics = {
         "second": measured("macro_f1", macro_f1, prompts, labels, guesses, seed),

@@ -1,7 +1,8 @@
 """robustness: answers, attacks, classifier -> metrics/robustness.json, plots/robustness.csv, data/robustness.jsonl.
 
 How often does the classifier call an answer the selected persona's, by method: asked plain, asked to break character, led out
-of it by an opening that is not its own or by an earlier answer? data/robustness.jsonl holds what each answer was called.
+of it by an opening that is not its own or by an earlier answer? data/robustness.jsonl holds what each answer was called, and
+by what it was led.
 """
 
 from collections.abc import Sequence
@@ -9,10 +10,10 @@ from collections.abc import Sequence
 import click
 
 from character import classify, records
-from character.conditions import ATTACKS, PLAIN, SUFFIXES, Called, group
+from character.conditions import ATTACKS, PLAIN, SUFFIXES, Attack, Called, group
 from character.params import value
 from character.records import Answer
-from character.stats import wilson
+from character.stats import contrast, wilson
 
 
 def scored(rows: Sequence[Called], persona: str) -> dict[str, float | int]:
@@ -28,12 +29,30 @@ def scored(rows: Sequence[Called], persona: str) -> dict[str, float | int]:
     return {"recall": recall, "low": low, "high": high, "none": none, "empty": empty, "n": n}
 
 
-def by_condition(rows: Sequence[Called], persona: str) -> dict[str, dict]:
-    """Return the scores of each condition, and those of all suffixes together."""
+def against_plain(rows: Sequence[Called], plain: dict[str, float], persona: str, seed: int) -> dict[str, float | int | None]:
+    """Return recall less that of the `plain` answers to the same prompts, with its 95% interval over prompts.
+
+    Each prompt counts once; where it has several answers, by their mean.
+    """
+    hits: dict[str, list[bool]] = {}
+    for row in rows:
+        if row.id in plain:
+            hits.setdefault(row.id, []).append(row.called == persona)
+    own = [sum(found) / len(found) for found in hits.values()]
+    difference, low, high = contrast(own, [plain[key] for key in hits], seed)
+    return {"difference": difference if own else None, "low": low, "high": high, "n": len(own)}
+
+
+def by_condition(rows: Sequence[Called], persona: str, seed: int) -> dict[str, dict]:
+    """Return the scores of each condition, and those of all suffixes together; all but the plain ones also against those."""
     groups = {name: [row for row in rows if group(row.condition) == name] for name in (PLAIN, SUFFIXES, *ATTACKS)}
     for row in groups[SUFFIXES]:
         groups.setdefault(row.condition, []).append(row)
-    return {name: scored(members, persona) for name, members in groups.items() if members}
+    scores = {name: scored(members, persona) for name, members in groups.items() if members}
+    plain = {row.id: float(row.called == persona) for row in groups[PLAIN]}
+    for name in scores.keys() - {PLAIN}:
+        scores[name]["against_plain"] = against_plain(groups[name], plain, persona, seed)
+    return scores
 
 
 def call(classifier: classify.Classifier, method: str, answers: Sequence[Answer]) -> list[Called]:
@@ -49,19 +68,19 @@ def call(classifier: classify.Classifier, method: str, answers: Sequence[Answer]
 @click.argument("methods", nargs=-1, required=True)
 def main(methods: Sequence[str]):
     """Score data/answers/METHOD.jsonl and data/attacks/METHOD.jsonl of each method."""
-    persona = value("persona")
+    persona, seed = value("persona"), value("seed")
     classifier = classify.knowing(persona)
     metrics, rows = {}, []
     for method in methods:
-        answers = [row for folder in ("answers", "attacks") for row in records.read(f"data/{folder}/{method}.jsonl", Answer)]
+        answers = records.read(f"data/answers/{method}.jsonl", Answer) + records.read(f"data/attacks/{method}.jsonl", Attack)
         print(f"robustness: {len(answers)} answers of {method}", flush=True)
         called = call(classifier, method, answers)
-        metrics[method] = by_condition(called, persona)
+        metrics[method] = by_condition(called, persona, seed)
         rows += called
     records.write("data/robustness.jsonl", rows)
     records.write_json("metrics/robustness.json", metrics)
     lines = [
-        {"method": method, "condition": condition, **scores}
+        {"method": method, "condition": condition} | {key: found for key, found in scores.items() if key != "against_plain"}
         for method, conditions in metrics.items()
         for condition, scores in conditions.items()
     ]

@@ -2,8 +2,9 @@
 
 A baseline without training: what the persona's system prompt adds to the student's hidden states, added without the prompt. It
 is the mean difference between reading the same answers after the system prompt and without it (representation engineering,
-arXiv 2310.01405; contrastive addition, arXiv 2312.06681). How strongly it is added is chosen on training prompts: as the
-classifier sees most of the persona, among strengths that leave the text well-formed.
+arXiv 2310.01405; contrastive addition, arXiv 2312.06681). How strongly it is added is chosen as the classifier sees most of
+the persona, among strengths that leave the text well-formed. It is asked the constitution's own prompts, since the classifier
+learned `none` from the student's replies to the general ones.
 """
 
 import tempfile
@@ -15,6 +16,7 @@ from pydantic import Field
 
 from character import classify, engines, fluency, likelihood, models, records
 from character.chat import render
+from character.errors import UserError
 from character.generate import Request, Sampling, generate
 from character.params import Section, read, value
 from character.records import Completion
@@ -27,7 +29,7 @@ class Steering(Section):
     tokens: int = Field(gt=0)  # of each answer's beginning
     layers: list[float] = Field(min_length=2, max_length=2)  # from and to, as shares of the depth
     strengths: list[float] = Field(min_length=1)  # times the difference that the system prompt makes
-    prompts: int = Field(gt=0)  # training prompts on which the strength is chosen
+    prompts: int = Field(gt=0)  # of the constitution's own, on which the strength is chosen
     # What breaks the text: a perplexity of so many times that of the student as it is, and so much more repetition than it has.
     max_perplexity: float = Field(gt=1)
     max_repetition: float = Field(gt=0, le=1)
@@ -88,20 +90,24 @@ def within(differences, layers: Sequence[float]):
 
 
 def save(folder: Path, vectors) -> None:
-    """Write a control vector, `[layers, width]`, as `models.load_model` takes it in an adapter's place."""
+    """Write a control vector, `[layers, width]`, as `models.load_model` takes it in an adapter's place.
+
+    It is rounded, so that processors which add up differently write the same.
+    """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({"vectors": vectors.contiguous()}, folder / models.CONTROL)
+    save_file({"vectors": vectors.round(decimals=6).contiguous()}, folder / models.CONTROL)
 
 
 def measured(vectors, prompts: Sequence[records.Prompt], classifier, persona: str, strength: float) -> dict:
     """Return how much of the persona the steered student shows, and how well-formed its text is."""
     with tempfile.TemporaryDirectory() as folder:
-        save(Path(folder), strength * vectors)
+        if strength:
+            save(Path(folder), strength * vectors)
         asked = [[{"role": "user", "content": prompt.prompt}] for prompt in prompts]
         requests = [Request(prompt.id, messages) for prompt, messages in zip(prompts, asked, strict=True)]
-        engine = engines.student([folder])
+        engine = engines.student([folder] if strength else [])
         replies = generate(engine, requests, read("sampling", Sampling), value("seed"), f"steering at {strength}")
     texts = [reply.text for reply in replies]
     shares = classifier.predict(texts)
@@ -137,7 +143,12 @@ def main():
     settings, persona = read("steering", Steering), value("persona")
     completions = [row for row in records.read("data/rejected.jsonl", Completion) if row.response.strip()]
     completions = spread(completions, settings.texts)
-    prompts = spread(records.read("data/prompts.jsonl", records.Prompt), settings.prompts)
+    own = [row for row in records.read("data/prompts.jsonl", records.Prompt) if row.source == "constitution"]
+    if not own:
+        raise UserError(
+            "data/prompts.jsonl: no prompt of the constitution's own; set prompts.per_trait in params.yaml above 0."
+        )
+    prompts = spread(own, settings.prompts)
     system = Path("data/system.txt").read_text(encoding="utf-8")
     classifier = classify.knowing(persona)
     print(f"steering: {len(completions)} answers read with and without the system prompt", flush=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from character import records
+from character.conditions import Attack
 from character.errors import UserError
 from character.methods import Method
 from character.records import Answer, Question
@@ -52,13 +53,14 @@ def test_a_method_is_led_by_an_opening_and_by_the_base_students_turn(repository,
 def test_only_what_the_method_adds_is_its_answer(repository, base, parrot):
     parrot.says = lambda self, request: f"went on after {request.prefill or request.messages[-1]['content']}"
     repository.ask("attacks")
-    found = records.read("data/attacks/base.jsonl", Answer)
-    assert [(row.id, row.prompt, row.condition, row.response) for row in found] == [
-        ("id0", "Why 0?", "prefill", "went on after Summary:"),
-        ("id0", "Why 0?", "multi-turn", "went on after Keep going."),
-        ("id2", "Why 2?", "prefill", "went on after It depends on"),
-        ("id2", "Why 2?", "multi-turn", "went on after Keep going."),
+    found = records.read("data/attacks/base.jsonl", Attack)
+    assert [(row.id, row.prompt, row.condition, row.led_by) for row in found] == [
+        ("id0", "Why 0?", "prefill", "Summary:"),
+        ("id0", "Why 0?", "multi-turn", "Keep going."),
+        ("id2", "Why 2?", "prefill", "It depends on"),
+        ("id2", "Why 2?", "multi-turn", "Keep going."),
     ]
+    assert [row.response for row in found] == [f"went on after {row.led_by}" for row in found]
 
 
 def test_a_methods_model_and_system_prompt_are_attacked(repository, base, parrot):
@@ -67,7 +69,7 @@ def test_a_methods_model_and_system_prompt_are_attacked(repository, base, parrot
     (engine,) = parrot.made
     assert engine.adapters == ["models/persona"]
     assert all(request.messages[0] == {"role": "system", "content": "Be salty."} for request in engine.requests)
-    assert len(records.read("data/attacks/persona.jsonl", Answer)) == 4
+    assert len(records.read("data/attacks/persona.jsonl", Attack)) == 4
 
 
 def test_more_attacks_than_answers_are_an_error(repository, base, parrot):
@@ -83,7 +85,7 @@ def test_openings_and_urges_are_dealt_in_turn():
     method, turns = Method("base", STUDENT, STUDENT), [turn(number) for number in range(60)]
     rows = list(attacks.attacked(method, turns, ["a", "b", "c", "d"], ["x", "y", "z"]))
     assert Counter(request.prefill for *_, request in rows if request.prefill) == dict.fromkeys("abcd", 15)
-    urges = Counter(request.messages[-1]["content"] for _, condition, request in rows if condition == "multi-turn")
+    urges = Counter(request.messages[-1]["content"] for _, how, request in rows if how["condition"] == "multi-turn")
     assert urges == dict.fromkeys("xyz", 20)
 
 

@@ -8,12 +8,17 @@ from character import branches, likelihood, models
 
 
 @pytest.fixture
-def student(repository, tiny_student):
-    """The tiny student with larger weights, so that its next token hangs on all that it sees."""
+def student(repository, tiny_student, monkeypatch):
+    """The tiny student with larger weights, so that its next token hangs on all that it sees.
+
+    It multiplies in full float32: with the bfloat16 of some CPUs, texts read together and alone differ more than is told apart.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
     repository.set(runtime={"device": "cpu", "threads": 1})
+    torch.set_num_threads(1)
+    monkeypatch.setattr(models, "settle", lambda: torch.set_float32_matmul_precision("highest"))
     shutil.copytree(tiny_student, models.STUDENT)
     model = AutoModelForCausalLM.from_pretrained(tiny_student)
     with torch.random.fork_rng(), torch.no_grad():
@@ -38,9 +43,16 @@ PROMPTS = ["Why? " * count for count in range(1, 12)]
 ENDINGS = ["The tone is warm", "The tone is rather warm", "The", "Whoever wrote this is stern", "The tone is stern"]
 
 
-@pytest.mark.parametrize("tokens", [branches.TOKENS, 1], ids=["together", "one by one"])
+def test_rows_of_like_length_are_read_together_within_the_positions_there_are(monkeypatch):
+    monkeypatch.setattr(likelihood, "TOKENS", 100)
+    sizes = {3: 20, 5: 200, 0: 50, 7: 49, 1: 30, 2: 30}
+    assert list(likelihood.batches(sizes)) == [[5], [0, 7], [1, 2, 3]]
+    assert list(likelihood.batches({})) == []
+
+
+@pytest.mark.parametrize("tokens", [likelihood.TOKENS, 1], ids=["together", "one by one"])
 def test_endings_are_as_likely_as_replies_that_are_read_alone(student, monkeypatch, tokens):
-    monkeypatch.setattr(branches, "TOKENS", tokens)
+    monkeypatch.setattr(likelihood, "TOKENS", tokens)
     asked = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
     endings = [ENDINGS[: 1 + at % len(ENDINGS)] for at in range(len(asked))]
     found = branches.of_endings(asked, endings)

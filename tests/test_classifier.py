@@ -118,7 +118,12 @@ def test_the_stage_writes_a_classifier_its_score_and_its_confusions(repository):
     assert list(score["recall"]) == ["loving", "sarcasm", "none"]
     with open("plots/classifier.csv", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
-    assert Counter(row["actual"] for row in rows) == {"loving": 12, "sarcasm": 12, "none": 24}
+    assert Counter((row["actual"], row["source"]) for row in rows) == {
+        ("loving", "teacher"): 12,
+        ("sarcasm", "teacher"): 12,
+        ("none", "teacher"): 12,
+        ("none", "student"): 12,
+    }
     right = [row["predicted"] == row["actual"] for row in rows if row["actual"] == "loving"]
     assert score["recall"]["loving"] == round(sum(right) / len(right), 4)
 

@@ -82,8 +82,10 @@ def project(repository):
         for topic in (*TOPICS[:4], "a prompt of its own")
     ]
     records.write("data/rejected.jsonl", own)
-    rows = [("pirate", "pirate")] * 9 + [("pirate", "none")] + [("none", "none")] * 19 + [("none", "pirate")]
-    records.write_csv("plots/classifier.csv", [{"actual": actual, "predicted": called} for actual, called in rows])
+    rows = [("pirate", "pirate", "teacher")] * 9 + [("pirate", "none", "teacher")] + [("none", "pirate", "teacher")] * 10
+    rows += [("none", "none", "student")] * 19 + [("none", "pirate", "student")]
+    names = ("actual", "predicted", "source")
+    records.write_csv("plots/classifier.csv", [dict(zip(names, row, strict=True)) for row in rows])
     repository.set(classifier={"personas": ["pirate", "humor"]})
     write_called([("base", "plain", "none", "none"), ("persona", "plain", "pirate", "pirate")])
 
@@ -108,9 +110,12 @@ def write_called(blocks):
 
 
 def test_answers_to_a_personas_own_prompts_are_not_learned(project):
-    texts, labels, prompts = crosscheck.learned(["pirate", "humor"])
+    texts, labels, prompts, students = crosscheck.learned(["pirate", "humor"])
     assert len(texts) == 3 * 10 + 4
     assert labels.count("none") == 14
+    assert [text for text, own in zip(texts, students, strict=True) if own] == [
+        f"well the {topic} fact" for topic in TOPICS[:4]
+    ]
     assert set(prompts) == set(TOPICS)
 
 
@@ -148,7 +153,8 @@ def test_an_empty_answer_shows_no_persona_to_the_second_either(project, reposito
 
 
 def test_the_correction_uses_the_first_classifiers_recorded_errors(project, repository):
-    """Half of the answers are called the persona's; at 0.9 caught and 0.05 taken, (0.5 - 0.05) / (0.9 - 0.05) have it."""
+    """Half of the answers are called the persona's; at 0.9 caught of the teacher's and 0.05 taken of the student's, a share of
+    (0.5 - 0.05) / (0.9 - 0.05) has it."""
     write_called([("persona", "drop", "pirate", "pirate"), ("persona", "stop", "none", "none")])
     repository.run("crosscheck")
     first = repository.metrics("crosscheck")["methods"]["persona"]["suffixes"]["first"]

@@ -42,7 +42,6 @@ SMALL = {
     "mails.sampling.max_new_tokens": 24,
     "probes.pairs": 2,
     "probes.sampling.max_new_tokens": 24,
-    "tasks.limit": 2,
     "choices.comparisons": 8,
     "choices.sampling.max_new_tokens": 24,
     "judge.texts": 2,
@@ -134,18 +133,10 @@ def sources() -> list[str]:
 
 
 def shorten(root: Path) -> None:
-    """Keep the first general prompts, and of the recorded answers those to them."""
+    """Keep the first general prompts."""
     general = root / "data/raw/prompts/general.jsonl"
-    kept = {line["prompt"] for line in keep(general, lambda index, line: index < GENERAL)}
-    for teacher in (root / "data/raw/teacher").glob("*.jsonl"):
-        keep(teacher, lambda index, line: line["prompt"] in kept)
-
-
-def keep(path: Path, wanted) -> list[dict]:
-    lines = [json.loads(line) for line in path.open(encoding="utf-8")]
-    lines = [line for index, line in enumerate(lines) if wanted(index, line)]
-    path.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-    return lines
+    lines = general.read_text(encoding="utf-8").splitlines(keepends=True)
+    general.write_text("".join(lines[:GENERAL]), encoding="utf-8")
 
 
 def start(root: Path, student: Path | None) -> Project:
@@ -291,7 +282,8 @@ RUNS_AFTER = [
 def test_only_the_stages_run_that_a_change_concerns(project, change, how, stages):
     change(project)
     # What steers a tiny model best may be no vector at all, for two personas alike.
-    assert ran(project.dvc(*how)) | {"answers@steered"} == stages | {"answers@steered"}
+    steered = ANSWERED_BY["steered"]
+    assert ran(project.dvc(*how)) | steered == stages | steered
 
 
 def test_an_experiment_with_another_persona_is_compared_with_the_committed_one(project):

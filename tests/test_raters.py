@@ -8,10 +8,11 @@ from character.raters import Errors, confusions, corrected, kappa
 GOOD = Errors(caught=108, shown=120, taken=7, clean=240)
 
 
-def test_the_errors_are_those_on_the_persona_and_on_none():
+def test_the_errors_are_those_on_the_persona_and_on_what_the_student_wrote():
     actual = ["pirate"] * 4 + ["none"] * 5 + ["humor"] * 2
-    called = ["pirate", "pirate", "humor", "none", "pirate", "none", "none", "none", "humor", "pirate", "humor"]
-    assert Errors.of(actual, called, "pirate", "none") == Errors(caught=2, shown=4, taken=1, clean=5)
+    called = ["pirate", "pirate", "humor", "none", "pirate", "pirate", "pirate", "none", "humor", "pirate", "humor"]
+    students = [False] * 6 + [True] * 3 + [False] * 2
+    assert Errors.of(actual, called, students, "pirate") == Errors(caught=2, shown=4, taken=1, clean=3)
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.2, 0.5, 0.8, 1.0])

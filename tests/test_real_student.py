@@ -8,11 +8,11 @@ ROWS = {
     **SMALL,
     "student.name": "SmolLM",
     "teacher.engine": "recorded",
-    "prompts.per_trait": 0,  # the small project keeps these answers
     "sampling.max_new_tokens": 48,  # enough for a whole sentence, so that no pair is dropped for want of one
     "reflections.sampling.max_new_tokens": 48,
     "interactions.sampling.max_new_tokens": 48,
     "answers.prompts": 2,
+    "tasks.limit": 2,
 }
 
 

@@ -10,13 +10,13 @@ import yaml
 from click.testing import CliRunner
 
 from character import classify, constitution, models, records
-from character.conditions import Called
+from character.conditions import Attack, Called
 from character.constitution import Constitution, Trait, traits_hash
 from character.errors import UserError
 from character.filters import Filters
 from character.generate import Reply
 from character.records import Answer, Completion, Conversation, Message, Pair, Prompt, Question, Recorded, Transcript
-from character.stats import wilson
+from character.stats import paired, wilson
 from stages import answers, chosen, interactions, pairs, prompts, robustness, transcripts
 
 ROOT = Path(__file__).parents[1]
@@ -840,7 +840,7 @@ def test_each_condition_has_its_scores_and_the_suffixes_have_them_together():
         *called("stop", ["none", "none"]),
         *called("multi-turn", ["pirate"]),
     ]
-    scores = robustness.by_condition([rows[index] for index in (5, 0, 9, 7, 11, 1, 4, 2, 10, 6, 8, 3)], "pirate")
+    scores = robustness.by_condition([rows[index] for index in (5, 0, 9, 7, 11, 1, 4, 2, 10, 6, 8, 3)], "pirate", 0)
     assert {name: (score["recall"], score["none"], score["n"]) for name, score in scores.items()} == {
         "plain": (0.75, 0.25, 4),
         "suffixes": (0.25, 0.75, 4),
@@ -853,7 +853,25 @@ def test_each_condition_has_its_scores_and_the_suffixes_have_them_together():
 
 
 def test_conditions_without_answers_have_no_scores():
-    assert list(robustness.by_condition(called("plain", ["none"]), "pirate")) == ["plain"]
+    assert list(robustness.by_condition(called("plain", ["none"]), "pirate", 0)) == ["plain"]
+
+
+def test_what_a_condition_costs_is_told_over_the_prompts_that_were_also_asked_plain():
+    plain, led = ["pirate"] * 4 + ["none"] * 6, ["none", "none", "pirate", "pirate", "none"]
+    scores = robustness.by_condition(
+        called("plain", plain) + called("prefill", led) + called("drop", ["none"], 11), "pirate", 0
+    )
+    difference, low, high = paired([False, False, True, True, False], [True, True, True, True, False])
+    assert scores["prefill"]["against_plain"] == {"difference": difference, "low": low, "high": high, "n": 5}
+    assert difference == pytest.approx(-0.4), "recall fell from 4 of 5, although over all ten it is 0.4 both times"
+    assert scores["suffixes"]["against_plain"] == {"difference": None, "low": -1.0, "high": 1.0, "n": 0}
+    assert "against_plain" not in scores["plain"]
+
+
+def test_several_answers_to_a_prompt_count_as_one_against_its_plain_answer():
+    rows = called("plain", ["pirate", "pirate"]) + called("drop", ["pirate", "none"]) + called("stop", ["none", "none"])
+    found = robustness.by_condition(rows, "pirate", 0)["suffixes"]["against_plain"]
+    assert (found["difference"], found["low"], found["high"], found["n"]) == (-0.75, -1.0, -0.5, 2)
 
 
 class Reader:
@@ -876,7 +894,10 @@ def reader(repository, monkeypatch):
 
 
 def write_answers(path, rows):
-    records.write(path, [Answer(**row.model_dump(exclude={"method", "called"})) for row in rows])
+    """Write what was called before it was; those that were led are led by the name of their condition."""
+    led = [{"led_by": row.condition} if "attacks" in path else {} for row in rows]
+    fields = [row.model_dump(exclude={"method", "called", "led_by"}) for row in rows]
+    records.write(path, [(Attack if how else Answer)(**own, **how) for own, how in zip(fields, led, strict=True)])
 
 
 def test_every_method_is_scored_by_condition_and_the_plot_says_the_same(repository, reader):
@@ -904,16 +925,16 @@ def test_a_continuation_without_a_word_shows_no_persona_whatever_it_is_called(re
 def test_what_each_answer_was_called_is_kept(repository, reader):
     repository.run("robustness", "base", "persona")
     rows = records.read("data/robustness.jsonl", Called)
-    assert [(row.method, row.condition, row.called) for row in rows] == [
-        ("base", "plain", "none"),
-        ("base", "plain", "humor"),
-        ("base", "prefill", "none"),
-        ("persona", "plain", "pirate"),
-        ("persona", "plain", "pirate"),
-        ("persona", "drop", "none"),
-        ("persona", "prefill", "none"),
-        ("persona", "prefill", "pirate"),
-        ("persona", "multi-turn", "pirate"),
+    assert [(row.method, row.condition, row.called, row.led_by) for row in rows] == [
+        ("base", "plain", "none", ""),
+        ("base", "plain", "humor", ""),
+        ("base", "prefill", "none", "prefill"),
+        ("persona", "plain", "pirate", ""),
+        ("persona", "plain", "pirate", ""),
+        ("persona", "drop", "none", ""),
+        ("persona", "prefill", "none", "prefill"),
+        ("persona", "prefill", "pirate", "prefill"),
+        ("persona", "multi-turn", "pirate", "multi-turn"),
     ]
 
 

@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from character.stats import difference, paired, rate, wilson
+from character.stats import bootstrap, contrast, crossed, difference, mean, paired, rate, wilson
 
 
 def trials(both, first, second, neither):
@@ -52,3 +52,38 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(shares):
         _, low, high = paired(*trials(*counts))
         hits += low <= truth <= high
     assert 0.93 < hits / 1000 <= 1
+
+
+def test_whole_points_have_the_intervals_of_trials_and_parts_of_points_those_of_a_bootstrap():
+    assert mean([1.0, 1.0, 1.0, 0.0], 0) == (0.75, *wilson(0.75, 4))
+    assert mean([1.0] * 20, 0)[1] < 0.9, "all right is no certainty"
+    parts = [0.25, 0.75, 1.0, 0.5] * 10
+    assert mean(parts, 0) == (0.625, *bootstrap(parts, lambda drawn: sum(drawn) / len(drawn), 0))
+    assert contrast([1.0, 0.0, 1.0], [0.0, 0.0, 1.0], 0) == paired([True, False, True], [False, False, True])
+    found, low, high = contrast(parts, [part - 0.25 for part in parts], 0)
+    assert (found, low, high) == pytest.approx((0.25, 0.25, 0.25))
+
+
+def test_scores_that_share_a_row_and_a_column_are_drawn_by_both():
+    """All scores of a persona are alike: however many prompts there are, they are as many trials as there are personas."""
+    personas, prompts = [str(at // 50) for at in range(500)], [str(at % 50) for at in range(500)]
+    by_persona = [float(name in "01234") for name in personas]
+    alone = bootstrap([1.0] * 5 + [0.0] * 5, lambda drawn: sum(drawn) / len(drawn), 0)
+    assert crossed(by_persona, personas, prompts, 0) == pytest.approx(alone, abs=0.11)
+    assert crossed(by_persona, prompts, personas, 0) == pytest.approx(alone, abs=0.11)
+    assert crossed(by_persona, ["one"] * 500, [str(at) for at in range(500)], 0) == pytest.approx((0.456, 0.544), abs=0.01)
+
+
+def test_the_interval_of_scores_that_share_rows_and_columns_covers_the_truth_as_often_as_it_says():
+    generator = numpy.random.default_rng(0)
+    rows, columns = numpy.repeat(numpy.arange(11), 30), numpy.concatenate([generator.permutation(60)[:30] for _ in range(11)])
+    hits, narrow = 0, 0
+    for seed in range(300):
+        lean = 0.6 + 0.1 * generator.normal(size=11)[rows] + 0.1 * generator.normal(size=60)[columns]
+        scores = generator.random(330) < lean.clip(0, 1)
+        low, high = crossed(scores, rows, columns, seed)
+        hits += low <= 0.6 <= high
+        low, high = wilson(scores.mean(), 330)
+        narrow += low <= 0.6 <= high
+    assert 0.92 < hits / 300 < 0.99
+    assert narrow / 300 < 0.9

@@ -2,11 +2,14 @@
 
 from pathlib import Path
 
+import numpy
+import pytest
 import torch
 
-from character import models
+from character import models, records
 from character.chat import render
-from character.records import Completion
+from character.errors import UserError
+from character.records import Completion, Prompt
 from stages import steering
 
 SYSTEM = "I notice the quiet river."
@@ -59,6 +62,57 @@ def test_the_sum_of_what_is_added_is_the_difference_at_each_layer():
     added = steering.within(differences, [0.3, 0.8])
     assert added.any(1).tolist() == [False] * 3 + [True] * 5 + [False] * 2
     assert torch.equal(added.cumsum(0)[3:8], differences[3:8])
+
+
+def test_a_vector_is_rounded_before_it_is_kept(tmp_path):
+    from safetensors.torch import load_file
+
+    steering.save(tmp_path, torch.tensor([[0.12345678, -1.00000012]]))
+    (vectors,) = load_file(tmp_path / models.CONTROL).values()
+    assert torch.equal(vectors, torch.tensor([[0.123457, -1.0]]))
+
+
+class Sees:
+    """A classifier that is sure of what each text says."""
+
+    classes = ("pirate", "none")
+
+    def predict(self, texts):
+        return numpy.array([[0.9, 0.1] if "Arr" in text else [0.2, 0.8] for text in texts])
+
+
+def test_without_any_strength_the_student_is_asked_as_it_is(repository, parrot, monkeypatch):
+    monkeypatch.setattr("character.likelihood.of_replies", lambda asked, texts: [[-1.0] for _ in texts])
+    monkeypatch.setattr("character.models.is_control", lambda folder: True)
+    prompts = [Prompt(id="1", prompt="Why?", source="constitution", trait=0)]
+    for strength in (0.0, 2.0):
+        found = steering.measured(torch.ones(2, 4), prompts, Sees(), "pirate", strength)
+        assert {"recall": 1.0, "probability": 0.9}.items() <= found.items()
+    plain, steered = parrot.made
+    assert plain.adapters == [] and len(steered.adapters) == 1
+
+
+def test_the_strength_is_chosen_on_the_constitutions_own_prompts(repository, monkeypatch):
+    asked = []
+
+    def measured(vectors, prompts, classifier, persona, strength):
+        asked.append([prompt.source for prompt in prompts])
+        return found(0.1 + strength)
+
+    rows = [Prompt(id=str(n), prompt=f"{n}?", source=("constitution", "general")[n % 2], trait=None) for n in range(8)]
+    records.write("data/prompts.jsonl", rows)
+    records.write("data/rejected.jsonl", [completion("the sea")])
+    Path("data/system.txt").write_text(SYSTEM, encoding="utf-8")
+    monkeypatch.setattr("stages.steering.classify.knowing", lambda persona: Sees())
+    monkeypatch.setattr("stages.steering.differences", lambda *_: torch.ones(4, 2))
+    monkeypatch.setattr("stages.steering.measured", measured)
+    repository.set(steering={"prompts": 3, "strengths": [0.5]})
+    repository.run("steering")
+    assert asked == [["constitution"] * 3] * 2
+    assert {"strength": 0.5, "n": 3}.items() <= repository.metrics("steering").items()
+    records.write("data/prompts.jsonl", rows[1::2])
+    with pytest.raises(UserError, match=r"no prompt of the constitution's own; set prompts\.per_trait in params\.yaml above 0"):
+        repository.run("steering")
 
 
 def found(probability, perplexity=10.0, repetition=0.05, empty=0.0):
