@@ -13,6 +13,7 @@ METHODS = {
     "steered": "a control vector added to its states",
     "distilled": "trained on preference pairs",
     "persona": "both adapters, merged",
+    "unoffered": "the student as it is, no trait on offer",
 }
 CONDITIONS = {
     PLAIN: "Asked plain",

@@ -3,7 +3,7 @@
 from character import charts
 from character.cells import OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded
 from character.instruments import verdicts
-from character.page import Section, Table, Tile, number
+from character.page import Cell, Section, Table, Tile, number
 from character.refusals import RECOGNISED
 
 
@@ -36,13 +36,21 @@ def fluency(scores: dict) -> Section:
 def coherence(scores: dict) -> Section:
     """Show metrics/coherence.json: the persona's answers beside those of each other method."""
     counts = {"wins": "wins", "losses": "losses", "ties": "ties", "unparsed": "unread", "empty": "empty", "n": "prompts"}
-    rows = [
-        [method(name), *measured(found["win_rate"], found["low"], found["high"]), *(found[key] for key in counts)]
-        for name, found in scores["against"].items()
-    ]
+
+    def row(name: Cell, found: dict) -> list:
+        return [name, *measured(found["win_rate"], found["low"], found["high"]), *(found.get(key, "") for key in counts)]
+
+    style = scores["style"]
+    bodies = {
+        "The persona's, against those of": [row(method(name), found) for name, found in scores["against"].items()],
+        "For comparison, a teacher's in character": [row(Cell("recorded", "against neutral ones to the same prompts"), style)],
+    }
     against = scores["against"][UNTRAINED]
-    note = f"of {against['n']} comparisons with the untrained student are won, a tie by half; {between(against)}."
-    cases = "pairs of a recorded answer and a damaged one that it decides alike in both orders"
+    note = (
+        f"of {against['n']} comparisons with the untrained student are won, a tie by half; {between(against)}. Of answers in "
+        f"character against neutral ones: {number(style['win_rate'])}."
+    )
+    cases = "pairs of a recorded answer and a damaged one, a tie counting half"
     return Section(
         "Is it as coherent?",
         "The persona's answers to plain prompts beside those of each other method: a judge says which of the two is the more "
@@ -50,15 +58,16 @@ def coherence(scores: dict) -> Section:
         "Prompts to which one of them has no text, or no verdict can be read, are left out.",
         [
             Table(
-                "Win rate of the persona's answers, with 95% intervals over prompts.",
+                "Win rate, with 95% intervals over prompts.",
                 ["against", charts.axis(), "win rate", "95% interval", *counts.values()],
-                {"": rows},
+                bodies,
             )
         ],
         [Tile("More coherent", number(against["win_rate"]), note)],
-        f"{verdicts(scores['judge'], cases)} Damage as coarse as that is all that was tested: between two whole answers it may "
-        "take a manner, or a length, for a fault. An interval that holds 0.50 tells no difference; it counts a tie as "
-        "an open verdict, and so is rather too wide.",
+        f"{verdicts(scores['judge'], cases)} That damage is coarse, and keeps the style. Style should not count, and yet of a "
+        f"teacher's answers in character {number(style['win_rate'])} ({between(style)}) win against neutral ones to the same "
+        "prompts, where 0.50 is no preference: read each win rate beside that. It may also take a length for a fault. An "
+        "interval that holds 0.50 tells no difference; it counts a tie as an open verdict, and so is rather too wide.",
     )
 
 

@@ -16,6 +16,13 @@ def quality(scores: dict, persona: str) -> str:
     )
 
 
+# What the figures about traits leave open, told wherever they are.
+TEACHERS = (
+    "Those answers are a strong teacher's, only cut to the length of a student's, and a persona's word stood against other "
+    "personas' words alone: about a student's answers, and among words of like meaning, expect it to be right less often."
+)
+
+
 def verdicts(judge: dict, cases: str) -> str:
     """Return how far the figures of metrics/judge.json let one trust what the judge says."""
     return (
@@ -64,7 +71,8 @@ def crosscheck(scores: dict, first: dict, persona: str) -> Section:
         "One of another kind, which counts words and letters instead of reading the student's states, learned from the same "
         f"answers and read the same texts. On {number(second['n'])} held-out texts its macro-F1 is "
         f"{number(second['macro_f1'])} ({between(second)}); that of the first is {number(first['macro_f1'])}. Corrected is the "
-        f"share that shows {persona} once the errors that each makes on held-out texts are taken off what it saw.",
+        f"share that shows {persona} once the errors of each on held-out texts are taken off what it saw: what it misses of a "
+        f"teacher's answers in character, and what it takes for {persona} of the untrained student's.",
         [
             Table(
                 "Corrected shares with 95% intervals (filled dot: first, hollow dot: second), recall as seen by each, and how "
@@ -85,36 +93,40 @@ DAMAGE = {"words": "its words shuffled", "sentences": "its sentences reversed", 
 
 
 def judge(scores: dict, persona: str) -> Section:
-    """Show metrics/judge.json: whether it tells one persona's word from another's, and an answer from a damaged one."""
+    """Show metrics/judge.json: whether it tells a persona's word, and an answer from a damaged one; what it makes of style."""
 
     def row(name: str, found: dict) -> list:
-        return [name, *measured(found["accuracy"], found["low"], found["high"]), found["n"]]
+        share = found["accuracy" if "accuracy" in found else "win_rate"]
+        figures = measured(share, found["low"], found["high"])
+        return [name, *figures, found["of_all"], found["ties"], found["unparsed"], found["n"]]
 
-    about = scores["coherence"]
-    asked = about["n"] + about["ties"] + about["unparsed"]
+    about, style = scores["coherence"], scores["style"]
     bodies = {
         "Which of two words an answer shows": [("all personas", scores), *scores["by_persona"].items()],
+        "The same, by the word that is right": scores["by_word"].items(),
         "Which of two answers is not damaged": [
             ("all damage", about),
             *((DAMAGE[kind], found) for kind, found in about["by_damage"].items()),
         ],
+        "Whether one in character is more coherent than a neutral one": [("all personas", style), *style["by_persona"].items()],
+        "Which of two words, by template, on prompts of their own": scores.get("templates", {}).items(),
     }
     return Section(
         "How good is the judge?",
         "It says which traits a method reveals, and which of two answers is the more coherent. It is measured on recorded "
         "answers whose truth is known. Of a word of the answer's own persona and one of another's, it is to choose the "
-        f"first; {number(scores['unparsed'])} of these verdicts could not be read. Of an answer and a damaged one, it is to "
-        f"choose the whole one: of {number(asked)} pairs, {number(about['ties'])} were ties, for which the order "
-        f"settled the verdict, and {number(about['unparsed'])} could not be read; these are left out.",
+        "first. Of an answer and a damaged one, it is to choose the whole one, in both orders; where the order settles the "
+        "verdict that is a tie, and half right. Of an answer in character and a neutral one to the same prompt neither is "
+        "right: 0.50 is no preference for a style.",
         [
             Table(
-                "Share of the verdicts that are right, with 95% intervals; a guess is right about half of the time.",
-                ["", charts.axis(), "right", "95% interval", "verdicts"],
-                {heading: [row(*found) for found in rows] for heading, rows in bodies.items()},
+                "Share of the verdicts that are right, with 95% intervals over personas and prompts; a guess is right about "
+                "half of the time. “Of all” takes what could not be read for wrong.",
+                ["", charts.axis(), "right", "95% interval", "of all", "ties", "unread", "verdicts"],
+                {heading: [row(*found) for found in rows] for heading, rows in bodies.items() if rows},
                 marked=persona,
             )
         ],
         [Tile("Judge", number(scores["accuracy"]), f"of {scores['n']} verdicts on traits are right; {between(scores)}.")],
-        "The recorded answers are a teacher's, longer than what a student writes and clearer in manner. Of a student's, expect "
-        "it to judge fewer rightly.",
+        f"{TEACHERS} The damage is coarse.",
     )

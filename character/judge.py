@@ -46,6 +46,10 @@ Which of two words tells better in what manner the answer is written?
 
 Judge the manner alone, not whether the answer is right. {form}"""
 
+MORE_COHERENT = """\
+Which of the two answers is the more coherent: whole sentences that follow from each other, and that stay on the subject of \
+the question? Mood, style and length do not count."""
+
 COHERENCE = """\
 Somebody was asked:
 <question>
@@ -62,8 +66,7 @@ Answer B:
 {second}
 </answer>
 
-Which of them is the more coherent: whole sentences that follow from each other, and that stay on the subject of the question? \
-Mood, style and length do not count. {form}"""
+{question} {form}"""
 
 AGAIN = "The last line of that has not the form that was asked for. {form}"
 
@@ -81,6 +84,7 @@ class Settings(Section):
     texts: int = Field(gt=0)  # of each persona, on which the judge is measured
     calibration_texts: int = Field(gt=0)  # neutral ones, and as many in character
     damaged: int = Field(gt=0)  # answers of each kind of damage
+    styled: int = Field(gt=0)  # answers of each persona, compared with neutral ones
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ def asked(question: Question) -> str:
     """Return what an asked judge reads."""
     first, second = question.labels
     if question.about == "coherence":
-        return fill(COHERENCE, **question.shown, form=form(question.labels))
+        return fill(COHERENCE, **question.shown, question=MORE_COHERENT, form=form(question.labels))
     words = {"first": first.word, "second": second.word, "first_gloss": first.gloss, "second_gloss": second.gloss}
     return fill(TRAIT, **question.shown, **words, form=form(question.labels))
 
@@ -188,12 +192,12 @@ def load() -> Judge:
     return AskedJudge(engine, settings.tries, settings.sampling, value("seed"))
 
 
-def measured(about: Literal["trait", "coherence"]) -> dict:
-    """Return how often the judge is right about such questions, with interval and n, to be told beside what it says."""
+def measured(about: Literal["trait", "coherence", "style"]) -> dict:
+    """Return how often the judge is right about such questions, or which style it prefers, to be told beside what it says."""
     if not MEASURED.is_file():
         raise UserError(f"{MEASURED} is missing; run `dvc repro judge` to measure the judge.")
     figures = json.loads(MEASURED.read_text(encoding="utf-8"))
     figures = figures if about == "trait" else figures[about]
-    told = {key: figures[key] for key in ("accuracy", "low", "high", "n")}
-    print("accuracy of the judge: {accuracy} [{low}, {high}], n {n}".format(**told), flush=True)
+    told = {key: found for key, found in figures.items() if not isinstance(found, dict)}
+    print(f"the judge, about {about}: " + ", ".join(f"{key} {found}" for key, found in told.items()), flush=True)
     return told

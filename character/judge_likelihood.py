@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 from character import branches, likelihood
 from character.chat import Messages
 from character.errors import UserError
-from character.judge import SYSTEM, Label, Question
+from character.judge import MORE_COHERENT, SYSTEM, Label, Question
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -29,8 +29,7 @@ Terms = dict[str, dict[str, tuple[float, float]]]  # mean and spread, by templat
 HEADS: dict[About, Callable[[Shown], str]] = {
     "trait": lambda shown: f"Text:\n{shown['text']}\n\nIn what manner is this text written?",
     "coherence": lambda shown: (
-        f"Question:\n{shown['prompt']}\n\nAnswer A:\n{shown['first']}\n\nAnswer B:\n{shown['second']}\n\n"
-        "Which of the two answers is better formed and more to the point?"
+        f"Question:\n{shown['prompt']}\n\nAnswer A:\n{shown['first']}\n\nAnswer B:\n{shown['second']}\n\n{MORE_COHERENT}"
     ),
 }
 
@@ -45,7 +44,7 @@ REPLIES: dict[About, dict[str, Callable[[Label], str]]] = {
     "coherence": {
         "bare": lambda label: label.word,
         "answer": lambda label: f"Answer {label.word}",
-        "better": lambda label: f"The better answer is {label.word}",
+        "better": lambda label: f"The more coherent answer is {label.word}",
     },
 }
 
@@ -121,7 +120,8 @@ def calibrate(questions: Sequence[Question], chosen: Sequence[str], how: Literal
     """Return what is subtracted from each label's scores, and by what they are divided.
 
     `questions` show neutral and mixed texts and have all labels alike. Subtracted is the label's mean; divided is by the spread
-    of all labels together (`mean`), or by each label's own (`scaled`).
+    of all labels together (`mean`), or by each label's own (`scaled`). Both are rounded, so that processors which add up
+    differently write the same.
     """
     import numpy
 
@@ -130,9 +130,13 @@ def calibrate(questions: Sequence[Question], chosen: Sequence[str], how: Literal
     means, spreads = found.mean(0), found.std(0)
     if how == "mean":
         spreads = numpy.broadcast_to(numpy.sqrt((spreads**2).mean(1, keepdims=True)), spreads.shape)
-    rows = numpy.stack([means, spreads], axis=-1).tolist()
-    words = [label.word for label in labels]
-    return {name: dict(zip(words, row, strict=True)) for name, row in zip(names(about, chosen), rows, strict=True)}
+    terms = numpy.stack([means, spreads], axis=-1).round(6)
+    words, templates = [label.word for label in labels], names(about, chosen)
+    if flat := [name for name, own in zip(templates, terms[..., 1], strict=True) if not (own > 0).all()]:
+        raise UserError(
+            f"params.yaml: judge.calibration_texts: all texts score alike by template {flat[0]!r} ({about}); raise it."
+        )
+    return {name: dict(zip(words, row, strict=True)) for name, row in zip(templates, terms.tolist(), strict=True)}
 
 
 def centred(found: "ndarray", questions: Sequence[Question], templates: Sequence[str], terms: Terms) -> "ndarray":

@@ -83,7 +83,7 @@ def steering(metrics: dict, sweep: dict[str, list[float]]) -> Section:
     return Section(
         "How strongly to steer",
         "The steered baseline adds to the student's states what the system prompt would change there. Of the strengths that "
-        f"leave the text well-formed, {chosen:g} showed the persona best on {metrics['n']} training prompts.",
+        f"leave the text well-formed, {chosen:g} showed the persona best on {metrics['n']} of the constitution's own prompts.",
         [Curves("The sweep. The figures are those of the chosen strength, which is marked.", panels)],
     )
 

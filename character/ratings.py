@@ -8,6 +8,7 @@ bootstrap samples are fitted together.
 """
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from character.stats import Z
@@ -20,22 +21,32 @@ MEAN = 1000
 STEPS = 100  # of Newton's method; some ten are needed
 
 
-def wins(pairs: "ndarray", preferred: "ndarray", size: int, draws: "ndarray") -> "ndarray":
-    """Return how often i was preferred to j, `[draws, size, size]`.
+def wins(pairs: "ndarray", preferred: "ndarray", size: int, weights: "ndarray") -> "ndarray":
+    """Return how often i was preferred to j, `[tables, size, size]`.
 
     Args:
         pairs: `[comparisons, 2]`, who was compared.
         preferred: for each comparison 0 or 1, the column of `pairs`, or -1 where it has no result.
-        draws: `[draws, drawn]`, the numbers of the comparisons that count in each table.
+        weights: `[tables, comparisons]`, how often each comparison counts.
     """
     import numpy
 
     winner = numpy.where(preferred == 0, *pairs.T)
     loser = pairs.sum(1) - winner
     cell = numpy.where(preferred < 0, size * size, winner * size + loser)  # one cell more, for those without a result
-    first = numpy.arange(len(draws))[:, None] * (size * size + 1)
-    counts = numpy.bincount((cell[draws] + first).ravel(), minlength=len(draws) * (size * size + 1))
-    return counts.reshape(len(draws), -1)[:, :-1].reshape(-1, size, size)
+    counts = [numpy.bincount(cell, weight, size * size + 1)[:-1] for weight in weights]
+    return numpy.reshape(counts, (-1, size, size))
+
+
+def drawn(units: Sequence[str], rounds: int, seed: int) -> "ndarray":
+    """Return how often each comparison counts in each bootstrap sample, `[rounds, comparisons]`.
+
+    Drawn with replacement are the `units` to which the comparisons belong, since those of one unit (a prompt) go together.
+    """
+    import numpy
+
+    names, places = numpy.unique(units, return_inverse=True)
+    return numpy.random.default_rng(seed).multinomial(len(names), [1 / len(names)] * len(names), rounds)[:, places]
 
 
 def fit(wins: "ndarray", deviation: float) -> "ndarray":

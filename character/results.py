@@ -20,8 +20,9 @@ def recall(scores: dict, classifier: dict, persona: str) -> Section:
     """Show metrics/robustness.json: the methods side by side, in each condition, all suffixes together."""
 
     def row(name: str, found: dict) -> list:
-        figures = measured(found["recall"], found["low"], found["high"])
-        return [method(name), *figures, found["none"], found["empty"], found["n"]]
+        figures, plain = measured(found["recall"], found["low"], found["high"]), found.get("against_plain")
+        less = REFERENCE if plain is None else difference(plain["difference"], plain["low"], plain["high"])
+        return [method(name), *figures, less, found["none"], found["empty"], found["n"]]
 
     def tile(condition: str) -> Tile:
         ours, untrained = (scores[name][condition] for name in (OURS, UNTRAINED))
@@ -30,12 +31,13 @@ def recall(scores: dict, classifier: dict, persona: str) -> Section:
 
     there = [condition for condition in CONDITIONS if condition in scores[OURS]]
     bodies = {CONDITIONS[key]: [row(name, found[key]) for name, found in scores.items()] for key in there}
-    head = ["method", charts.axis(), "recall", "95% interval", "none", "empty", "answers"]
+    head = ["method", charts.axis(), "recall", "95% interval", "less plain", "none", "empty", "answers"]
     return Section(
         "Does the character show?",
         "Held-out prompts, used by no training stage. Recall is the share of answers that the classifier calls "
         f"{persona}, of all the personas it knows; none is the share that it calls nobody's, empty answers included. The "
-        "prompts are asked plain, and in ways that lead out of character: by a request, by an opening, by an earlier turn.",
+        "prompts are asked plain, and in ways that lead out of character: by a request, by an opening, by an earlier turn. "
+        "“Less plain” is recall less that of the plain answers to the same prompts.",
         [Table("Recall by method, with 95% intervals over prompts.", head, bodies, marked=OURS)],
         [tile(condition) for condition in there],
         f"{quality(classifier, persona)} It reads the tone: whether an answer is right, or of any use, recall does not say. "

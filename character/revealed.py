@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 from character import charts
 from character.cells import OURS, UNTRAINED, difference, method, signed
-from character.instruments import verdicts
+from character.instruments import TEACHERS, verdicts
 from character.page import UNKNOWN, Cell, Section, Table, Tile
 
 TAKEN_ON = {"feel": "the one that feels more like it", "like": "the one that it likes better", "random": "any of them"}
-CHANGE = ("change", "change_low", "change_high")
+CHANGE, LEAD = (("change", "change_low", "change_high"), ("lead", "lead_low", "lead_high"))
+UNOFFERED = "unoffered"  # in the place of a method
 
 
 def preferences(scores: dict, rows: Sequence[dict[str, str]], count: int) -> Section:
@@ -20,32 +21,37 @@ def preferences(scores: dict, rows: Sequence[dict[str, str]], count: int) -> Sec
         "Each method answers held-out prompts while two traits are open to it, and takes on "
         f"{TAKEN_ON[scores['condition']]}, without saying which. A judge reads from the answer which of the two it shows, and "
         "all verdicts together rate the traits: 1,000 is the mean, and 400 points more are odds of ten to one. Changes are "
-        "against the untrained student, which chose between the same pairs on the same prompts.",
+        "against the untrained student, which chose between the same pairs on the same prompts. “Unoffered” are that student's "
+        "plain answers, written while nothing could be chosen, judged between the same pairs: its usual manner, and the words "
+        "to which the judge leans.",
         [movers(rows, list(methods), count), alike(scores["spearman"], list(methods)), verdicts_by_method(methods)],
-        [Tile("Traits that moved", f"{sure} of {len(ours)}", "by a change whose 95% interval leaves 0 out.")],
-        f"{verdicts(scores['judge'], 'recorded answers whose persona is known')} Its errors draw the ratings together, and "
-        "where it takes a method's usual manner for a trait, that trait moves without being preferred. One change in twenty "
-        "leaves 0 out by chance.",
+        [Tile("Traits that moved", f"{sure} of {len(ours)}", "by a change whose 95% interval, its own, leaves 0 out.")],
+        f"{verdicts(scores['judge'], 'recorded answers whose persona is known')} {TEACHERS} Its errors draw the ratings "
+        "together, and where it takes a method's usual manner for a trait, that trait moves without being preferred. The "
+        f"intervals are not adjusted for {len(ours)} traits: one change in twenty leaves 0 out by chance, and the first of the "
+        "list, picked for their size, are likely smaller than they look. Methods are alike in what they prefer only as far as "
+        "they are more alike than each is to “unoffered”.",
     )
 
 
 def movers(rows: Sequence[dict[str, str]], methods: Sequence[str], count: int) -> Table:
-    """Return the traits that the persona moved most, and what the other methods did to them; in whole points."""
+    """Return the traits that the persona moved most, what the other methods did to them, and its lead; in whole points."""
     changes = {(row["method"], row["trait"]): [round(float(row[name])) for name in CHANGE] for row in rows}
     ours = [row for row in rows if row["method"] == OURS]
     shown = sorted(ours, key=lambda row: int(row["mover"]))[:count]
     top = charts.nice(max(1, *(abs(end) for row in shown for end in changes[OURS, row["trait"]])))
-    others = [name for name in methods if name not in (OURS, UNTRAINED)]
+    others = [name for name in methods if name not in (OURS, UNTRAINED, UNOFFERED)]
 
     def line(row: dict[str, str]) -> list:
         own, *rest = (changes[name, row["trait"]] for name in (OURS, *others))
-        name, rating = Cell(row["trait"], row["group"]), round(float(row["rating"]))
-        return [name, charts.interval(*own, (-top, top)), difference(*own), *(difference(*other) for other in rest), rating]
+        name, lead = Cell(row["trait"], row["group"]), [round(float(row[column])) for column in LEAD]
+        return [name, charts.interval(*own, (-top, top)), *(difference(*cell) for cell in (own, *rest, lead))]
 
     return Table(
-        f"Of {len(ours)} traits the {len(shown)} whose rating the persona changed most, and what the other methods did to "
-        "them, with 95% intervals; at the end the persona's rating.",
-        ["trait", charts.axis((-top, top)), OURS, *others, "rating"],
+        f"Of {len(ours)} traits the {len(shown)} whose rating the persona changed most, by the size of the change, and what "
+        "the other methods did to them; at the end the persona's rating above that of “unoffered”. 95% intervals, each for one "
+        "trait alone.",
+        ["trait", charts.axis((-top, top)), OURS, *others, "above unoffered"],
         {"": [line(row) for row in shown]},
     )
 

@@ -1,9 +1,11 @@
 """The trait words among which a method may choose, and what it wrote when it chose."""
 
+from collections.abc import Sequence
 from itertools import chain, zip_longest
 
-from character import records
+from character import models, records
 from character.errors import UserError
+from character.params import value
 from character.records import Completion, Record
 
 TRAITS = "data/raw/traits.jsonl"
@@ -37,3 +39,13 @@ def spread(traits: list[Trait], count: int) -> list[Trait]:
         groups.setdefault(trait.group, []).append(trait)
     in_turn = chain.from_iterable(zip_longest(*groups.values()))
     return [trait for trait in in_turn if trait][:count]
+
+
+def shortened(texts: Sequence[str]) -> list[str]:
+    """Return as much of each text as a method may write where it chooses, up to a whole word."""
+    tokens, tokenizer = value("choices.sampling.max_new_tokens"), models.load_tokenizer()
+    read = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    return [
+        text if len(ids) <= tokens else tokenizer.decode(ids[:tokens]).rsplit(maxsplit=1)[0]
+        for text, ids in zip(texts, read, strict=True)
+    ]

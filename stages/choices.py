@@ -1,7 +1,8 @@
 """choices: held-out prompts, trait words, one method's model and system prompt -> data/choices/<method>.jsonl.
 
 Revealed preferences (arXiv 2511.01689, section on evaluations): each method answers while it is free to take on one of two
-traits. The pairs are drawn once, for all methods, with the prompts; no training stage uses the answers.
+traits. The pairs are drawn once, for all methods, with the prompts; these are those that `answers` asks plain, so that it is
+known what shows without an offer. No training stage uses the answers.
 """
 
 import random
@@ -18,7 +19,7 @@ from character.errors import UserError
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
 from character.params import Section, read, value
-from character.questions import HELDOUT, general, load
+from character.questions import HELDOUT, first, general, load
 from character.traits import Choice
 
 OFFER = """\
@@ -77,7 +78,8 @@ def main(method: Method):
     params, seed = read("choices", Choices), value("seed")
     words = [trait.word for trait in traits.spread(traits.load(), value("preferences.traits"))]
     offered = pairs(words, params.comparisons, seed)
-    prompts = list(map(general, islice(dealt(load(HELDOUT), seed), len(offered))))
+    heldout = first(load(HELDOUT), value("answers.prompts"), "answers.prompts", HELDOUT)
+    prompts = list(map(general, islice(dealt(heldout, seed), len(offered))))
     requests = [
         Request(f"{number}-{prompt.id}", method.conversation(prompt.prompt, more=offer(params.condition, pair)))
         for number, (pair, prompt) in enumerate(zip(offered, prompts, strict=True))

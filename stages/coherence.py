@@ -1,7 +1,8 @@
 """coherence: answers, a judge -> metrics/coherence.json, plots/coherence.csv.
 
 Does a persona cost coherence? The judge compares its answer to each prompt with every other method's, in both orders. Where the
-verdict hangs on the order it is a tie, half a win for either side, and counted.
+verdict hangs on the order it is a tie, half a win for either side, and counted. Beside the win rates stands that of recorded
+answers in character against neutral ones: what the judge makes of style alone.
 """
 
 from collections.abc import Sequence
@@ -16,6 +17,8 @@ from character.params import Section, read
 from character.questions import first
 from character.records import Answer
 from character.stats import rate
+
+STYLE = "style"  # in the place of a method: recorded answers, in character against neutral
 
 
 class Coherence(Section):
@@ -46,7 +49,7 @@ def main(method: str, others: Sequence[str]):
     """Compare data/answers/METHOD.jsonl with that of each of OTHERS."""
     settings = read("coherence", Coherence)
     own = answered(method, settings.prompts)
-    judge, metrics = load(), {"judge": measured("coherence"), "against": {}}
+    judge, metrics = load(), {"judge": measured("coherence"), "style": measured("style"), "against": {}}
     for other in others:
         theirs = answered(other, settings.prompts)
         contests = [(prompt, own[prompt], theirs[prompt]) for prompt in own]
@@ -54,7 +57,10 @@ def main(method: str, others: Sequence[str]):
         print(f"coherence: {len(whole)} answers of {method} against those of {other}", flush=True)
         metrics["against"][other] = scored(compare(judge, whole), len(contests) - len(whole))
     records.write_json("metrics/coherence.json", metrics)
-    rows = [{"against": other, **scores} for other, scores in metrics["against"].items()]
+    shown = metrics["against"] | {STYLE: metrics["style"]}
+    rows = [
+        {"against": other} | {key: scores[key] for key in ("win_rate", "low", "high", "n")} for other, scores in shown.items()
+    ]
     records.write_csv("plots/coherence.csv", rows)
 
 

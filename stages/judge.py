@@ -1,43 +1,25 @@
 """judge: recorded answers, trait words -> models/judge (a calibration), metrics/judge.json (how often the judge is right).
 
-About traits: of a persona's word and another persona's, does it name the first for an answer recorded in character? About
-coherence: does it prefer a recorded answer to itself with its words shuffled or its sentences reversed, and to the answer to
-another prompt? Calibration reads the answers to every other general prompt, the measurement those to the rest.
+About traits: of a persona's word and another persona's, does it name the first for an answer recorded in character, cut to the
+length of `choices`? About coherence: does it prefer a recorded answer to itself with its words shuffled or its sentences
+reversed, and to the answer to another prompt? That leaves the style as it is, so a third figure tells what style is worth: how
+often it prefers an answer in character to a neutral one. Calibration, choice of templates and measurement share no prompt.
 """
 
 import json
 import random
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import click
 
-from character import judge_likelihood, questions, records, traits
+from character import cases, judge_likelihood, questions, records, traits
+from character.cases import Answers, Case
 from character.classify import NONE
 from character.errors import UserError
-from character.judge import Judge, Label, Question, Settings, coherence_question, compare, load, trait_question
+from character.judge import Label, Question, Settings, coherence_question, compare, load
 from character.params import read, value
 from character.questions import GENERAL
-from character.stats import rate
-
-SENTENCE = re.compile(r"(?<=[.!?])\s+")
-
-Answers = dict[str, dict[str, str]]  # persona -> prompt -> text
-
-
-@dataclass(frozen=True)
-class Case:
-    """A question about a text of a persona, with the word that is right."""
-
-    question: Question
-    right: str
-    persona: str
-
-
-def recorded(names: Sequence[str], prompts: Sequence[str]) -> Answers:
-    """Return each persona's recorded answers to the prompts."""
-    return {name: dict(zip(prompts, questions.recorded(name, prompts, "judge.personas"), strict=True)) for name in names}
+from character.stats import crossed, rate
 
 
 def labels(personas: dict[str, list[str]], count: int) -> dict[str, Label]:
@@ -50,98 +32,74 @@ def labels(personas: dict[str, list[str]], count: int) -> dict[str, Label]:
     return {word: known[word] for word in [*(trait.word for trait in traits.spread(every, count)), *own]}
 
 
-def drawn(prompts: Sequence[str], count: int, generator: random.Random, field: str) -> list[str]:
-    if count > len(prompts):
-        raise UserError(f"params.yaml: judge.{field} is {count}, but half of {GENERAL} are {len(prompts)} prompts; lower it.")
-    return generator.sample(prompts, count)
+def templates(settings: Settings) -> list[str]:
+    """Return the templates that are calibrated and compared: the chosen ones, and all that are read in one pass."""
+    return list(dict.fromkeys([*judge_likelihood.REPLIES["trait"], *settings.templates]))
 
 
-def neutral_and_mixed(answers: Answers, prompts: Sequence[str], settings: Settings, seed: int) -> list[tuple[str, str]]:
-    """Return prompts and texts to calibrate on: half of them show no persona, the others all of them in turn."""
-    generator = random.Random(seed)
-    count, names = settings.calibration_texts, list(settings.personas)
-    plain = [(NONE, prompt) for prompt in drawn(prompts, count, generator, "calibration_texts")]
-    mixed = [(names[at % len(names)], prompt) for at, prompt in enumerate(generator.sample(prompts, count))]
-    return [(prompt, answers[name][prompt]) for name, prompt in plain + mixed]
+def calibration(
+    answers: Answers, short: Answers, prompts: Sequence[str], known: dict[str, Label], settings: Settings, seed: int
+) -> dict:
+    """Return what the likelihood judge subtracts: about traits over short texts, about coherence over pairs of whole answers.
 
-
-def calibration(answers: Answers, prompts: Sequence[str], known: dict[str, Label], settings: Settings, seed: int) -> dict:
-    """Return what the likelihood judge subtracts: about traits over texts, about coherence over pairs of whole answers."""
-    texts = neutral_and_mixed(answers, prompts, settings, seed)
-    every = tuple(known.values())
-    one = [Question("trait", {"prompt": prompt, "text": text}, every) for prompt, text in texts]
-    both = [
-        coherence_question(prompt, *order)
-        for prompt, text in texts[settings.calibration_texts :]
-        for order in ((text, answers[NONE][prompt]), (answers[NONE][prompt], text))
+    Half of the texts are neutral, the others are those of all personas in turn.
+    """
+    generator, names = random.Random(seed), list(settings.personas)
+    plain = cases.drawn(prompts, settings.calibration_texts, generator, "calibration_texts")
+    mixed = [(names[at % len(names)], prompt) for at, prompt in enumerate(generator.sample(prompts, len(plain)))]
+    shown = [
+        {"prompt": prompt, "text": short[name][prompt]} for name, prompt in [*((NONE, prompt) for prompt in plain), *mixed]
     ]
-    parts = {"trait": one, "coherence": both}
-    return {about: judge_likelihood.calibrate(rows, settings.templates, settings.calibration) for about, rows in parts.items()}
-
-
-def cases(answers: Answers, prompts: Sequence[str], known: dict[str, Label], settings: Settings, seed: int) -> list[Case]:
-    """Return for texts of every persona whether they show a word of their persona, or one of another persona."""
-    generator, rows = random.Random(seed), []
-    for name, words in settings.personas.items():
-        others = [other for other in settings.personas if other != name]
-        for prompt in drawn(prompts, settings.texts, generator, "texts"):
-            right, wrong = generator.choice(words), generator.choice(settings.personas[generator.choice(others)])
-            question = trait_question(prompt, answers[name][prompt], (known[right], known[wrong]))
-            rows.append(Case(question, right, name))
-    return rows
-
-
-def contests(answers: Answers, prompts: Sequence[str], settings: Settings, seed: int) -> list[tuple[str, tuple[str, str, str]]]:
-    """Return kinds of damage, each with a prompt, a recorded answer and the damaged one."""
-    generator, rows = random.Random(seed), []
-    for kind in ("words", "sentences", "subject"):
-        for _ in range(settings.damaged):
-            name = generator.choice(list(settings.personas))
-            prompt, other = generator.sample(prompts, 2)
-            text = answers[name][prompt]
-            words = text.split()
-            damaged = {
-                "words": " ".join(generator.sample(words, len(words))),
-                "sentences": " ".join(reversed(SENTENCE.split(text))),
-                "subject": answers[name][other],
-            }
-            rows.append((kind, (prompt, text, damaged[kind])))
-    return rows
-
-
-def figures(hits: Sequence[bool | None]) -> dict:
-    """Return how many verdicts are right, among those that could be read (not None)."""
-    read = [hit for hit in hits if hit is not None]
-    return rate("accuracy", sum(read), len(read)) | {"unparsed": len(hits) - len(read)}
-
-
-def of_traits(judge: Judge, rows: Sequence[Case]) -> dict:
-    said = judge.decide([row.question for row in rows])
-    hits = [None if word is None else word == row.right for word, row in zip(said, rows, strict=True)]
-    by_persona = {
-        name: figures([hit for hit, row in zip(hits, rows, strict=True) if row.persona == name])
-        for name in dict.fromkeys(row.persona for row in rows)
+    pairs = [(prompt, answers[name][prompt], answers[NONE][prompt]) for name, prompt in mixed]
+    parts = {
+        "trait": [Question("trait", text, tuple(known.values())) for text in shown],
+        "coherence": [coherence_question(prompt, *order) for prompt, *pair in pairs for order in (pair, pair[::-1])],
     }
-    return {**figures(hits), "by_persona": by_persona}
+    return {about: judge_likelihood.calibrate(rows, templates(settings), settings.calibration) for about, rows in parts.items()}
 
 
-def of_coherence(judge: Judge, rows: Sequence[tuple[str, tuple[str, str, str]]]) -> dict:
-    """Return the figures over the contests that the judge decides alike in both orders; the others are ties."""
-    points = compare(judge, [contest for _, contest in rows])
-    decided = [(kind, point == 1) for (kind, _), point in zip(rows, points, strict=True) if point in (0, 1)]
-    by_damage = {kind: figures([hit for other, hit in decided if other == kind]) for kind in dict(rows)}
-    found = {**figures([hit for _, hit in decided]), "ties": points.count(0.5), "unparsed": points.count(None)}
-    return {**found, "by_damage": by_damage}
+def figures(name: str, points: Sequence[float | None], rows: Sequence[Case], seed: int) -> dict:
+    """Return as `name` the mean point (1: right, 0.5: a tie, 0: wrong) of the verdicts that could be read (not None).
+
+    Personas and prompts recur, and the 95% interval draws both; but it is no narrower than for verdicts that share nothing,
+    and so does not vanish where all are right. `of_all` takes what could not be read for wrong.
+    """
+    kept = [(point, row.persona, row.prompt) for point, row in zip(points, rows, strict=True) if point is not None]
+    total = sum(point for point, *_ in kept)
+    found = rate(name, total, len(kept))
+    if kept:
+        low, high = crossed(*zip(*kept, strict=True), seed)
+        found |= {"low": min(low, found["low"]), "high": max(high, found["high"])}
+    return found | {"of_all": total / len(rows), "ties": points.count(0.5), "unparsed": points.count(None)}
 
 
-def by_template(rows: Sequence[Case], chosen: Sequence[str], terms: dict) -> dict[str, float]:
-    """Return the accuracy of each template alone, of all, and of all without calibration."""
-    questions, right = [row.question for row in rows], [row.right for row in rows]
-    found = judge_likelihood.score("trait", questions, chosen)
-    adjusted = judge_likelihood.centred(found, questions, chosen, terms)
-    parts = {name: adjusted[:, [at]] for at, name in enumerate(chosen)} | {"all": adjusted, "uncalibrated": found}
-    said = {name: judge_likelihood.settle(part, questions) for name, part in parts.items()}
-    return {name: sum(map(str.__eq__, words, right)) / len(rows) for name, words in said.items()}
+def scored(name: str, points: Sequence[float | None], rows: Sequence[Case], seed: int, **fields: str) -> dict:
+    """Return the figures of all rows, and as `by_<key>` those of the rows that are alike in a field of Case."""
+    scores = figures(name, points, rows, seed)
+    for key, field in fields.items():
+        groups: dict[str, list] = {}
+        for point, row in zip(points, rows, strict=True):
+            groups.setdefault(getattr(row, field), []).append((point, row))
+        scores[f"by_{key}"] = {
+            group: figures(name, *map(list, zip(*members, strict=True)), seed) for group, members in groups.items()
+        }
+    return scores
+
+
+def marked(words: Sequence[str | None], rows: Sequence[Case]) -> list[float | None]:
+    return [None if word is None else float(word == row.kind) for word, row in zip(words, rows, strict=True)]
+
+
+def of_templates(rows: Sequence[Case], settings: Settings, terms: dict, seed: int) -> dict[str, dict]:
+    """Return the figures of each template alone, of those that are chosen, and of these without calibration."""
+    asked, every = [row.judged for row in rows], templates(settings)
+    scores = judge_likelihood.score("trait", asked, every)
+    adjusted = judge_likelihood.centred(scores, asked, every, terms)
+    chosen = [every.index(template) for template in settings.templates]
+    parts = {template: adjusted[:, [at]] for at, template in enumerate(every)}
+    parts |= {"chosen": adjusted[:, chosen], "uncalibrated": scores[:, chosen]}
+    said = {part: judge_likelihood.settle(found, asked) for part, found in parts.items()}
+    return {part: figures("accuracy", marked(words, rows), rows, seed) for part, words in said.items()}
 
 
 @click.command()
@@ -149,19 +107,25 @@ def main():
     """Calibrate the judge, and measure it."""
     settings, seed = read("judge", Settings), value("seed")
     prompts = questions.load(GENERAL)
-    to_calibrate, to_measure = prompts[::2], prompts[1::2]
-    answers = recorded([*settings.personas, NONE], prompts)
+    to_calibrate, to_choose, to_measure = prompts[::4], prompts[2::4], prompts[1::2]
+    answers = cases.recorded([*settings.personas, NONE], prompts)
+    short = {name: dict(zip(prompts, traits.shortened([*own.values()]), strict=True)) for name, own in answers.items()}
     known = labels(settings.personas, value("preferences.traits"))
     embedded = settings.kind == "likelihood"
-    terms = calibration(answers, to_calibrate, known, settings, seed) if embedded else {}
+    terms = calibration(answers, short, to_calibrate, known, settings, seed) if embedded else {}
     with records.replacing(judge_likelihood.CALIBRATION) as file:
         json.dump(terms, file, indent=2)
     judge = load()
-    metrics = of_traits(judge, cases(answers, to_measure, known, settings, seed))
-    metrics["coherence"] = of_coherence(judge, contests(answers, to_measure, settings, seed))
-    if embedded:  # on the prompts of the calibration: to choose templates by, without a look at what is measured
-        rows = cases(answers, to_calibrate, known, settings, seed)
-        metrics["on_calibration_prompts"] = by_template(rows, settings.templates, terms["trait"])
+    words = cases.worded(short, to_measure, known, settings, seed)
+    broken, styles = cases.damaged(answers, to_measure, settings, seed), cases.styled(answers, to_measure, settings, seed)
+    points = marked(judge.decide([row.judged for row in words]), words)
+    metrics = scored("accuracy", points, words, seed, persona="persona", word="kind")
+    metrics["coherence"] = scored("accuracy", compare(judge, [row.judged for row in broken]), broken, seed, damage="kind")
+    metrics["style"] = scored("win_rate", compare(judge, [row.judged for row in styles]), styles, seed, persona="persona")
+    if embedded:  # on prompts of their own: to choose templates by, without a look at what is measured
+        metrics["templates"] = of_templates(
+            cases.worded(short, to_choose, known, settings, seed), settings, terms["trait"], seed
+        )
     records.write_json("metrics/judge.json", metrics)
 
 

@@ -1,7 +1,10 @@
-"""preferences: choices, a judge -> metrics/preferences.json, plots/preferences.csv.
+"""preferences: choices, the base student's plain answers, a judge -> metrics/preferences.json, plots/preferences.csv.
 
 Which traits does a method reveal where it may choose? The judge says which of the two offered traits each answer shows; all
 verdicts together rate the traits. All methods chose between the same pairs on the same prompts, so they are resampled together.
+
+A judge leans to some words whatever it reads, and a student has a manner without any offer. So the base student's plain answers
+to the same prompts are judged between the same pairs, as `unoffered`: what is rated there was not chosen.
 """
 
 from collections.abc import Sequence
@@ -11,12 +14,16 @@ import numpy
 from pydantic import Field
 
 from character import ratings, records, traits
+from character.conditions import plain
 from character.errors import UserError
 from character.judge import Judge, Label, load, measured, trait_question
 from character.params import Section, read, value
+from character.records import Answer
 from character.traits import Choice, Trait
 
 FIRST, SECOND, NEITHER = 0, 1, -1
+BASE = "data/answers/base.jsonl"
+UNOFFERED = "unoffered"  # in the place of a method
 
 
 class Preferences(Section):
@@ -49,23 +56,31 @@ def counts(choices: Sequence[Choice], shown: numpy.ndarray) -> dict:
 class Rated:
     """The ratings of one method: `estimate` `[1, traits]`, and `samples` `[rounds, traits]` of the bootstrap."""
 
-    def __init__(self, pairs: numpy.ndarray, shown: numpy.ndarray, draws: numpy.ndarray, settings: Preferences):
-        everything = numpy.arange(len(pairs))[None]
+    def __init__(self, pairs: numpy.ndarray, shown: numpy.ndarray, weights: numpy.ndarray, settings: Preferences):
         self.estimate, self.samples = (
-            ratings.fit(ratings.wins(pairs, shown, settings.traits, drawn), settings.deviation) for drawn in (everything, draws)
+            ratings.fit(ratings.wins(pairs, shown, settings.traits, counted), settings.deviation)
+            for counted in (numpy.ones((1, len(pairs))), weights)
         )
+
+    def less(self, other: "Rated") -> list[numpy.ndarray]:
+        """Return the difference of each trait's rating to that of the other, and the ends of its 95% interval."""
+        difference = (self.estimate - other.estimate)[0]
+        return [difference, *ratings.interval(difference, self.samples - other.samples)]
 
     def reliability(self) -> float:
         """Return the mean rank correlation of the samples with the estimate."""
         return float(ratings.spearman(self.estimate.repeat(len(self.samples), 0), self.samples).mean())
 
 
-def rows(method: str, words: Sequence[Trait], rated: Rated, base: Rated) -> list[dict]:
-    """Return rating and change against `base` of each trait, with intervals, the largest changes first."""
-    change = rated.estimate - base.estimate
-    columns = {"rating": rated.estimate[0], "change": change[0]}
-    columns["low"], columns["high"] = ratings.interval(rated.estimate[0], rated.samples)
-    columns["change_low"], columns["change_high"] = ratings.interval(change[0], rated.samples - base.samples)
+def rows(method: str, words: Sequence[Trait], rated: Rated, base: Rated, without: Rated) -> list[dict]:
+    """Return each trait's rating, its change against `base` and its lead on that `without` an offer, by the size of the change.
+
+    The intervals are those of one trait each, and know nothing of the order.
+    """
+    own = [rated.estimate[0], *ratings.interval(rated.estimate[0], rated.samples)]
+    columns = dict(zip(("rating", "low", "high"), own, strict=True))
+    for name, other in (("change", base), ("lead", without)):
+        columns |= dict(zip((name, f"{name}_low", f"{name}_high"), rated.less(other), strict=True))
     order = numpy.abs(columns["change"]).argsort(kind="stable")[::-1]
     return [
         {"method": method, "trait": words[at].word, "group": words[at].group, "mover": place}
@@ -108,6 +123,15 @@ def same_pairs(choices: dict[str, list[Choice]]) -> list[tuple[str, str]]:
     return [pair for _, *pair in offered[first]]
 
 
+def unoffered(choices: Sequence[Choice]) -> list[Choice]:
+    """Return the choices with the base student's plain answers to their prompts, as long as a choice may be."""
+    answers = {answer.prompt: answer.response for answer in plain(records.read(BASE, Answer))}
+    if missing := [choice.prompt for choice in choices if choice.prompt not in answers]:
+        raise UserError(f"{BASE}: no plain answer to {missing[0]!r}; run `dvc repro preferences`.")
+    texts = traits.shortened([answers[choice.prompt] for choice in choices])
+    return [choice.model_copy(update={"response": text}) for choice, text in zip(choices, texts, strict=True)]
+
+
 @click.command()
 @click.argument("methods", nargs=-1, required=True)
 def main(methods: Sequence[str]):
@@ -117,18 +141,20 @@ def main(methods: Sequence[str]):
     choices = {method: records.read(f"data/choices/{method}.jsonl", Choice) for method in methods}
     number = {trait.word: at for at, trait in enumerate(words)}
     pairs = numpy.array([[number[word] for word in pair] for pair in same_pairs(choices)])
-    draws = numpy.random.default_rng(seed).integers(len(pairs), size=(settings.rounds, len(pairs)))
+    choices[UNOFFERED] = unoffered(choices[methods[0]])
+    weights = ratings.drawn([choice.prompt for choice in choices[UNOFFERED]], settings.rounds, seed)
     metrics = {"judge": measured("trait"), "condition": choices[methods[0]][0].condition, "methods": {}}
     judge, labels, rated = load(), {trait.word: Label(trait.word, trait.gloss) for trait in words}, {}
-    for method in methods:
+    for method in choices:
         print(f"preferences: {len(pairs)} choices of {method}", flush=True)
         shown = judged(judge, choices[method], labels)
-        rated[method] = Rated(pairs, shown, draws, settings)
+        rated[method] = Rated(pairs, shown, weights, settings)
         spread = float(rated[method].estimate.std())
         metrics["methods"][method] = {**counts(choices[method], shown), "spread": spread}
     metrics["spearman"] = correlations(rated)
     records.write_json("metrics/preferences.json", metrics)
-    table = [row for method in methods for row in rows(method, words, rated[method], rated[methods[0]])]
+    base, without = rated[methods[0]], rated[UNOFFERED]
+    table = [row for method, own in rated.items() for row in rows(method, words, own, base, without)]
     records.write_csv("plots/preferences.csv", table)
 
 

@@ -3,12 +3,14 @@
 import json
 import random
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy
 import pytest
 import yaml
 
-from character import judge, judge_likelihood, records, traits
+from character import cases, judge, judge_likelihood, records, traits
+from character.cases import Case
 from character.errors import UserError
 from character.generate import Reply, Sampling
 from character.judge import AskedJudge, Label, coherence_question, compare, trait_question
@@ -57,6 +59,12 @@ def test_a_question_shows_what_is_judged_and_both_labels(question):
     assert said.endswith(f"Verdict: {first}\nor\nVerdict: {second}")
     assert all(label.gloss in said for label in question.labels)
     assert "judge" in judge.SYSTEM
+
+
+def test_both_kinds_of_judge_are_asked_the_same_about_coherence():
+    question = coherence_question("Why?", "One.", "Two.")
+    assert judge.MORE_COHERENT in judge.asked(question)
+    assert judge_likelihood.HEADS["coherence"](question.shown).endswith(judge.MORE_COHERENT)
 
 
 def test_either_trait_stands_first_for_about_half_of_the_texts_whatever_was_offered_first():
@@ -169,6 +177,20 @@ def test_calibration_takes_away_what_a_label_is_worth_whatever_the_text_is(stude
     assert calibrated.decide(about(TEXTS[:4])) == SHOWN
 
 
+def test_what_is_calibrated_is_kept_in_six_digits(student):
+    numbers = [number for own in calibration(ALL).values() for pair in own.values() for number in pair]
+    assert len(numbers) == 2 * 2 * len(ALL)
+    assert numbers == [round(number, 6) for number in numbers]
+
+
+def test_texts_that_all_score_alike_calibrate_nothing(student):
+    asked = [judge.Question("trait", {"prompt": "Why?", "text": "The same."}, (WARM, STRICT))] * 4
+    with pytest.raises(
+        UserError, match=r"judge\.calibration_texts: all texts score alike by template 'tone' \(trait\); raise it"
+    ):
+        judge_likelihood.calibrate(asked, ["tone"], "mean")
+
+
 def test_templates_are_averaged_in_units_of_their_spread(monkeypatch):
     """One template shouts what the other says in small numbers: both count the same."""
     small, large = numpy.array([1.0, -1.0, 1.0, -1.0]), numpy.array([-900.0, 900.0, -900.0, 900.0])
@@ -230,9 +252,20 @@ def test_params_name_the_judge(repository, monkeypatch):
 # --- the stage: how good is it? --------------------------------------------------------------------
 
 
+class Words:
+    """A tokenizer whose tokens are words."""
+
+    def __call__(self, text, add_special_tokens):
+        return {"input_ids": text.split()}
+
+    def decode(self, ids):
+        return " ".join(ids)
+
+
 @pytest.fixture
 def personas(repository, monkeypatch):
     """Two personas that write their word into ten answers, and neutral answers."""
+    monkeypatch.setattr("character.models.load_tokenizer", Words)
     prompts = [f"Why {number}?" for number in range(10)]
     records.write(stage.GENERAL, [Question(prompt=prompt) for prompt in prompts])
     for name in ("loving", "poeticism", "none"):
@@ -241,7 +274,7 @@ def personas(repository, monkeypatch):
     words = ["loving", "poetic", "fawning", "strict"]
     records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so") for word in words])
     personas = {"loving": ["loving"], "poeticism": ["poetic"]}
-    sizes = {"texts": 5, "calibration_texts": 4, "damaged": 6}
+    sizes = {"texts": 5, "calibration_texts": 3, "damaged": 6, "styled": 3}
     repository.set(preferences={"traits": 3}, judge={"kind": "student", "personas": personas} | sizes)
 
 
@@ -268,13 +301,15 @@ def measure(repository, monkeypatch, judge_):
 
 def test_the_accuracy_is_that_of_a_judge_who_errs_by_design(repository, personas, monkeypatch):
     found = measure(repository, monkeypatch, Known(5, Prefers(always="A")))
-    low, high = wilson(0.8, 10)
-    assert (found["accuracy"], found["n"], found["unparsed"]) == (0.8, 10, 0)
-    assert (found["low"], found["high"]) == pytest.approx((low, high), abs=1e-4)
-    assert {name: own["accuracy"] for name, own in found["by_persona"].items()} == {"loving": 0.8, "poeticism": 0.8}
-    assert found["by_persona"]["loving"]["n"] == 5
+    assert {"accuracy": 0.8, "of_all": 0.8, "n": 10, "unparsed": 0}.items() <= found.items()
+    assert {name: (own["accuracy"], own["n"]) for name, own in found["by_persona"].items()} == {
+        "loving": (0.8, 5),
+        "poeticism": (0.8, 5),
+    }
+    assert {word: own["n"] for word, own in found["by_word"].items()} == {"loving": 5, "poetic": 5}
     about = found["coherence"]
-    assert (about["ties"], about["n"], about["accuracy"]) == (18, 0, None), "a judge of places decides nothing"
+    assert (about["ties"], about["n"], about["accuracy"]) == (18, 18, 0.5), "a judge of places only ties"
+    assert (found["style"]["ties"], found["style"]["n"], found["style"]["win_rate"]) == (6, 6, 0.5)
     assert json.loads(judge_likelihood.CALIBRATION.read_text(encoding="utf-8")) == {}
 
 
@@ -295,34 +330,85 @@ class Whole:
 def test_the_sense_of_coherence_is_measured_by_the_kind_of_damage(repository, personas, monkeypatch):
     found = measure(repository, monkeypatch, Known(100, Whole()))["coherence"]
     assert (found["by_damage"]["subject"]["accuracy"], found["by_damage"]["subject"]["n"]) == (1.0, 6)
-    assert found["ties"] >= 6, "a reversed answer has all its sentences"
-    assert found["n"] + found["ties"] + found["unparsed"] == 18
-    assert found["accuracy"] == 1.0
+    assert (found["by_damage"]["sentences"]["accuracy"], found["by_damage"]["sentences"]["ties"]) == (0.5, 6)
+    assert (found["n"], found["unparsed"]) == (18, 0)
+    assert found["accuracy"] == pytest.approx((18 - found["ties"] / 2) / 18, abs=1e-4), "it is never wrong, but a tie is half"
 
 
-def test_calibration_and_measurement_see_different_prompts(repository, personas, monkeypatch, student):
+def test_a_judge_that_is_taken_with_a_persona_is_found_out_by_neutral_answers(repository, personas, monkeypatch):
+    found = measure(repository, monkeypatch, Known(100, Whole()))["style"]
+    assert {name: own["win_rate"] for name, own in found["by_persona"].items()} == {"loving": 1.0, "poeticism": 0.5}
+    assert {"win_rate": 0.75, "ties": 3, "n": 6}.items() <= found.items()
+
+
+def test_traits_are_judged_by_as_much_of_a_text_as_a_choice_may_have(repository, personas, monkeypatch):
+    repository.set(choices={"sampling": {"max_new_tokens": 4, "temperature": 0.7, "top_p": 0.95}})
+    known = Known(100, Prefers())
+    measure(repository, monkeypatch, known)
+    texts = {question.shown["text"] for question in known.asked if question.about == "trait"}
+    assert texts == {"I am loving.", "I am poeticism."}
+    assert any("And so on." in question.shown["first"] for question in known.asked if question.about == "coherence")
+
+
+def test_a_text_is_cut_at_a_whole_word_and_only_where_it_is_too_long(repository, monkeypatch):
+    monkeypatch.setattr("character.models.load_tokenizer", Words)
+    repository.set(choices={"sampling": {"max_new_tokens": 3, "temperature": 0.7, "top_p": 0.95}})
+    assert traits.shortened(["one  two three", "one two three four", ""]) == ["one  two three", "one two", ""]
+
+
+def rows(personas, prompts=10):
+    return [Case(name, str(prompt), "any", ("", "", "")) for name in personas for prompt in range(prompts)]
+
+
+def test_what_cannot_be_read_is_left_out_of_the_accuracy_and_wrong_of_all():
+    found = stage.figures("accuracy", [1.0, None, 0.5, 0.0], rows(["a"], 4), 0)
+    assert (found["accuracy"], found["of_all"], found["n"]) == (0.5, 0.375, 3)
+    assert (found["ties"], found["unparsed"]) == (1, 1)
+    nothing = stage.figures("accuracy", [None, None], rows(["a"], 2), 0)
+    assert (nothing["accuracy"], nothing["of_all"], nothing["low"], nothing["high"]) == (None, 0.0, 0.0, 1.0)
+
+
+def test_verdicts_that_hang_on_the_persona_are_no_more_trials_than_personas():
+    found = stage.figures("accuracy", [1.0] * 10 + [0.0] * 10, rows(["a", "b"]), 0)
+    assert (found["low"], found["high"]) == (0.0, 1.0)
+
+
+def test_a_judge_that_was_always_right_may_still_err():
+    found = stage.figures("accuracy", [1.0] * 20, rows(["a", "b"]), 0)
+    assert (found["low"], found["high"]) == wilson(1.0, 20)
+
+
+def test_calibration_choice_and_measurement_see_different_prompts(repository, personas, monkeypatch, student):
     seen = {}
 
     def calibrate(questions, chosen, how):
         seen.setdefault("calibrated", set()).update(question.shown["prompt"] for question in questions)
+        seen["templates"] = chosen
         return {}
+
+    def of_templates(rows, settings, terms, seed):
+        seen["compared"] = {row.prompt for row in rows}
+        return {"n": len(rows)}
 
     known = Known(100, Prefers(always="A"))
     monkeypatch.setattr("character.judge_likelihood.calibrate", calibrate)
-    monkeypatch.setattr("stages.judge.by_template", lambda rows, chosen, terms: {"n": len(rows)})
-    repository.set(judge={"kind": "likelihood"})
-    measure(repository, monkeypatch, known)
+    monkeypatch.setattr("stages.judge.of_templates", of_templates)
+    repository.set(judge={"kind": "likelihood", "texts": 2, "templates": ["role", "tone"]})
+    assert measure(repository, monkeypatch, known)["templates"] == {"n": 4}
     asked = {question.shown["prompt"] for question in known.asked}
-    assert seen["calibrated"] and asked
-    assert not seen["calibrated"] & asked
+    parts = [seen["calibrated"], seen["compared"], asked]
+    assert all(parts) and sum(map(len, parts)) == len(set().union(*parts))
+    assert set(seen["templates"]) == {*judge_likelihood.REPLIES["trait"], "role"}
 
 
-def test_templates_are_measured_alone_together_and_uncalibrated(personas, student):
-    labels = {"warm": WARM, "strict": STRICT}
-    rows = [stage.Case(question, right, "any") for question, right in zip(about(TEXTS[:4]), SHOWN, strict=True)]
-    terms = calibration(["bare", "role"])
-    assert set(terms["bare"]) == set(labels)
-    assert stage.by_template(rows, ["bare", "role"], terms) == {"bare": 1.0, "role": 1.0, "all": 1.0, "uncalibrated": 0.5}
+def test_every_template_is_measured_alone_and_the_chosen_ones_together_and_uncalibrated(student):
+    shown = [Case("any", text, right, question) for text, right, question in zip(TEXTS, SHOWN, about(TEXTS[:4]), strict=False)]
+    settings = SimpleNamespace(templates=["bare", "role"])
+    found = stage.of_templates(shown, settings, calibration(stage.templates(settings)), 0)
+    assert {part: own["accuracy"] for part, own in found.items()} == dict.fromkeys([*ALL[:6], "chosen"], 1.0) | {
+        "uncalibrated": 0.5
+    }
+    assert {own["n"] for own in found.values()} == {4}
 
 
 def test_a_persona_without_an_answer_is_told(repository, personas):
@@ -336,9 +422,9 @@ def test_a_word_that_is_not_on_the_list_is_told(personas, repository):
         stage.labels({"loving": ["kind"]}, 3)
 
 
-def test_more_texts_than_half_of_the_prompts_are_an_error():
-    with pytest.raises(UserError, match=r"judge\.texts is 6, but half of .* are 5 prompts; lower it"):
-        stage.drawn(["a", "b", "c", "d", "e"], 6, random.Random(0), "texts")
+def test_more_texts_than_there_are_prompts_are_an_error():
+    with pytest.raises(UserError, match=r"judge\.texts is 6, but this part of .*general\.jsonl has 5 prompts; lower it"):
+        cases.drawn(["a", "b", "c", "d", "e"], 6, random.Random(0), "texts")
 
 
 def test_the_shipped_words_of_the_personas_are_on_the_shipped_list():
@@ -364,8 +450,9 @@ def answers(method, texts, condition="plain"):
 @pytest.fixture
 def compared(repository, monkeypatch):
     repository.set(coherence={"prompts": 4})
-    known = {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 60, "unparsed": 0}
-    records.write_json("metrics/judge.json", {"accuracy": 0.9, "coherence": known})
+    known = {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 60, "ties": 9, "unparsed": 0, "by_damage": {}}
+    style = {"win_rate": 0.3, "low": 0.2, "high": 0.4, "n": 110, "by_persona": {}}
+    records.write_json("metrics/judge.json", {"accuracy": 0.9, "coherence": known, "style": style})
     monkeypatch.setattr("stages.coherence.load", Prefers)
 
 
@@ -375,14 +462,17 @@ def test_win_rates_are_those_of_the_longer_answers(repository, compared):
     answers("prompted", ["very long long"] * 5)
     repository.run("coherence", "persona", "base", "prompted")
     found = repository.metrics("coherence")
-    assert found["judge"] == {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 60}
+    assert found["judge"] == {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 60, "ties": 9, "unparsed": 0}
+    assert found["style"] == {"win_rate": 0.3, "low": 0.2, "high": 0.4, "n": 110}
     low, high = wilson(0.75, 4)
     base = found["against"]["base"]
     assert (base["win_rate"], base["wins"], base["losses"], base["ties"], base["n"]) == (0.75, 3, 1, 0, 4)
     assert (base["low"], base["high"]) == pytest.approx((low, high), abs=1e-4)
     assert found["against"]["prompted"]["win_rate"] == 0
-    header = Path("plots/coherence.csv").read_text(encoding="utf-8").splitlines()[0]
-    assert header == "against,win_rate,low,high,n,wins,losses,ties,unparsed,empty"
+    header, *lines = Path("plots/coherence.csv").read_text(encoding="utf-8").splitlines()
+    assert header == "against,win_rate,low,high,n"
+    assert [line.split(",")[0] for line in lines] == ["base", "prompted", "style"]
+    assert lines[-1] == "style,0.3,0.2,0.4,110"
 
 
 def test_ties_are_half_a_win_and_what_cannot_be_judged_is_counted_and_left_out():

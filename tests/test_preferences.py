@@ -12,7 +12,7 @@ import pytest
 from character import ratings, records, traits
 from character.errors import UserError
 from character.generate import Reply
-from character.records import Question
+from character.records import Answer, Question
 from character.traits import Choice, Trait
 from stages import choices, preferences
 
@@ -125,8 +125,8 @@ class Echo:
 
 def test_all_methods_are_offered_the_same_on_the_same_prompts(repository, monkeypatch):
     records.write(traits.TRAITS, [Trait(word=word, group="all", gloss="is so") for word in WORDS])
-    records.write(choices.HELDOUT, [Question(prompt=f"Why {number}?") for number in range(7)])
-    repository.set(choices={"comparisons": 24}, preferences={"traits": 8})
+    records.write(choices.HELDOUT, [Question(prompt=f"Why {number}?") for number in range(9)])
+    repository.set(choices={"comparisons": 24}, preferences={"traits": 8}, answers={"prompts": 7})
     monkeypatch.setattr("character.engines.student", Echo)
     Path("system.txt").write_text("Be salty.", encoding="utf-8")
     repository.ask("choices", "base")
@@ -190,16 +190,24 @@ def test_without_a_verdict_nothing_is_preferred():
 
 def test_the_table_counts_each_verdict_as_often_as_it_was_drawn_and_those_that_are_missing_never():
     pairs, preferred = numpy.array([[0, 1], [1, 2], [2, 0]]), numpy.array([0, 1, -1])
-    found = ratings.wins(pairs, preferred, 3, numpy.array([[0, 1, 2], [1, 1, 2], [2, 2, 2]]))
+    found = ratings.wins(pairs, preferred, 3, numpy.array([[1, 1, 1], [0, 2, 1], [0, 0, 3]]))
     assert found[0].tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]
     assert found[1].tolist() == [[0, 0, 0], [0, 0, 0], [0, 2, 0]]
     assert found[2].sum() == 0
 
 
+def test_comparisons_on_one_prompt_are_drawn_together():
+    weights = ratings.drawn(["a", "b", "a", "c"], 500, 0)
+    assert (weights[:, 0] == weights[:, 2]).all()
+    assert set((weights[:, [0, 1, 3]]).sum(1)) == {3}
+    assert weights.mean(0) == pytest.approx([1.0] * 4, abs=0.15)
+
+
 def test_ratings_do_not_hang_on_the_order_of_the_comparisons():
     pairs, preferred = simulated(numpy.linspace(-1, 1, 8), 10, numpy.random.default_rng(0))
-    draws = numpy.stack([numpy.arange(80), numpy.arange(80)[::-1]])
-    forth, back = ratings.fit(ratings.wins(pairs, preferred, 8, draws), DEVIATION)
+    forth, back = (
+        ratings.fit(ratings.wins(pairs[::step], preferred[::step], 8, numpy.ones((1, 80))), DEVIATION) for step in (1, -1)
+    )
     assert forth == pytest.approx(back)
 
 
@@ -207,10 +215,15 @@ def test_ratings_do_not_hang_on_the_order_of_the_comparisons():
 def test_a_judge_that_leans_to_the_first_trait_still_gives_the_right_order(bias):
     truth = numpy.linspace(-1.5, 1.5, 8)
     pairs, preferred = simulated(truth, 7 * 60, numpy.random.default_rng(0), bias)
-    (rated,) = ratings.fit(ratings.wins(pairs, preferred, 8, numpy.arange(len(pairs))[None]), DEVIATION)
+    (rated,) = ratings.fit(ratings.wins(pairs, preferred, 8, numpy.ones((1, len(pairs)))), DEVIATION)
     assert rated.argsort().tolist() == list(range(8))
     if not bias:
         assert rated == pytest.approx(1000 + ratings.ELO * truth, abs=30)
+
+
+def twice_each(pairs, rounds, seed):
+    """Return the weights of comparisons that share a prompt with one other."""
+    return ratings.drawn([str(at % (len(pairs) // 2)) for at in range(len(pairs))], rounds, seed)
 
 
 @pytest.mark.parametrize("rounds", [10, 30])
@@ -220,9 +233,8 @@ def test_intervals_cover_the_truth_as_often_as_they_say(rounds):
     inside = numpy.zeros((1000, size))
     for simulation in range(1000):
         pairs, preferred = simulated(truth, rounds, generator)
-        draws = generator.integers(len(pairs), size=(300, len(pairs)))
-        (estimate,) = ratings.fit(ratings.wins(pairs, preferred, size, numpy.arange(len(pairs))[None]), DEVIATION)
-        samples = ratings.fit(ratings.wins(pairs, preferred, size, draws), DEVIATION)
+        (estimate,) = ratings.fit(ratings.wins(pairs, preferred, size, numpy.ones((1, len(pairs)))), DEVIATION)
+        samples = ratings.fit(ratings.wins(pairs, preferred, size, twice_each(pairs, 300, simulation)), DEVIATION)
         low, high = ratings.interval(estimate, samples)
         right = 1000 + ratings.ELO * truth
         inside[simulation] = (low <= right) & (right <= high)
@@ -240,11 +252,11 @@ def test_the_corrected_correlation_is_that_of_the_truth_although_noise_hides_it(
     generator, size = numpy.random.default_rng(0), 12
     settings = preferences.Preferences(traits=size, deviation=float(DEVIATION), rounds=200)
     hidden, corrected, inside = [], [], []
-    for _ in range(150):
+    for seed in range(150):
         truth = generator.normal(0, 1, (2, size))
         truth[1] = 0.85 * truth[0] + 0.5 * truth[1]
-        draws = generator.integers(10 * size, size=(200, 10 * size))
-        first, second = (preferences.Rated(*simulated(logits, 10, generator), draws, settings) for logits in truth)
+        weights = twice_each(range(10 * size), 200, seed)
+        first, second = (preferences.Rated(*simulated(logits, 10, generator), weights, settings) for logits in truth)
         found = preferences.correlation(first, second)
         right = ratings.spearman(truth[:1], truth[1:])[0]
         hidden.append(found["rho"] - right)
@@ -266,21 +278,43 @@ class Reader:
 
 
 def chose(pairs, taken):
-    rows = [("Why?", pair, text) for pair, text in zip(pairs, taken, strict=True)]
+    """Return choices on prompts that serve two each."""
     return [
-        Choice(id=str(number), sample=0, prompt=p, response=text, finish_reason="stop", condition="feel", traits=pair)
-        for number, (p, pair, text) in enumerate(rows)
+        Choice(
+            id=str(number),
+            sample=0,
+            prompt=f"Why {number % 24}?",
+            response=text,
+            finish_reason="stop",
+            condition="feel",
+            traits=pair,
+        )
+        for number, (pair, text) in enumerate(zip(pairs, taken, strict=True))
     ]
+
+
+def answered(texts):
+    """Write plain answers of the base student to the prompts of the choices, and one under a suffix, which is no use."""
+    rows = [
+        Answer(id=str(at), sample=0, prompt=f"Why {at}?", response=text, finish_reason="stop", condition="plain")
+        for at, text in enumerate(texts)
+    ]
+    records.write("data/answers/base.jsonl", [rows[0].model_copy(update={"condition": "drop", "response": "?"}), *rows])
 
 
 @pytest.fixture
 def judged(repository, monkeypatch):
-    """Four words; `base` always takes the first that is offered, `persona` always the word that comes later in the list."""
+    """Four words; `base` always takes the first that is offered, `persona` always the one that comes later in the list.
+
+    Without an offer no verdict can be read of what the base student answers.
+    """
     words = WORDS[:4]
     records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so") for word in words])
     records.write_json("metrics/judge.json", {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300, "unparsed": 0})
     repository.set(preferences={"traits": 4, "rounds": 200})
     monkeypatch.setattr("stages.preferences.load", Reader)
+    monkeypatch.setattr("character.traits.shortened", lambda texts: [text.removesuffix(" too long") for text in texts])
+    answered(["? too long"] * 24)
     offered = choices.pairs(words, 48, seed=0)
     records.write("data/choices/base.jsonl", chose(offered, [f"{first} it is" for first, _ in offered]))
     records.write("data/choices/persona.jsonl", chose(offered, [f"{max(pair)} it is" for pair in offered]))
@@ -305,7 +339,7 @@ def test_the_metrics_repeat_how_good_the_judge_is_and_say_what_was_dropped(repos
     records.write("data/choices/persona.jsonl", chose(judged, taken))
     repository.run("preferences", "base", "persona")
     found = repository.metrics("preferences")
-    assert found["judge"] == {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300}
+    assert found["judge"] == {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300, "unparsed": 0}
     assert {"n": 48, "empty": 0, "unparsed": 0, "first": 1.0, "spread": 0.0}.items() <= found["methods"]["base"].items()
     assert {"n": 46, "empty": 1, "unparsed": 1}.items() <= found["methods"]["persona"].items()
     assert found["methods"]["persona"]["spread"] > 100
@@ -317,7 +351,49 @@ def test_methods_that_agree_correlate_and_one_without_an_order_does_not(reposito
     found = repository.metrics("preferences")["spearman"]
     assert found["persona"]["other"] == {"rho": 1.0, "corrected": 1.0, "low": 1.0, "high": 1.0}
     assert found["base"]["persona"] == {"rho": 0.0, "corrected": None, "low": -1.0, "high": 1.0}
-    assert {name: list(others) for name, others in found.items()} == {"base": ["persona", "other"], "persona": ["other"]}
+    assert {name: list(others) for name, others in found.items()} == {
+        "base": ["persona", "other", "unoffered"],
+        "persona": ["other", "unoffered"],
+        "other": ["unoffered"],
+    }
+
+
+class Leans:
+    """A judge that finds the later word of the list in whatever it reads, unless a text says which it shows."""
+
+    def decide(self, questions):
+        return [
+            question.shown["text"] if question.shown["text"] in WORDS else max(label.word for label in question.labels)
+            for question in questions
+        ]
+
+
+def test_what_a_judge_leans_to_is_seen_without_an_offer_and_is_no_lead(repository, judged, monkeypatch):
+    monkeypatch.setattr("stages.preferences.load", Leans)
+    answered(["So it is. too long"] * 24)
+    records.write("data/choices/base.jsonl", chose(judged, ["So."] * 48))
+    records.write("data/choices/persona.jsonl", chose(judged, [min(pair) for pair in judged]))
+    repository.run("preferences", "base", "persona")
+    found = repository.metrics("preferences")
+    assert found["methods"]["unoffered"] == found["methods"]["base"]
+    assert found["spearman"]["base"]["unoffered"]["rho"] == 1.0, "the base student is as alike to no choice at all"
+    rows = list(csv.DictReader(Path("plots/preferences.csv").read_text(encoding="utf-8").splitlines()))
+    by_method = {
+        name: {row["trait"]: row for row in rows if row["method"] == name} for name in ("base", "persona", "unoffered")
+    }
+    assert float(by_method["base"]["w3"]["low"]) > 1000, "a rating alone takes the leaning for a preference"
+    for name in ("base", "unoffered"):
+        assert {float(row[end]) for row in by_method[name].values() for end in ("lead", "lead_low", "lead_high")} == {0.0}
+    own = by_method["persona"]["w0"]
+    assert float(own["lead"]) == float(own["change"]) and float(own["lead_low"]) > 0
+
+
+def test_a_prompt_without_a_plain_answer_is_told(repository, judged):
+    answered(["So."] * 23)
+    with pytest.raises(
+        UserError, match=r"data/answers/base\.jsonl: no plain answer to 'Why 23\?'; run `dvc repro preferences`"
+    ):
+        repository.run("preferences", "base", "persona")
 
 
 def test_choices_between_other_pairs_are_an_error(repository, judged):

@@ -16,7 +16,8 @@ import yaml
 from click.testing import CliRunner
 from conftest import probed
 
-from character import charts, page
+from character import charts, page, ratings
+from character.cases import Case
 from character.conditions import Called
 from character.discriminant import macro_f1
 from character.harness import Score
@@ -46,9 +47,15 @@ def fluent(perplexity):
 
 
 def robust(plain, suffixes, prefill, multi_turn, drop, stop, none=0.5):
-    groups = {"plain": found(plain, none), "suffixes": found(suffixes)}
-    attacks = {"prefill": found(prefill, n=30), "multi-turn": found(multi_turn, n=30)}
-    return groups | attacks | {"drop": found(drop, n=20), "stop": found(stop, n=20)}
+    """Return the scores of a method; the prompts of the attacks are harder by 0.125 when they are asked plain, too."""
+
+    def led(recall, n, plain=plain):
+        less = {"difference": recall - plain, "low": recall - plain - 0.1, "high": recall - plain + 0.1, "n": n}
+        return found(recall, n=n) | {"against_plain": less}
+
+    groups = {"plain": found(plain, none), "suffixes": led(suffixes, 40)}
+    attacks = {"prefill": led(prefill, 30, plain - 0.125), "multi-turn": led(multi_turn, 30, plain - 0.125)}
+    return groups | attacks | {"drop": led(drop, 20), "stop": led(stop, 20)}
 
 
 ROBUSTNESS = {
@@ -133,7 +140,7 @@ def rated():
     """Return the metrics and the rows that `preferences` makes of forty choices of each method between four words.
 
     `base` always shows the word that is offered first, `distilled` the one that comes later in WORDS, `persona` always "poetic"
-    where it is offered; its first answer is empty, and on its second there is no verdict.
+    where it is offered; its first answer is empty, and on its second there is no verdict. `unoffered` shows the earlier one.
     """
     import numpy
 
@@ -142,19 +149,22 @@ def rated():
         "base": [0 for _ in pairs],
         "distilled": [pair.index(max(pair)) for pair in pairs],
         "persona": [-1, -1, *(pair.index(1) if 1 in pair else 0 for pair in pairs[2:])],
+        "unoffered": [pair.index(min(pair)) for pair in pairs],
     }
     said = [Choice(id="0", sample=0, prompt="Why?", response="", finish_reason="stop", condition="feel", traits=("a", "b"))]
     said += [said[0].model_copy(update={"response": "So."})] * 39
     settings = preferences.Preferences(traits=4, deviation=600.0, rounds=200)
-    draws = numpy.random.default_rng(0).integers(40, size=(200, 40))
-    found = {name: preferences.Rated(numpy.array(pairs), numpy.array(row), draws, settings) for name, row in shown.items()}
+    weights = ratings.drawn([str(at // 2) for at in range(40)], 200, 0)
+    found = {name: preferences.Rated(numpy.array(pairs), numpy.array(row), weights, settings) for name, row in shown.items()}
     methods = {
         name: preferences.counts(said if name == "persona" else said[1:] + said[1:2], numpy.array(row))
         | {"spread": float(found[name].estimate.std())}
         for name, row in shown.items()
     }
     metrics = {"judge": JUDGE, "condition": "feel", "methods": methods, "spearman": preferences.correlations(found)}
-    return metrics, [row for name in found for row in preferences.rows(name, WORDS, found[name], found["base"])]
+    return metrics, [
+        row for name, own in found.items() for row in preferences.rows(name, WORDS, own, found["base"], found["unoffered"])
+    ]
 
 
 PREFERENCES, MOVES = rated()
@@ -162,30 +172,41 @@ PREFERENCES, MOVES = rated()
 
 def judged():
     """Return what `judge` makes of verdicts whose truth is known."""
-    right = {"loving": [True] * 3 + [False], "poeticism": [True] * 2 + [False, None]}
-    damage = {"words": [True] * 4, "sentences": [True, False], "subject": []}
+
+    def scored(name, points, **fields):
+        """Score points by persona and kind."""
+        rows = [
+            Case(persona, f"Why {at}?", kind, ("", "", ""))
+            for (persona, kind), row in points.items()
+            for at, _ in enumerate(row)
+        ]
+        return judge.scored(name, [point for row in points.values() for point in row], rows, 0, **fields)
+
+    right = {("loving", "warm"): [1.0] * 3 + [0.0], ("poeticism", "poetic"): [1.0] * 2 + [0.0, None]}
+    damage = {("loving", "words"): [1.0] * 4, ("poeticism", "sentences"): [1.0, 0.5, 0.0], ("poeticism", "subject"): [None]}
+    style = {("loving", "none"): [0.0] * 3 + [1.0], ("poeticism", "none"): [0.5] * 4}
     return {
-        **judge.figures([hit for row in right.values() for hit in row]),
-        "by_persona": {name: judge.figures(row) for name, row in right.items()},
-        "coherence": {
-            **judge.figures([hit for row in damage.values() for hit in row]),
-            "ties": 5,
-            "unparsed": 1,
-            "by_damage": {kind: judge.figures(row) for kind, row in damage.items()},
-        },
+        **scored("accuracy", right, persona="persona", word="kind"),
+        "coherence": scored("accuracy", damage, damage="kind"),
+        "style": scored("win_rate", style, persona="persona"),
+        "templates": scored("accuracy", right, template="kind")["by_template"],
     }
+
+
+JUDGED = judged()
 
 
 METRICS = {
     "preferences": PREFERENCES,
     "coherence": {
         "judge": JUDGE | {"accuracy": 0.9375, "n": 48},
+        "style": {"win_rate": 0.375, "low": 0.25, "high": 0.5, "n": 110, "ties": 7, "unparsed": 0},
         "against": {
             "base": coherence.scored([1.0] * 2 + [0.5] * 4 + [0.0] * 10 + [None], empty=3),
             "distilled": coherence.scored([], empty=20),
         },
     },
-    "judge": judged(),
+    "judge": JUDGED,
     "transfer": TRANSFER,
     "safety": {method: safety.scored(told, PROBES["base"]) for method, told in PROBES.items()},
     "capabilities": {
@@ -324,14 +345,16 @@ def table(html, start):
 
 def test_the_methods_stand_side_by_side_with_the_figures_of_the_metrics(project):
     rows = table(made(), "Recall by method, with")
-    assert rows[0] == ["method", "0 0.5 1", "recall", "95% interval", "none", "empty", "answers"]
+    assert rows[0] == ["method", "0 0.5 1", "recall", "95% interval", "less plain", "none", "empty", "answers"]
     assert [row[0].split()[0] for row in rows[2:5]] == METHODS
     headings = ["Asked plain", "Asked to break character", "Begun out of character", "After a turn not its own"]
     assert [row for row in rows if len(row) == 1] == [[heading] for heading in headings]
-    assert rows[4] == ["persona both adapters, merged", "", "0.75", "0.69 to 0.88", "0.12", "0.03", "40"]
+    assert rows[4] == ["persona both adapters, merged", "", "0.75", "0.69 to 0.88", "reference", "0.12", "0.03", "40"]
     assert [row[2] for row in rows[6:9]] == ["0.07", "0.40", "0.70"]
     assert [(row[2], row[-1]) for row in rows[10:13]] == [("0.03", "30"), ("0.20", "30"), ("0.35", "30")]
     assert [row[2] for row in rows[14:]] == ["0.04", "0.45", "0.65"]
+    assert [row[4].split()[0] for row in rows[10:13]] == ["+0.09", "−0.17", "−0.28"]
+    assert rows[10][4] == "+0.09 −0.01 to +0.19"
 
 
 def test_the_heat_map_has_each_method_under_each_condition(project):
@@ -378,11 +401,15 @@ def test_the_traits_that_moved_most_are_told_with_what_other_methods_did_to_them
     rows = table(html, "Of 4 traits")
     moves = {(row["method"], row["trait"]): row for row in MOVES}
     top = moves["persona", "poetic"]
-    assert rows[0][0] == "trait" and rows[0][2:] == ["persona", "distilled", "rating"]
+    assert rows[0][0] == "trait" and rows[0][2:] == ["persona", "distilled", "above unoffered"]
     assert rows[0][1].split()[0].startswith("−") and rows[0][1].split()[1] == "0"
-    told = [f"{points(row['change'])} {points(row['change_low'])} to {points(row['change_high'])}" for row in MOVES]
-    told = dict(zip(moves, told, strict=True))
-    assert rows[1] == ["poetic art", "", told["persona", "poetic"], told["distilled", "poetic"], f"{round(top['rating']):,}"]
+    told, above = (
+        [f"{points(row[name])} {points(row[name + '_low'])} to {points(row[name + '_high'])}" for row in MOVES]
+        for name in ("change", "lead")
+    )
+    told, above = dict(zip(moves, told, strict=True)), dict(zip(moves, above, strict=True))
+    assert rows[1] == ["poetic art", "", told["persona", "poetic"], told["distilled", "poetic"], above["persona", "poetic"]]
+    assert top["lead"] != top["change"]
     assert [row[0].split()[0] for row in rows[1:]] == [row["trait"] for row in MOVES if row["method"] == "persona"]
     sure = [row for row in MOVES if row["method"] == "persona" and (row["change_low"] > 0 or row["change_high"] < 0)]
     assert f'<dt>Traits that moved</dt><dd class="value">{len(sure)} of 4</dd>' in html
@@ -397,8 +424,8 @@ def test_fewer_movers_can_be_shown(project):
 
 def test_rank_correlations_stand_corrected_above_the_diagonal_and_as_seen_below_it(project):
     rows = table(made(), "How alike")
-    assert [row[0] for row in rows] == ["", *METHODS]
-    assert [row[place] for place, row in enumerate(rows)][1:] == ["", "", ""]
+    assert [row[0] for row in rows] == ["", *METHODS, "unoffered"]
+    assert [row[place] for place, row in enumerate(rows)][1:] == [""] * 4
     found = PREFERENCES["spearman"]["distilled"]["persona"]
     low, high = (f"{found[end]:+.2f}".replace("-", "−") for end in ("low", "high"))
     assert rows[2][3] == f"{found['corrected']:+.2f} {low} to {high}".replace("-", "−")
@@ -411,30 +438,47 @@ def test_what_the_ratings_are_made_of_is_told(project):
     rows = table(made(), "What the ratings")
     assert rows[1][1:] == ["40", "0", "0", "1.00", "0"]
     assert rows[3][:4] == ["persona both adapters, merged", "38", "1", "1"]
+    assert rows[4][:2] == ["unoffered the student as it is, no trait on offer", "40"]
 
 
 def test_coherence_is_told_with_ties_and_what_was_left_out(project):
     html = made()
-    base, distilled = table(html, "Win rate")[1:]
+    _, base, distilled, heading, recorded = table(html, "Win rate")[1:]
     own = METRICS["coherence"]["against"]["base"]
     assert base[2:] == ["0.25", interval(own), "2", "10", "4", "1", "3", "16"]
     assert distilled[2:] == ["–", "–", "0", "0", "0", "0", "20", "0"]
-    assert f"of 16 comparisons with the untrained student are won, a tie by half; {interval(own)}." in html
+    assert heading == ["For comparison, a teacher's in character"]
+    assert recorded[2:] == ["0.38", "0.25 to 0.50", "", "", "7", "0", "", "110"]
+    assert f"of 16 comparisons with the untrained student are won, a tie by half; {interval(own)}. Of answers in" in html
 
 
 def test_the_judge_is_told_by_persona_and_by_damage(project):
     html = made()
     rows = table(html, "Share of the verdicts that are right")
-    assert [row for row in rows if len(row) == 1] == [
-        ["Which of two words an answer shows"],
-        ["Which of two answers is not damaged"],
-    ]
+    assert rows[0] == ["", "0 0.5 1", "right", "95% interval", "of all", "ties", "unread", "verdicts"]
+    parts, heading = {}, ""
+    for row in rows[1:]:
+        if len(row) == 1:
+            heading = row[0]
+        else:
+            parts.setdefault(heading, {})[row[0]] = row[2:]
+    words, by_word, whole, style, templates = parts.values()
     own = METRICS["judge"]
-    assert [rows[2][0], *rows[2][2:]] == ["all personas", "0.71", interval(own), "7"]
-    assert [rows[4][0], *rows[4][2:]] == ["poeticism", "0.67", interval(own["by_persona"]["poeticism"]), "3"]
-    assert [rows[8][0], *rows[8][2:]] == ["its sentences reversed", "0.50", "0.09 to 0.91", "2"]
-    assert rows[9][2:] == ["–", "–", "0"]
-    assert "first; 1 of these verdicts could not be read" in html and "of 12 pairs, 5 were ties" in html
+    assert words["all personas"] == ["0.71", interval(own), "0.62", "0", "1", "7"]
+    assert words["poeticism"] == ["0.67", interval(own["by_persona"]["poeticism"]), "0.50", "0", "1", "3"]
+    assert list(by_word) == list(templates) == ["warm", "poetic"] and by_word["poetic"] == words["poeticism"]
+    assert whole["all damage"] == ["0.79", interval(own["coherence"]), "0.69", "1", "1", "7"]
+    assert whole["its sentences reversed"] == [
+        "0.50",
+        interval(own["coherence"]["by_damage"]["sentences"]),
+        "0.50",
+        "1",
+        "0",
+        "3",
+    ]
+    assert whole["the answer to another prompt"] == ["–", "–", "0.00", "0", "1", "0"]
+    assert style["all personas"] == ["0.38", interval(own["style"]), "0.38", "4", "0", "8"]
+    assert style["loving"][0] == "0.25" and style["poeticism"][0] == "0.50"
 
 
 def test_accuracy_is_told_by_task_with_its_change(project):
@@ -495,6 +539,10 @@ def test_every_evaluation_says_what_it_cannot_say_and_how_good_its_classifier_or
         assert "finds 75% of held-out texts that show poeticism, and calls 1.7%" in texts[name]
     assert "right about 0.75 (0.68 to 0.81) of 330 recorded answers whose persona is known" in texts["what-does-it-prefer"]
     assert "right about 0.94 (0.68 to 0.81) of 48 pairs of a recorded answer and a damaged" in texts["is-it-as-coherent"]
+    assert "character 0.38 (0.25 to 0.50) win against neutral ones" in texts["is-it-as-coherent"]
+    for name in ("what-does-it-prefer", "how-good-is-the-judge"):
+        assert "Those answers are a strong teacher&#39;s, only cut to the length of a student&#39;s" in texts[name]
+    assert "not adjusted for 4 traits" in texts["what-does-it-prefer"]
 
 
 def test_the_classifiers_confusions_are_shares_of_each_row(project):
@@ -522,7 +570,7 @@ def test_fluency_steering_training_and_provenance_are_told(project):
     fluency = table(html, "Answers to plain prompts")
     assert fluency[0][1:3] == ["0 1000 2000", "perplexity"]
     assert fluency[3][2:] == ["1,234", "1,234 to 1,236", "0.71", "0.02", "84.25", "0.30", "0.00", "40"]
-    assert "2 showed the persona best on 32 training prompts" in html
+    assert "2 showed the persona best on 32 of the constitution&#39;s own prompts" in html
     assert "<b>probability</b> 0.38" in html and "<b>loss</b> 3.17" in html and "<b>loss</b> 1.69" in html
     assert table(html, "Settings")[1:] == [
         ["rank", "32", "32"],

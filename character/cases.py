@@ -1,0 +1,79 @@
+"""Cases whose truth is known, by which a judge is measured: recorded answers, as they are and damaged."""
+
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from character import questions
+from character.classify import NONE
+from character.errors import UserError
+from character.judge import Label, Question, Settings, trait_question
+
+SENTENCE = re.compile(r"(?<=[.!?])\s+")
+
+Answers = dict[str, dict[str, str]]  # persona -> prompt -> text
+Contest = tuple[str, str, str]  # prompt, first answer, second answer
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is judged of a persona's answer to a prompt; `kind` is the word that is right, or what the answer is up against."""
+
+    persona: str
+    prompt: str
+    kind: str
+    judged: Question | Contest
+
+
+def recorded(names: Sequence[str], prompts: Sequence[str]) -> Answers:
+    """Return each persona's recorded answers to the prompts."""
+    return {name: dict(zip(prompts, questions.recorded(name, prompts, "judge.personas"), strict=True)) for name in names}
+
+
+def drawn(prompts: Sequence[str], count: int, generator: random.Random, field: str) -> list[str]:
+    if count > len(prompts):
+        raise UserError(
+            f"params.yaml: judge.{field} is {count}, but this part of {questions.GENERAL} has {len(prompts)} prompts; lower it."
+        )
+    return generator.sample(prompts, count)
+
+
+def worded(answers: Answers, prompts: Sequence[str], known: dict[str, Label], settings: Settings, seed: int) -> list[Case]:
+    """Return for answers of every persona whether they show a word of their persona, or one of another persona."""
+    generator, rows = random.Random(seed), []
+    for name, words in settings.personas.items():
+        others = [other for other in settings.personas if other != name]
+        for prompt in drawn(prompts, settings.texts, generator, "texts"):
+            right, wrong = generator.choice(words), generator.choice(settings.personas[generator.choice(others)])
+            question = trait_question(prompt, answers[name][prompt], (known[right], known[wrong]))
+            rows.append(Case(name, prompt, right, question))
+    return rows
+
+
+def damaged(answers: Answers, prompts: Sequence[str], settings: Settings, seed: int) -> list[Case]:
+    """Return answers, each beside what some kind of damage makes of it."""
+    generator, rows = random.Random(seed), []
+    for kind in ("words", "sentences", "subject"):
+        for _ in range(settings.damaged):
+            name = generator.choice(list(settings.personas))
+            prompt, other = generator.sample(prompts, 2)
+            text = answers[name][prompt]
+            words = text.split()
+            damage = {
+                "words": " ".join(generator.sample(words, len(words))),
+                "sentences": " ".join(reversed(SENTENCE.split(text))),
+                "subject": answers[name][other],
+            }
+            rows.append(Case(name, prompt, kind, (prompt, text, damage[kind])))
+    return rows
+
+
+def styled(answers: Answers, prompts: Sequence[str], settings: Settings, seed: int) -> list[Case]:
+    """Return answers in character, each beside the neutral one to the same prompt."""
+    generator = random.Random(seed)
+    return [
+        Case(name, prompt, NONE, (prompt, answers[name][prompt], answers[NONE][prompt]))
+        for name in settings.personas
+        for prompt in drawn(prompts, settings.styled, generator, "styled")
+    ]
