@@ -1,6 +1,6 @@
 # make repro      the whole pipeline; makes .venv on the first call
 # make test       the tests;           both need Python 3.11+, git and make, nothing else
-# make test-all   the slow tests too
+# make test-all   the slow tests too, and those of QLoRA, for which it installs bitsandbytes
 # make test-vllm  the vllm engine and `vllm serve` for real, on the CPU too, in an environment of their own
 # make bench      how fast it generates and trains, as ratios of runs side by side: half an hour of a machine that is else idle
 # make verify     runs the pipeline twice, cold, and compares every hash: an hour
@@ -36,6 +36,7 @@ test: $(VENV)/installed
 	$(PYTEST)
 
 test-all: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[qlora]'
 	$(PYTEST) -m 'not vllm'
 
 test-vllm: $(VLLM)/installed
