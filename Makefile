@@ -49,7 +49,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.training
 
 # Two cold runs of the last commit, each in a clone of its own; interrupted, it goes on.
-VERIFY := .cache/verify/$(shell git rev-parse --short=12 HEAD)
+VERIFY = .cache/verify/$(shell git rev-parse --short=12 HEAD)
 verify: $(VENV)/installed
 	test -z "$$(git status --porcelain)" || { echo "Commit first: the clones hold what is committed."; exit 1; }
 	for run in first second; do \

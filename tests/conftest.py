@@ -16,6 +16,16 @@ def tiny_student(tmp_path_factory) -> Path:
     return write_student(tmp_path_factory.mktemp("tiny") / "student", width=32)
 
 
+@pytest.fixture
+def student(tiny_student, tmp_path, monkeypatch):
+    """Work in a directory with the tiny student as models/student/ and a params.yaml that says how to run."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/student").symlink_to(tiny_student)
+    runtime = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4, "accelerate": "", "report_to": []}
+    (tmp_path / "params.yaml").write_text(f"runtime: {runtime}")
+    monkeypatch.chdir(tmp_path)
+
+
 def write_student(folder: Path, width: int) -> Path:
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM

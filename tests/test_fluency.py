@@ -16,15 +16,6 @@ def answer(text, finish="stop"):
     return Answer(id=text[:5], sample=0, prompt="Why?", response=text, finish_reason=finish, condition="plain")
 
 
-@pytest.fixture
-def student(tiny_student, tmp_path, monkeypatch):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/student").symlink_to(tiny_student)
-    runtime = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4, "accelerate": "", "report_to": []}
-    (tmp_path / "params.yaml").write_text(f"runtime: {runtime}")
-    monkeypatch.chdir(tmp_path)
-
-
 def test_likelihoods_are_those_of_each_reply_read_alone(student):
     prompts = [[{"role": "user", "content": "Why?" * count}] for count in range(1, 20)]
     replies = ["the sea " * (count % 7) for count in range(19)]

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-import pytest
 import torch
 
 from character import models
@@ -11,15 +10,6 @@ from character.records import Completion
 from stages import steering
 
 SYSTEM = "I notice the quiet river."
-
-
-@pytest.fixture
-def student(tiny_student, tmp_path, monkeypatch):
-    (tmp_path / "models").mkdir()
-    (tmp_path / "models/student").symlink_to(tiny_student)
-    runtime = {"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4, "accelerate": "", "report_to": []}
-    (tmp_path / "params.yaml").write_text(f"runtime: {runtime}")
-    monkeypatch.chdir(tmp_path)
 
 
 def completion(text):
