@@ -1,9 +1,9 @@
 # make repro      the whole pipeline; makes .venv on the first call
 # make test       the tests;           both need Python 3.11+, git and make, nothing else
-# make test-all   the slow tests too
+# make test-all   the slow tests too, and those of QLoRA, for which it installs bitsandbytes
 # make test-vllm  the vllm engine and `vllm serve` for real, on the CPU too, in an environment of their own
-# make bench      how fast it generates and trains, as ratios of runs side by side: half an hour of a machine that is else idle
-# make verify     runs the pipeline twice, cold, and compares every hash: an hour
+# make bench      how fast it generates and trains, as ratios of runs side by side: 40 minutes of a machine that is else idle
+# make verify     runs the pipeline twice, cold, and compares every hash: more than an hour
 #
 # PYTHON=python3.12 picks the interpreter. On a machine without an NVIDIA GPU, torch is installed first, in the version that
 # the pipeline was run with; TORCH_INDEX=https://download.pytorch.org/whl/cpu then fetches the small CPU build.
@@ -36,6 +36,7 @@ test: $(VENV)/installed
 	$(PYTEST)
 
 test-all: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[qlora]'
 	$(PYTEST) -m 'not vllm'
 
 test-vllm: $(VLLM)/installed
@@ -48,7 +49,7 @@ bench: $(VENV)/installed
 	$(BIN)/python -m benchmarks.training
 
 # Two cold runs of the last commit, each in a clone of its own; interrupted, it goes on.
-VERIFY := .cache/verify/$(shell git rev-parse --short=12 HEAD)
+VERIFY = .cache/verify/$(shell git rev-parse --short=12 HEAD)
 verify: $(VENV)/installed
 	test -z "$$(git status --porcelain)" || { echo "Commit first: the clones hold what is committed."; exit 1; }
 	for run in first second; do \

@@ -65,11 +65,14 @@ def ours(model, tokenizer, rows, wanted: Distillation, folder: str):
 
 
 def stock(model, tokenizer, rows, wanted: Distillation, folder: str):
-    """Return TRL's trainer with the same objective, the whole batch at once, torch's own matrix products and our order."""
+    """Return TRL's trainer with the same objective, the whole batch at once, torch's own matrix products and our order.
+
+    Its answers end where ours do, or its loss would be that of other tokens: TRL counts what the template writes after a turn.
+    """
     import torch
     from trl import DPOConfig, DPOTrainer
 
-    from character.trainers import Sorted
+    from character.trainers import PairTrainer, Sorted, trailing_tokens
 
     torch.set_float32_matmul_precision("highest")
     args = training.arguments(
@@ -84,6 +87,10 @@ def stock(model, tokenizer, rows, wanted: Distillation, folder: str):
     )
 
     class Stock(DPOTrainer):
+        def __init__(self, **kwargs):
+            super().__init__(**kwargs)
+            PairTrainer._trim(self, trailing_tokens(tokenizer))
+
         def _get_train_sampler(self, train_dataset=None):
             lengths = [
                 len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in self.train_dataset

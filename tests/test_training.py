@@ -137,13 +137,16 @@ def by_hand(pair: Pair, side: str) -> torch.Tensor:
 @pytest.fixture
 def wider(workspace):
     """The workspace with a student whose rows fill the blocks in which weights are rounded to four bits."""
+    pytest.importorskip("bitsandbytes", reason="four bits need bitsandbytes: make test-all")
     Path("models/student").unlink()
     write_student(Path("models/student"), width=64)
 
 
 @pytest.mark.parametrize("four_bits", [False, True], ids=["whole", "four bits"])
 @pytest.mark.parametrize("train", [distil, introspect])
-def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(wider, train, four_bits, monkeypatch, capsys):
+def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, four_bits, monkeypatch, capsys, request):
+    if four_bits:
+        request.getfixturevalue("wider")
     train = partial(train, epochs=3, dropout=0.1, load_in_4bit=four_bits)
     whole = train()
     shutil.rmtree(".cache/train")

@@ -40,7 +40,7 @@ def requests(**more):
 def project(tmp_path_factory):
     """A repository with the embedded student and an adapter distilled from a few pairs; the current directory meanwhile."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("character", "stages"):
+    for name in ("character", "dvc.yaml", "stages"):
         (folder / name).symlink_to(ROOT / name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["distillation"] |= {"epochs": 4, "batch_size": 10}
