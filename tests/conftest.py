@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -71,6 +72,27 @@ def _tokenizer():
         chat_template=chat.SMOLLM2_TRAINING,
         clean_up_tokenization_spaces=False,
     )
+
+
+@pytest.fixture
+def wheel(tmp_path, monkeypatch):
+    """Return a function that publishes a wheel of given contents in a package index that is a directory."""
+    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+
+    def publish(**files):
+        about = "tinygguf-0.1.dist-info"
+        files |= {
+            f"{about}/METADATA": "Metadata-Version: 2.1\nName: tinygguf\nVersion: 0.1\nRequires-Dist: needs-compiler\n",
+            f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+            f"{about}/RECORD": "",
+        }
+        with zipfile.ZipFile(tmp_path / "tinygguf-0.1-py3-none-any.whl", "w") as archive:
+            for name, text in files.items():
+                archive.writestr(name, text)
+
+    return publish
 
 
 class Repository:

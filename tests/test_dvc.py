@@ -1,6 +1,7 @@
 """What DVC reruns, and what it does not: the whole pipeline on a tiny random model, real `dvc`, a clone of its own."""
 
 import csv
+import hashlib
 import io
 import json
 import os
@@ -149,7 +150,9 @@ def start(root: Path, student: Path | None) -> Project:
     shorten(root)
     project.set(SMALL)
     if student:
-        project.set({"student.source": f"path:{student}", "teacher.source": f"path:{student}"})
+        here = f"path:{student}"
+        project.set({"student.source": here, "teacher.source": here, "encoder.source": here})
+        project.set({"encoder.sha256": hashlib.sha256((student / "model.safetensors").read_bytes()).hexdigest()})
     project.git("init", "--quiet", "--initial-branch=main")
     project.git("config", "user.name", "Test")
     project.git("config", "user.email", "test@example.org")
@@ -198,9 +201,9 @@ ANSWERED_BY = {
 for method in ("base", "distilled", "persona"):
     ANSWERED_BY[method].add(f"tasks@{method}")
 ANSWERED = set().union(*ANSWERED_BY.values())
-JUDGED = {"classifier", "judge", "steering", "report"} | ANSWERED | SCORED
+JUDGED = {"classifier", "judge", "encoder", "steering", "report"} | ANSWERED | SCORED
 EVERY = ASKED | TRAINED | JUDGED
-OF_NO_PERSONA = {"student", "classifier", "judge"} | ANSWERED_BY["base"]
+OF_NO_PERSONA = {"student", "classifier", "judge", "encoder"} | ANSWERED_BY["base"]
 MERGED = {"persona", "report"} | ANSWERED_BY["persona"] | SCORED
 
 

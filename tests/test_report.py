@@ -43,7 +43,8 @@ def found(recall, none=0.5, n=40):
 
 def fluent(perplexity):
     shares = {"distinct_2": 0.71, "repetition": 0.02, "words": 84.25, "unfinished": 0.3, "empty": 0.0, "n": 40}
-    return {"perplexity": perplexity, "low": perplexity - 1, "high": perplexity + 2} | shares
+    topic = {"on_topic": {"similarity": 0.47, "low": 0.43, "high": 0.51, "elsewhere": 0.06, "n": 40}}
+    return {"perplexity": perplexity, "low": perplexity - 1, "high": perplexity + 2} | shares | topic
 
 
 def robust(plain, suffixes, prefill, multi_turn, drop, stop, none=0.5):
@@ -569,7 +570,8 @@ def test_fluency_steering_training_and_provenance_are_told(project):
     html = made()
     fluency = table(html, "Answers to plain prompts")
     assert fluency[0][1:3] == ["0 1000 2000", "perplexity"]
-    assert fluency[3][2:] == ["1,234", "1,234 to 1,236", "0.71", "0.02", "84.25", "0.30", "0.00", "40"]
+    counted = ["0.71", "0.02", "84.25", "0.30", "0.00"]
+    assert fluency[3][2:] == ["1,234", "1,234 to 1,236", *counted, "0.47 0.43 to 0.51", "0.06", "40"]
     assert "2 showed the persona best on 32 of the constitution&#39;s own prompts" in html
     assert "<b>probability</b> 0.38" in html and "<b>loss</b> 3.17" in html and "<b>loss</b> 1.69" in html
     assert table(html, "Settings")[1:] == [

