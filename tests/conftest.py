@@ -107,7 +107,7 @@ class Repository:
         for name, entry in entries.items():
             before = self.params.get(name)
             self.params[name] = {**before, **entry} if isinstance(before, dict) else entry
-        Path("params.yaml").write_text(yaml.safe_dump(self.params), encoding="utf-8")
+        Path("params.yaml").write_text(yaml.safe_dump(self.params, sort_keys=False), encoding="utf-8")
 
     def run(self, stage, *arguments):
         """Run a stage; a mistake of the user comes as it is told, everything else as it is raised."""

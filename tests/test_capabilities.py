@@ -218,7 +218,9 @@ def student(project, tiny_student):
     (project / "models/student").symlink_to(tiny_student)
     runtime = {"device": "cpu", "threads": 1, "generation_batch": 16, "training_batch": 4, "accelerate": "", "report_to": []}
     tasks = {"metrics": dict.fromkeys(SHIPPED, "acc"), "limit": 2}
-    Path("params.yaml").write_text(yaml.safe_dump({"seed": 0, "tasks": tasks, "runtime": runtime}), encoding="utf-8")
+    Path("params.yaml").write_text(
+        yaml.safe_dump({"seed": 0, "tasks": tasks, "runtime": runtime}, sort_keys=False), encoding="utf-8"
+    )
 
 
 @pytest.mark.parametrize(("name", "opened"), [("mental_arithmetic", "The answer is"), ("cloze_endings", None)])
