@@ -89,10 +89,15 @@ class Settings(Section):
 
 @dataclass(frozen=True)
 class Label:
-    """What a judge may say; `gloss` ends a sentence that begins with "somebody who"."""
+    """What a judge may say; `gloss` ends a sentence that begins with "somebody who", `like` are words of like meaning."""
 
     word: str
     gloss: str = ""
+    like: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> tuple[str, ...]:
+        return (self.word, *self.like)
 
 
 A, B = Label("A"), Label("B")

@@ -1,21 +1,20 @@
 """The judge of the embedded default: the student is asked for no words, its log-probabilities are compared.
 
-A template is of one of two kinds. Of `REPLIES`: how likely is a reply that names the label, after the text? Of `CONTEXTS`: how
-likely is the text, for each token, after a conversation that names the label? (How likely it is without any label is the same
-for both labels, and cancels.) Either way some labels are likelier whatever the text is, so each label's mean over neutral and
-mixed texts is subtracted (contextual calibration, arXiv 2102.09690). Templates are averaged in units of the spread of their
-scores over those texts.
+How likely is a reply that names the label, after the text? A label is told by several words of like meaning, because a small
+student knows some words better than others; their mean counts. Some labels are likelier whatever the text is, so each label's
+mean over neutral and mixed texts is subtracted (contextual calibration, arXiv 2102.09690). Templates of the reply are averaged
+in units of the spread of their scores over those texts.
 """
 
 import json
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from character import branches, likelihood
-from character.chat import Messages
+from character import branches
 from character.errors import UserError
-from character.judge import MORE_COHERENT, SYSTEM, Label, Question
+from character.judge import MORE_COHERENT, SYSTEM, Question
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -33,30 +32,18 @@ HEADS: dict[About, Callable[[Shown], str]] = {
     ),
 }
 
-REPLIES: dict[About, dict[str, Callable[[Label], str]]] = {
+REPLIES: dict[About, dict[str, Callable[[str], str]]] = {
     "trait": {
-        "bare": lambda label: label.word.capitalize(),
-        "tone": lambda label: f"The tone is {label.word}",
-        "writer": lambda label: f"Whoever wrote this is {label.word}",
-        "manner": lambda label: f"This text is written in a manner that is {label.word}",
-        "meaning": lambda label: f"This was written by somebody who {label.gloss}",
+        "bare": lambda word: word.capitalize(),
+        "tone": lambda word: f"The tone is {word}",
+        "writer": lambda word: f"Whoever wrote this is {word}",
+        "manner": lambda word: f"This text is written in a manner that is {word}",
     },
     "coherence": {
-        "bare": lambda label: label.word,
-        "answer": lambda label: f"Answer {label.word}",
-        "better": lambda label: f"The more coherent answer is {label.word}",
+        "bare": lambda word: word,
+        "answer": lambda word: f"Answer {word}",
+        "better": lambda word: f"The more coherent answer is {word}",
     },
-}
-
-# Before which the text is the student's turn.
-CONTEXTS: dict[str, Callable[[Shown, Label], Messages]] = {
-    "role": lambda shown, label: [
-        {"role": "system", "content": f"You are {label.word}: somebody who {label.gloss}."},
-        {"role": "user", "content": shown["prompt"]},
-    ],
-    "request": lambda shown, label: [
-        {"role": "user", "content": f"{shown['prompt']}\n\nAnswer in a manner that is {label.word}."}
-    ],
 }
 
 
@@ -85,9 +72,8 @@ def names(about: About, chosen: Sequence[str]) -> list[str]:
     """Return the templates for a kind of question: about traits the `chosen` ones, otherwise all."""
     if about != "trait":
         return list(REPLIES[about])
-    known = [*REPLIES[about], *CONTEXTS]
-    if unknown := [name for name in chosen if name not in known]:
-        raise UserError(f"params.yaml: judge.templates: {unknown[0]!r} is none of {', '.join(known)}; correct it.")
+    if unknown := [name for name in chosen if name not in REPLIES[about]]:
+        raise UserError(f"params.yaml: judge.templates: {unknown[0]!r} is none of {', '.join(REPLIES[about])}; correct it.")
     return list(chosen)
 
 
@@ -95,25 +81,22 @@ def score(about: About, questions: Sequence[Question], chosen: Sequence[str]) ->
     """Return the uncalibrated scores `[questions, templates, labels]`; all questions have as many labels."""
     import numpy
 
-    wanted = names(about, chosen)
-    found = numpy.zeros((len(questions), len(wanted), len(questions[0].labels)))
-    if replies := [name for name in wanted if name in REPLIES[about]]:
-        system = {"role": "system", "content": SYSTEM}
-        asked = [[system, {"role": "user", "content": HEADS[about](question.shown)}] for question in questions]
-        endings = [[REPLIES[about][name](label) for name in replies for label in row.labels] for row in questions]
-        logps = numpy.array(branches.of_endings(asked, endings)).reshape(len(questions), len(replies), -1)
-        found[:, [wanted.index(name) for name in replies]] = logps
-    for at, name in enumerate(wanted):
-        if name not in replies:
-            found[:, at] = numpy.array(_of_texts(questions, CONTEXTS[name])).reshape(len(questions), -1)
-    return found
+    wanted, system = names(about, chosen), {"role": "system", "content": SYSTEM}
+    asked = [[system, {"role": "user", "content": HEADS[about](question.shown)}] for question in questions]
+    endings = [
+        [REPLIES[about][name](word) for name in wanted for label in row.labels for word in label.words] for row in questions
+    ]
+    means = [
+        _means(logps, [len(label.words) for label in row.labels] * len(wanted))
+        for logps, row in zip(branches.of_endings(asked, endings), questions, strict=True)
+    ]
+    return numpy.array(means).reshape(len(questions), len(wanted), -1)
 
 
-def _of_texts(questions: Sequence[Question], context: Callable[[Shown, Label], Messages]) -> list[float]:
-    """Return the mean log-probability of the tokens of each text, in the context of each of its labels."""
-    cases = [(question.shown, label) for question in questions for label in question.labels]
-    logps = likelihood.of_replies([context(*case) for case in cases], [shown["text"] for shown, _ in cases])
-    return [sum(tokens) / max(1, len(tokens)) for tokens in logps]
+def _means(values: Sequence[float], sizes: Sequence[int]) -> list[float]:
+    """Return the mean of the first `sizes[0]` values, of the next `sizes[1]`, and so on."""
+    rest = iter(values)
+    return [sum(islice(rest, size)) / size for size in sizes]
 
 
 def calibrate(questions: Sequence[Question], chosen: Sequence[str], how: Literal["mean", "scaled"]) -> Terms:

@@ -12,11 +12,12 @@ TRAITS = "data/raw/traits.jsonl"
 
 
 class Trait(Record):
-    """A trait word; `gloss` ends a sentence that begins with "somebody who"."""
+    """A trait word; `gloss` ends a sentence that begins with "somebody who", `like` are words of like meaning."""
 
     word: str
     group: str
     gloss: str
+    like: tuple[str, ...]
 
 
 class Choice(Completion):

@@ -25,16 +25,11 @@ from character.stats import crossed, rate
 def labels(personas: dict[str, list[str]], count: int) -> dict[str, Label]:
     """Return by word what the judge may have to say: the traits in use, and the words of the personas."""
     every = traits.load()
-    known = {trait.word: Label(trait.word, trait.gloss) for trait in every}
+    known = {trait.word: Label(trait.word, trait.gloss, trait.like) for trait in every}
     own = [word for words in personas.values() for word in words]
     if unknown := [word for word in own if word not in known]:
         raise UserError(f"params.yaml: judge.personas: {unknown[0]!r} is no word of {traits.TRAITS}; add it there.")
     return {word: known[word] for word in [*(trait.word for trait in traits.spread(every, count)), *own]}
-
-
-def templates(settings: Settings) -> list[str]:
-    """Return the templates that are calibrated and compared: the chosen ones, and all that are read in one pass."""
-    return list(dict.fromkeys([*judge_likelihood.REPLIES["trait"], *settings.templates]))
 
 
 def calibration(
@@ -55,7 +50,8 @@ def calibration(
         "trait": [Question("trait", text, tuple(known.values())) for text in shown],
         "coherence": [coherence_question(prompt, *order) for prompt, *pair in pairs for order in (pair, pair[::-1])],
     }
-    return {about: judge_likelihood.calibrate(rows, templates(settings), settings.calibration) for about, rows in parts.items()}
+    every = list(judge_likelihood.REPLIES["trait"])
+    return {about: judge_likelihood.calibrate(rows, every, settings.calibration) for about, rows in parts.items()}
 
 
 def figures(name: str, points: Sequence[float | None], rows: Sequence[Case], seed: int) -> dict:
@@ -92,7 +88,7 @@ def marked(words: Sequence[str | None], rows: Sequence[Case]) -> list[float | No
 
 def of_templates(rows: Sequence[Case], settings: Settings, terms: dict, seed: int) -> dict[str, dict]:
     """Return the figures of each template alone, of those that are chosen, and of these without calibration."""
-    asked, every = [row.judged for row in rows], templates(settings)
+    asked, every = [row.judged for row in rows], list(judge_likelihood.REPLIES["trait"])
     scores = judge_likelihood.score("trait", asked, every)
     adjusted = judge_likelihood.centred(scores, asked, every, terms)
     chosen = [every.index(template) for template in settings.templates]

@@ -134,28 +134,19 @@ class Student:
         texts = [prompt[1]["content"] for prompt in prompts]
         return [[self.of_word(text, ending) for ending in row] for text, row in zip(texts, endings, strict=True)]
 
-    def of_replies(self, prompts, replies):
-        found = []
-        for prompt, reply in zip(prompts, replies, strict=True):
-            tokens = max(1, len(reply.split()))
-            found.append([self.of_word(reply, prompt[0]["content"])] * tokens)
-        return found
-
     def of_word(self, text, said):
-        said = said.lower().replace("is kind", "warm").replace("keeps to rules", "strict")
-        word = "warm" if "warm" in said else "strict"
+        word = "warm" if "warm" in said.lower() else "strict"
         return (5.0 if word == "warm" else 0.0) + (1.0 if f"shows {word}" in text else 0.0) + 0.01 * len(text)
 
 
 @pytest.fixture
 def student(monkeypatch):
     monkeypatch.setattr("character.branches.of_endings", Student().of_endings)
-    monkeypatch.setattr("character.likelihood.of_replies", Student().of_replies)
 
 
 TEXTS = ["It shows warm.", "It shows strict.", "It shows strict, long and wide.", "It shows warm. So!", "Plain."]
 SHOWN = ["warm", "strict", "strict", "warm"]
-ALL = ["bare", "tone", "writer", "manner", "meaning", "role", "request"]
+ALL = ["bare", "tone", "writer", "manner"]
 
 
 def about(texts):
@@ -204,9 +195,28 @@ def test_templates_are_averaged_in_units_of_their_spread(monkeypatch):
     assert adjusted.mean(0) == pytest.approx(numpy.zeros((2, 2)))
 
 
+def test_a_label_scores_by_the_mean_of_its_words(monkeypatch):
+    """However many words each label has, and whichever label comes first."""
+    known = {"warm": -1.0, "tender": -3.0, "strict": -4.0}
+    monkeypatch.setattr(
+        "character.branches.of_endings", lambda _, endings: [[known[ending.split()[-1]] for ending in row] for row in endings]
+    )
+    warm = judge.Label("warm", like=("tender",))
+    asked = [judge.Question("trait", {"text": "T"}, labels) for labels in ((warm, STRICT), (STRICT, warm))]
+    scores = judge_likelihood.score("trait", asked, ["tone", "writer"])
+    assert scores.tolist() == [[[-2.0, -4.0]] * 2, [[-4.0, -2.0]] * 2]
+
+
+def test_the_shipped_traits_have_words_of_like_meaning_that_are_other_words():
+    every = [json.loads(line) for line in (ROOT / "data/raw/traits.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert len(every) == 144
+    for trait in every:
+        assert len({trait["word"], *trait["like"]}) == 4, trait["word"]
+
+
 def test_scores_stand_in_the_places_of_their_templates_whatever_their_kind(student):
-    mixed = judge_likelihood.score("trait", about(TEXTS), ["role", "tone", "request", "bare"])
-    for at, name in enumerate(["role", "tone", "request", "bare"]):
+    mixed = judge_likelihood.score("trait", about(TEXTS), ["manner", "tone", "bare"])
+    for at, name in enumerate(["manner", "tone", "bare"]):
         assert mixed[:, at] == pytest.approx(judge_likelihood.score("trait", about(TEXTS), [name])[:, 0])
 
 
@@ -229,7 +239,7 @@ def test_a_judge_of_coherence_that_likes_one_place_is_freed_of_it(monkeypatch):
 
 
 def test_an_unknown_template_is_told_with_those_there_are(student):
-    with pytest.raises(UserError, match=r"judge\.templates: 'mood' is none of bare, tone, writer, .*request; correct it"):
+    with pytest.raises(UserError, match=r"judge\.templates: 'mood' is none of bare, tone, writer, .*manner; correct it"):
         LikelihoodJudge(["mood"], {"trait": {}}).decide(about(TEXTS))
 
 
@@ -272,7 +282,7 @@ def personas(repository, monkeypatch):
         rows = [Recorded(prompt=prompt, response=f"I am {name}. To {prompt[:-1]} I say so. And so on.") for prompt in prompts]
         records.write(f"data/raw/teacher/{name}.jsonl", rows)
     words = ["loving", "poetic", "fawning", "strict"]
-    records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so") for word in words])
+    records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so", like=()) for word in words])
     personas = {"loving": ["loving"], "poeticism": ["poetic"]}
     sizes = {"texts": 5, "calibration_texts": 3, "damaged": 6, "styled": 3}
     repository.set(preferences={"traits": 3}, judge={"kind": "student", "personas": personas} | sizes)
@@ -393,19 +403,19 @@ def test_calibration_choice_and_measurement_see_different_prompts(repository, pe
     known = Known(100, Prefers(always="A"))
     monkeypatch.setattr("character.judge_likelihood.calibrate", calibrate)
     monkeypatch.setattr("stages.judge.of_templates", of_templates)
-    repository.set(judge={"kind": "likelihood", "texts": 2, "templates": ["role", "tone"]})
+    repository.set(judge={"kind": "likelihood", "texts": 2, "templates": ["tone"]})
     assert measure(repository, monkeypatch, known)["templates"] == {"n": 4}
     asked = {question.shown["prompt"] for question in known.asked}
     parts = [seen["calibrated"], seen["compared"], asked]
     assert all(parts) and sum(map(len, parts)) == len(set().union(*parts))
-    assert set(seen["templates"]) == {*judge_likelihood.REPLIES["trait"], "role"}
+    assert set(seen["templates"]) == {*judge_likelihood.REPLIES["trait"]}
 
 
 def test_every_template_is_measured_alone_and_the_chosen_ones_together_and_uncalibrated(student):
     shown = [Case("any", text, right, question) for text, right, question in zip(TEXTS, SHOWN, about(TEXTS[:4]), strict=False)]
-    settings = SimpleNamespace(templates=["bare", "role"])
-    found = stage.of_templates(shown, settings, calibration(stage.templates(settings)), 0)
-    assert {part: own["accuracy"] for part, own in found.items()} == dict.fromkeys([*ALL[:6], "chosen"], 1.0) | {
+    settings = SimpleNamespace(templates=["bare", "tone"])
+    found = stage.of_templates(shown, settings, calibration(ALL), 0)
+    assert {part: own["accuracy"] for part, own in found.items()} == dict.fromkeys([*ALL, "chosen"], 1.0) | {
         "uncalibrated": 0.5
     }
     assert {own["n"] for own in found.values()} == {4}

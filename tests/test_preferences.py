@@ -124,7 +124,7 @@ class Echo:
 
 
 def test_all_methods_are_offered_the_same_on_the_same_prompts(repository, monkeypatch):
-    records.write(traits.TRAITS, [Trait(word=word, group="all", gloss="is so") for word in WORDS])
+    records.write(traits.TRAITS, [Trait(word=word, group="all", gloss="is so", like=()) for word in WORDS])
     records.write(choices.HELDOUT, [Question(prompt=f"Why {number}?") for number in range(9)])
     repository.set(choices={"comparisons": 24}, preferences={"traits": 8}, answers={"prompts": 7})
     monkeypatch.setattr("character.engines.student", Echo)
@@ -309,7 +309,7 @@ def judged(repository, monkeypatch):
     Without an offer no verdict can be read of what the base student answers.
     """
     words = WORDS[:4]
-    records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so") for word in words])
+    records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so", like=()) for word in words])
     records.write_json("metrics/judge.json", {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300, "unparsed": 0})
     repository.set(preferences={"traits": 4, "rounds": 200})
     monkeypatch.setattr("stages.preferences.load", Reader)

@@ -131,7 +131,7 @@ def checked():
 
 
 WORDS = [
-    Trait(word=word, group=group, gloss="is so")
+    Trait(word=word, group=group, gloss="is so", like=())
     for word, group in (("warm", "kindness"), ("poetic", "art"), ("strict", "order"), ("calm", "mood"))
 ]
 JUDGE = {"accuracy": 0.75, "low": 0.68, "high": 0.81, "n": 330}
