@@ -3,7 +3,7 @@
 # make test-all   the slow tests too, and those of QLoRA, for which it installs bitsandbytes
 # make test-vllm  the vllm engine and `vllm serve` for real, on the CPU too, in an environment of their own
 # make bench      how fast it generates and trains, as ratios of runs side by side: 40 minutes of a machine that is else idle
-# make verify     runs the pipeline twice, cold, and compares every hash: more than an hour
+# make verify     runs the pipeline twice, cold, and compares every hash: more than two hours
 #
 # PYTHON=python3.12 picks the interpreter. On a machine without an NVIDIA GPU, torch is installed first, in the version that
 # the pipeline was run with; TORCH_INDEX=https://download.pytorch.org/whl/cpu then fetches the small CPU build.
