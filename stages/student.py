@@ -81,6 +81,8 @@ def write_tokenizer(tokenizer, out: Path, template_file: str) -> None:
             f"params.yaml: student.chat_template: {template_file or 'what the trainer has for this model'} renders "
             "another text than the model's own template; name a file that adds {% generation %} markers and no more."
         )
+    if "local_files_only" in tokenizer.init_kwargs:  # HF_HUB_OFFLINE would leave a trace here, and change the hash
+        tokenizer.init_kwargs["local_files_only"] = False
     tokenizer.save_pretrained(out)
 
 
