@@ -9,11 +9,14 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from forks import Forks
 from ruamel.yaml import YAML
+
 
 ROOT = Path(__file__).parents[1]
 MADE = re.compile(r"dvc\.lock|(data/(?!raw/)|metrics/|models/|plots/|reports/)(?!.*\.gitignore$).*")  # what the pipeline writes
@@ -60,13 +63,15 @@ SMALL = {
 
 @dataclass
 class Project:
-    """A git repository with the project in it, small params, and a DVC cache of its own."""
+    """A git repository with the project in it, small params, and a DVC cache of its own; `python` is the directory with its
+    interpreter."""
 
     root: Path
+    python: Path = Path(sys.executable).parent
 
     def run(self, *command, fails: bool = False) -> str:
         """Run a command in the repository; return what it printed, or what it complained of where it is to fail."""
-        done = subprocess.run(command, cwd=self.root, env=environment(), text=True, capture_output=True)
+        done = subprocess.run(command, cwd=self.root, env=environment(self.python), text=True, capture_output=True)
         assert bool(done.returncode) == fails, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stderr if fails else done.stdout
 
@@ -111,11 +116,11 @@ class Project:
         yaml.dump(values, path)
 
 
-def environment() -> dict[str, str]:
+def environment(*first: Path) -> dict[str, str]:
+    """Return the environment of commands, which are looked for in the directories `first`, then beside the interpreter."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "DVC_"))}
-    binaries = Path(sys.executable).parent
     return kept | {
-        "PATH": f"{binaries}{os.pathsep}{kept['PATH']}",
+        "PATH": os.pathsep.join([*map(str, first), str(Path(sys.executable).parent), kept["PATH"]]),
         "HF_HUB_OFFLINE": "1",
         "DVC_NO_ANALYTICS": "1",
         "COLUMNS": "500",
@@ -141,12 +146,12 @@ def shorten(root: Path) -> None:
     general.write_text("".join(lines[:GENERAL]), encoding="utf-8")
 
 
-def start(root: Path, student: Path | None) -> Project:
+def start(root: Path, student: Path | None = None, **fields: Path) -> Project:
     """Put the project into a new git repository, made small; without a `student` it keeps its own."""
     for name in sources():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy2(ROOT / name, root / name)
-    project = Project(root)
+    project = Project(root, **fields)
     shorten(root)
     project.set(SMALL)
     if student:
@@ -172,13 +177,14 @@ def talkative(student: Path, folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(tiny_student, tmp_path_factory) -> Project:
+def finished(tiny_student, tmp_path_factory) -> Iterator[Project]:
     """The small project after its one full run, committed."""
     folder = tmp_path_factory.mktemp("pipeline")
-    project = start(folder / "project", talkative(tiny_student, folder / "student"))
-    assert ran(project.dvc("repro")) == EVERY
-    project.commit("Run it")
-    return project
+    with Forks(folder / "python", environment()) as python:
+        project = start(folder / "project", talkative(tiny_student, folder / "student"), python=python)
+        assert ran(project.dvc("repro")) == EVERY
+        project.commit("Run it")
+        yield project
 
 
 @pytest.fixture

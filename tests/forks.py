@@ -1,0 +1,104 @@
+"""A `python` that starts at once: a process that has imported the libraries already forks for each command.
+
+A run of the pipeline is some fifty commands, each of which would import torch and transformers for seconds.
+"""
+
+import json
+import os
+import runpy
+import signal
+import socket
+import subprocess
+import sys
+import traceback
+from pathlib import Path
+
+SERVER = "forks.sock"
+LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "sklearn.linear_model", "lm_eval.evaluator")
+
+# What stands in the place of python, and passes `python -m MODULE ARGUMENTS` on with its streams; all else goes to python itself.
+CLIENT = """\
+#!{python} -IS
+import json, os, socket, sys
+if sys.argv[1:2] != ["-m"]:
+    os.execv({python!r}, [{python!r}, *sys.argv[1:]])
+with socket.socket(socket.AF_UNIX) as server:
+    server.connect({address!r})
+    socket.send_fds(server, [b"."], [0, 1, 2])
+    server.sendall(json.dumps([os.getcwd(), dict(os.environ), sys.argv[2:]]).encode() + b"\\n")
+    sys.exit(int(server.makefile().read() or 70))
+"""
+
+
+class Forks:
+    """A directory for the front of PATH, whose `python` forks from a process of its own, until that is ended."""
+
+    def __init__(self, folder: Path, environment: dict[str, str]):
+        self.folder, address = folder, str(folder / SERVER)
+        folder.mkdir(parents=True)
+        client = folder / "python"
+        client.write_text(CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
+        client.chmod(0o755)
+        self._server = subprocess.Popen([sys.executable, __file__, address], env=environment, stdout=subprocess.PIPE)
+        assert self._server.stdout.readline() == b"ready\n", "the libraries could not be imported"
+
+    def __enter__(self) -> Path:
+        return self.folder
+
+    def __exit__(self, *_) -> None:
+        self._server.terminate()
+        self._server.wait()
+
+
+def serve(address: str) -> None:
+    """Fork for each command that comes; a child per connection waits for it, so that commands may overlap."""
+    for library in LIBRARIES:
+        __import__(library)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    with socket.socket(socket.AF_UNIX) as listening:
+        listening.bind(address)
+        listening.listen()
+        print("ready", flush=True)
+        while True:
+            connection, _ = listening.accept()
+            if os.fork() == 0:
+                listening.close()
+                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+                attend(connection)
+                os._exit(0)
+            connection.close()
+
+
+def attend(connection: socket.socket) -> None:
+    _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+    folder, environment, arguments = json.loads(connection.makefile().readline())
+    child = os.fork()
+    if child == 0:
+        for number, stream in enumerate(streams):
+            os.dup2(stream, number)
+        os._exit(run(folder, environment, arguments))
+    connection.sendall(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
+
+
+def run(folder: str, environment: dict[str, str], arguments: list[str]) -> int:
+    """Run `python -m` as it would run in a new process; return its exit status."""
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.path[0] = folder
+    module, *sys.argv[1:] = arguments
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+        return 0
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except BaseException:
+        traceback.print_exc()
+        return 1
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+if __name__ == "__main__":
+    serve(sys.argv[1])
