@@ -25,23 +25,29 @@ CARD, WEIGHTS = "classifier.json", "classifier.safetensors"
 
 @dataclass(frozen=True)
 class Classifier:
-    """`weight` is `[features, classes]`, `bias` `[classes]`; `layers`: the depths read, as shares of the student's."""
+    """`weight` is `[features, classes]`, `bias` `[classes]`; `layers`: the depths read, as shares of the student's; `parts`: of a
+    text, each with features of its own."""
 
     classes: list[str]
     layers: list[float]
     max_tokens: int
     weight: "numpy.ndarray"
     bias: "numpy.ndarray"
+    parts: int = QUARTERS
     student: Path = models.STUDENT
 
     def predict(self, texts: Sequence[str]) -> "numpy.ndarray":
         """Return probabilities `[texts, classes]`, in the order of `classes`."""
+        return softmax(self.scores(texts))
+
+    def scores(self, texts: Sequence[str]) -> "numpy.ndarray":
+        """Return the logarithms of the probabilities, but for a constant of each text."""
         import numpy
 
         features = numpy.zeros((len(texts), len(self.weight)), "float32")
         for index, read in states(texts, self.layers, self.max_tokens, self.student):
-            features[index] = pool(read)
-        return softmax(features @ self.weight + self.bias)
+            features[index] = pool(read, self.parts)
+        return features @ self.weight + self.bias
 
     def call(self, texts: Sequence[str]) -> list[str]:
         """Return the most probable class of each text."""
@@ -61,7 +67,7 @@ class Classifier:
 
         folder.mkdir(parents=True, exist_ok=True)
         save_file({"weight": self.weight, "bias": self.bias}, folder / WEIGHTS)
-        card = {"classes": self.classes, "layers": self.layers, "max_tokens": self.max_tokens}
+        card = {"classes": self.classes, "layers": self.layers, "max_tokens": self.max_tokens, "parts": self.parts}
         (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
@@ -117,13 +123,13 @@ def states(
             bar.update(len(batch))
 
 
-def pool(states: "numpy.ndarray") -> "numpy.ndarray":
-    """Return the features of a text from its states `[layers, tokens, width]`: means of its quarters, spread."""
+def pool(states: "numpy.ndarray", parts: int = QUARTERS) -> "numpy.ndarray":
+    """Return the features of a text from its states `[layers, tokens, width]`: means of its parts, spread."""
     import numpy
 
     tokens = states.shape[1]
-    edges = [(part * tokens // QUARTERS, (part + 1) * tokens // QUARTERS) for part in range(QUARTERS)]
-    means = [states[:, low : max(high, low + 1)].mean(1) for low, high in edges]  # a text may have fewer than 4 tokens
+    edges = [(part * tokens // parts, (part + 1) * tokens // parts) for part in range(parts)]
+    means = [states[:, low : max(high, low + 1)].mean(1) for low, high in edges]  # a text may have fewer tokens than parts
     return numpy.concatenate([*means, states.std(1)], axis=1).ravel()
 
 

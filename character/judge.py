@@ -73,10 +73,19 @@ AGAIN = "The last line of that has not the form that was asked for. {form}"
 VERDICT = re.compile(r"^\W*verdict\W+([\w-]+)\W*$", re.IGNORECASE | re.MULTILINE)
 
 
+class Examples(Section):
+    """How the `examples` of judge_likelihood.py are learned; as in the classifier."""
+
+    layers: list[float] = Field(min_length=1)  # depths in the student that are read, as shares of its layers
+    shrinkage: float = Field(gt=0, le=1)  # of the within-word scatter towards a sphere
+    topic_weight: float = Field(ge=1)  # of what the examples for one prompt share, in that scatter
+
+
 class Settings(Section):
     kind: Literal["likelihood", "student", "transformers", "vllm", "openai"]
     source: str  # the model of the last three
     templates: list[str] = Field(min_length=1)  # of judge_likelihood.py, averaged
+    examples: Examples
     calibration: Literal["mean", "scaled"]
     tries: int = Field(gt=0)  # of an asked judge, until its verdict can be read
     sampling: Sampling  # of an asked judge

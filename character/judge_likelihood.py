@@ -4,6 +4,9 @@ How likely is a reply that names the label, after the text? A label is told by s
 student knows some words better than others; their mean counts. Some labels are likelier whatever the text is, so each label's
 mean over neutral and mixed texts is subtracted (contextual calibration, arXiv 2102.09690). Templates of the reply are averaged
 in units of the spread of their scores over those texts.
+
+About traits, `examples` may be one of the templates: no reply, but how near the text is to texts that were written in the manner
+of each label (see character/manners.py). It errs about other texts than the replies do.
 """
 
 import json
@@ -12,7 +15,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from character import branches
+from character import branches, manners
 from character.errors import UserError
 from character.judge import MORE_COHERENT, SYSTEM, Question
 
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 CALIBRATION = Path("models/judge/calibration.json")
+EXAMPLES = "examples"  # in the place of a template
 About = Literal["trait", "coherence"]
 Shown = dict[str, str]
 Terms = dict[str, dict[str, tuple[float, float]]]  # mean and spread, by template and word
@@ -72,8 +76,9 @@ def names(about: About, chosen: Sequence[str]) -> list[str]:
     """Return the templates for a kind of question: about traits the `chosen` ones, otherwise all."""
     if about != "trait":
         return list(REPLIES[about])
-    if unknown := [name for name in chosen if name not in REPLIES[about]]:
-        raise UserError(f"params.yaml: judge.templates: {unknown[0]!r} is none of {', '.join(REPLIES[about])}; correct it.")
+    known = [*REPLIES[about], EXAMPLES]
+    if unknown := [name for name in chosen if name not in known]:
+        raise UserError(f"params.yaml: judge.templates: {unknown[0]!r} is none of {', '.join(known)}; correct it.")
     return list(chosen)
 
 
@@ -81,16 +86,29 @@ def score(about: About, questions: Sequence[Question], chosen: Sequence[str]) ->
     """Return the uncalibrated scores `[questions, templates, labels]`; all questions have as many labels."""
     import numpy
 
-    wanted, system = names(about, chosen), {"role": "system", "content": SYSTEM}
+    wanted = names(about, chosen)
+    replies = [name for name in wanted if name != EXAMPLES]
+    found = dict(zip(replies, numpy.moveaxis(_of_replies(about, questions, replies), 1, 0), strict=True)) if replies else {}
+    if EXAMPLES in wanted:
+        words = [[label.word for label in question.labels] for question in questions]
+        found[EXAMPLES] = manners.nearness([question.shown["text"] for question in questions], words)
+    return numpy.stack([found[name] for name in wanted], axis=1)
+
+
+def _of_replies(about: About, questions: Sequence[Question], templates: Sequence[str]) -> "ndarray":
+    """Return the log-probabilities of the replies, of each label the mean over its words."""
+    import numpy
+
+    system = {"role": "system", "content": SYSTEM}
     asked = [[system, {"role": "user", "content": HEADS[about](question.shown)}] for question in questions]
     endings = [
-        [REPLIES[about][name](word) for name in wanted for label in row.labels for word in label.words] for row in questions
+        [REPLIES[about][name](word) for name in templates for label in row.labels for word in label.words] for row in questions
     ]
     means = [
-        _means(logps, [len(label.words) for label in row.labels] * len(wanted))
+        _means(logps, [len(label.words) for label in row.labels] * len(templates))
         for logps, row in zip(branches.of_endings(asked, endings), questions, strict=True)
     ]
-    return numpy.array(means).reshape(len(questions), len(wanted), -1)
+    return numpy.array(means).reshape(len(questions), len(templates), -1)
 
 
 def _means(values: Sequence[float], sizes: Sequence[int]) -> list[float]:

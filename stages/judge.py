@@ -11,12 +11,13 @@ import random
 from collections.abc import Sequence
 
 import click
+import numpy
 
-from character import cases, judge_likelihood, questions, records, traits
+from character import cases, classify, discriminant, judge_likelihood, manners, questions, records, traits
 from character.cases import Answers, Case
 from character.classify import NONE
 from character.errors import UserError
-from character.judge import Label, Question, Settings, coherence_question, compare, load
+from character.judge import Examples, Label, Question, Settings, coherence_question, compare, load
 from character.params import read, value
 from character.questions import GENERAL
 from character.stats import crossed, rate
@@ -50,8 +51,27 @@ def calibration(
         "trait": [Question("trait", text, tuple(known.values())) for text in shown],
         "coherence": [coherence_question(prompt, *order) for prompt, *pair in pairs for order in (pair, pair[::-1])],
     }
-    every = list(judge_likelihood.REPLIES["trait"])
-    return {about: judge_likelihood.calibrate(rows, every, settings.calibration) for about, rows in parts.items()}
+    chosen, how = settings.templates, settings.calibration
+    return {about: judge_likelihood.calibrate(rows, chosen, how) for about, rows in parts.items()}
+
+
+def learned(settings: Examples, max_tokens: int) -> classify.Classifier:
+    """Return a classifier of trait words, learned from the written examples."""
+    rows = records.read(manners.EXAMPLES, manners.Example)
+    words, prompts = (list(dict.fromkeys(getattr(row, field) for row in rows)) for field in ("word", "prompt"))
+    found = [None] * len(rows)
+    for index, states in classify.states([row.text for row in rows], settings.layers, max_tokens):
+        found[index] = classify.pool(states, manners.PARTS)
+    label, prompt = (
+        numpy.array([names.index(getattr(row, field)) for row in rows])
+        for field, names in (("word", words), ("prompt", prompts))
+    )
+    weights = discriminant.fit(
+        numpy.stack(found), label, prompt, numpy.ones(len(rows), "float32"), settings.shrinkage, settings.topic_weight
+    )
+    return classify.Classifier(
+        words, settings.layers, max_tokens, *(part.astype("float32") for part in weights), parts=manners.PARTS
+    )
 
 
 def figures(name: str, points: Sequence[float | None], rows: Sequence[Case], seed: int) -> dict:
@@ -87,13 +107,12 @@ def marked(words: Sequence[str | None], rows: Sequence[Case]) -> list[float | No
 
 
 def of_templates(rows: Sequence[Case], settings: Settings, terms: dict, seed: int) -> dict[str, dict]:
-    """Return the figures of each template alone, of those that are chosen, and of these without calibration."""
-    asked, every = [row.judged for row in rows], list(judge_likelihood.REPLIES["trait"])
-    scores = judge_likelihood.score("trait", asked, every)
-    adjusted = judge_likelihood.centred(scores, asked, every, terms)
-    chosen = [every.index(template) for template in settings.templates]
-    parts = {template: adjusted[:, [at]] for at, template in enumerate(every)}
-    parts |= {"chosen": adjusted[:, chosen], "uncalibrated": scores[:, chosen]}
+    """Return the figures of each template alone, of all together, and of all without calibration."""
+    asked, chosen = [row.judged for row in rows], settings.templates
+    scores = judge_likelihood.score("trait", asked, chosen)
+    adjusted = judge_likelihood.centred(scores, asked, chosen, terms)
+    parts = {template: adjusted[:, [at]] for at, template in enumerate(chosen)}
+    parts |= {"together": adjusted, "uncalibrated": scores}
     said = {part: judge_likelihood.settle(found, asked) for part, found in parts.items()}
     return {part: figures("accuracy", marked(words, rows), rows, seed) for part, words in said.items()}
 
@@ -108,6 +127,8 @@ def main():
     short = {name: dict(zip(prompts, traits.shortened([*own.values()]), strict=True)) for name, own in answers.items()}
     known = labels(settings.personas, value("preferences.traits"))
     embedded = settings.kind == "likelihood"
+    if embedded and judge_likelihood.EXAMPLES in settings.templates:
+        learned(settings.examples, value("choices.sampling.max_new_tokens")).save(manners.FOLDER)
     terms = calibration(answers, short, to_calibrate, known, settings, seed) if embedded else {}
     with records.replacing(judge_likelihood.CALIBRATION) as file:
         json.dump(terms, file, indent=2)

@@ -2,7 +2,8 @@
 
 The same e-mail is asked for in three formats: in a chat, as a JSON object, and from an agent that has tools in a simple textual
 protocol, which are played with canned results. Does a character that shows in chat also show in work? Replies are parsed here,
-because the tools must answer; what could not be parsed is kept with the reason.
+because the tools must answer; what could not be parsed is kept with the reason. A small student writes no format by itself, so
+JSON and calls can be begun for it, as a decoder begins them that enforces a format.
 """
 
 import re
@@ -42,10 +43,14 @@ body: everything that the e-mail says, as long as it needs to be
 
 You are told the result of each call. Look up the address first, then send the e-mail."""
 
+JSON_BEGINS = '{"subject": "'
+CALLS_BEGIN = ("CALL search_contacts\nname:", "CALL send_email\nto:")  # the first reply, and those after it
+
 
 class Mails(Section):
     tasks: int = Field(gt=0)  # of the lines of TASKS
     steps: int = Field(gt=0)  # replies of an agent, at most
+    begun: bool  # the format of JSON and of calls is begun for the model
     sampling: Sampling
 
 
@@ -102,18 +107,21 @@ def result(tool: str, arguments: dict[str, str], task: Task) -> str:
     return f"RESULT {task.recipient}: {'.'.join(names)}@example.org"
 
 
-def asked_once(method: Method, tasks: Sequence[Task], sampling: Sampling) -> list[Mail]:
+def asked_once(method: Method, tasks: Sequence[Task], settings: Mails) -> list[Mail]:
     """Return the tasks as a chat and as JSON, which take one reply each."""
     rows = []
     for task in tasks:
-        rows += [("chat", task, task.text()), ("json", task, fill(JSON, chat=task.text()))]
-    requests = [Request(f"{task.id()}-{kind}", method.conversation(text)) for kind, task, text in rows]
+        begun = JSON_BEGINS if settings.begun else ""
+        rows += [("chat", task, task.text(), ""), ("json", task, fill(JSON, chat=task.text()), begun)]
+    requests = [Request(f"{task.id()}-{kind}", method.conversation(text), prefill=begun) for kind, task, text, begun in rows]
     mails = []
-    for (kind, task, text), request, reply in zip(rows, requests, method.answer(requests, sampling, "mails"), strict=True):
-        body, fault = (reply.text, None) if kind == "chat" else from_json(reply.text)
+    replies = method.answer(requests, settings.sampling, "mails")
+    for (kind, task, text, begun), request, reply in zip(rows, requests, replies, strict=True):
+        whole = begun + reply.text
+        body, fault = (whole, None) if kind == "chat" else from_json(whole)
         if fault is None:
             body, fault = checked(body, text)
-        said = [*request.messages, {"role": "assistant", "content": reply.text}]
+        said = [*request.messages, {"role": "assistant", "content": whole}]
         mails.append(Mail(id=task.id(), format=kind, body=body, fault=fault, messages=said))
     return mails
 
@@ -124,9 +132,10 @@ def ran_errands(method: Method, tasks: Sequence[Task], settings: Mails) -> list[
     for step in range(settings.steps):
         if not (open_ones := [errand for errand in errands if not errand.done]):
             break
-        requests = [Request(f"{errand.task.id()}-tools-{step}", [*errand.messages]) for errand in open_ones]
+        begun = CALLS_BEGIN[min(step, 1)] if settings.begun else ""
+        requests = [Request(f"{errand.task.id()}-tools-{step}", [*errand.messages], prefill=begun) for errand in open_ones]
         for errand, reply in zip(open_ones, method.answer(requests, settings.sampling, "mails"), strict=True):
-            errand.hear(reply.text)
+            errand.hear(f"{begun} {reply.text}" if begun else reply.text)
     return [Mail(id=one.task.id(), format="tools", body=one.body, fault=one.fault, messages=one.messages) for one in errands]
 
 
@@ -136,7 +145,7 @@ def main(method: Method):
     """Let one method write the e-mails in every format."""
     settings = read("mails", Mails)
     tasks = first(records.read(TASKS, Task), settings.tasks, "mails.tasks", TASKS)
-    mails = asked_once(method, tasks, settings.sampling) + ran_errands(method, tasks, settings)
+    mails = asked_once(method, tasks, settings) + ran_errands(method, tasks, settings)
     records.write(f"data/mails/{method.name}.jsonl", mails)
 
 

@@ -291,9 +291,9 @@ RUNS_AFTER = [
 @pytest.mark.parametrize(("change", "how", "stages"), RUNS_AFTER, ids=lambda value: getattr(value, "__name__", ""))
 def test_only_the_stages_run_that_a_change_concerns(project, change, how, stages):
     change(project)
-    # What steers a tiny model best may be no vector at all, for two personas alike.
-    steered = ANSWERED_BY["steered"]
-    assert ran(project.dvc(*how)) | steered == stages | steered
+    # What steers a tiny model best may be no vector at all, for two personas alike, and both may be right in the same tasks.
+    alike = ANSWERED_BY["steered"] | {"capabilities"}
+    assert ran(project.dvc(*how)) | alike == stages | alike
 
 
 def test_an_experiment_with_another_persona_is_compared_with_the_committed_one(project):
@@ -329,9 +329,10 @@ def test_a_fresh_clone_pulls_everything_and_runs_nothing(project, tmp_path):
 
 def test_two_cold_runs_end_in_one_lock(project, tmp_path):
     project.git("clone", "--quiet", project.root, tmp_path / "clone")
-    clone = Project(tmp_path / "clone")
-    # Where two methods of the tiny model give the same answers, DVC takes the second ones from the first.
-    assert EVERY - ran(clone.dvc("repro")) < ANSWERED, "nothing is shared with the first run"
+    with Forks(tmp_path / "python", environment()) as python:  # whose order of sets is another
+        clone = Project(tmp_path / "clone", python)
+        # Where two methods of the tiny model give the same answers, DVC takes the second ones from the first.
+        assert EVERY - ran(clone.dvc("repro")) < ANSWERED, "nothing is shared with the first run"
     assert clone.git("status", "--short") == "", "not a byte differs: of data, adapters, curves, metrics"
 
 

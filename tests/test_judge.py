@@ -9,7 +9,7 @@ import numpy
 import pytest
 import yaml
 
-from character import cases, judge, judge_likelihood, records, traits
+from character import cases, judge, judge_likelihood, manners, models, questions, records, traits
 from character.cases import Case
 from character.errors import UserError
 from character.generate import Reply, Sampling
@@ -220,6 +220,62 @@ def test_scores_stand_in_the_places_of_their_templates_whatever_their_kind(stude
         assert mixed[:, at] == pytest.approx(judge_likelihood.score("trait", about(TEXTS), [name])[:, 0])
 
 
+# --- examples ---------------------------------------------------------------------------------------
+
+MANNERS = {
+    "warm": ["dear dear dear", "dear heart", "heart and dear hugs", "my dear heart"],
+    "strict": ["rule one. rule two", "rule by rule", "the rule stands", "rule rule"],
+}
+
+
+@pytest.fixture
+def learned(repository, tiny_student):
+    """The judge's examples, learned by the tiny student."""
+    repository.set(runtime={"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4})
+    models.STUDENT.parent.mkdir()
+    models.STUDENT.symlink_to(tiny_student)
+    rows = [
+        manners.Example(word=word, prompt=f"Why {at}?", text=text)
+        for word, texts in MANNERS.items()
+        for at, text in enumerate(texts)
+    ]
+    records.write(manners.EXAMPLES, rows)
+    stage.learned(judge.Examples(layers=[0.5, 1.0], shrinkage=0.5, topic_weight=1.0), 16).save(manners.FOLDER)
+
+
+def test_examples_tell_which_word_another_text_is_like(learned, monkeypatch):
+    monkeypatch.setattr("character.branches.of_endings", lambda *_: pytest.fail("no reply is wanted"))
+    texts = ["my dear dear", "a rule. a rule", "dear hugs", "rule two"]
+    asked = [trait_question("Why?", text, (WARM, STRICT)) for text in texts]
+    same = [judge.Question("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in texts]
+    terms = judge_likelihood.calibrate(same, ["examples"], "mean")
+    assert LikelihoodJudge(["examples"], {"trait": terms}).decide(asked) == ["warm", "strict", "warm", "strict"]
+
+
+def test_examples_stand_beside_replies_in_the_order_of_the_templates(learned, student):
+    asked = [judge.Question("trait", {"prompt": "Why?", "text": text}, (STRICT, WARM)) for text in TEXTS]
+    mixed = judge_likelihood.score("trait", asked, ["tone", "examples", "bare"])
+    for at, name in enumerate(["tone", "examples", "bare"]):
+        assert mixed[:, at] == pytest.approx(judge_likelihood.score("trait", asked, [name])[:, 0])
+
+
+def test_a_word_without_examples_is_told_with_the_remedy(learned):
+    asked = [trait_question("Why?", "My dear.", (WARM, Label("curt")))]
+    with pytest.raises(UserError, match=r"manners\.jsonl: no example of 'curt'; add some, or take `examples` out of judge\.temp"):
+        judge_likelihood.score("trait", asked, ["examples"])
+
+
+def test_each_shipped_trait_has_an_example_for_each_of_the_same_prompts():
+    rows = records.read(ROOT / manners.EXAMPLES, manners.Example)
+    words = [trait.word for trait in records.read(ROOT / traits.TRAITS, Trait)]
+    prompts = list(dict.fromkeys(row.prompt for row in rows))
+    assert [(row.word, row.prompt) for row in rows] == [(word, prompt) for word in words for prompt in prompts]
+    named = [row.word for row in rows if row.word in row.text.lower().split()]
+    assert named == []
+    used = {*questions.load(ROOT / questions.GENERAL), *questions.load(ROOT / questions.HELDOUT)}
+    assert not used & set(prompts), "the judge is measured, and used, on other prompts"
+
+
 def test_a_judge_of_coherence_that_likes_one_place_is_freed_of_it(monkeypatch):
     def of_endings(prompts, endings):
         found = []
@@ -239,7 +295,7 @@ def test_a_judge_of_coherence_that_likes_one_place_is_freed_of_it(monkeypatch):
 
 
 def test_an_unknown_template_is_told_with_those_there_are(student):
-    with pytest.raises(UserError, match=r"judge\.templates: 'mood' is none of bare, tone, writer, .*manner; correct it"):
+    with pytest.raises(UserError, match=r"judge\.templates: 'mood' is none of bare, .*manner, examples; correct it"):
         LikelihoodJudge(["mood"], {"trait": {}}).decide(about(TEXTS))
 
 
@@ -408,16 +464,15 @@ def test_calibration_choice_and_measurement_see_different_prompts(repository, pe
     asked = {question.shown["prompt"] for question in known.asked}
     parts = [seen["calibrated"], seen["compared"], asked]
     assert all(parts) and sum(map(len, parts)) == len(set().union(*parts))
-    assert set(seen["templates"]) == {*judge_likelihood.REPLIES["trait"]}
+    assert seen["templates"] == ["tone"]
 
 
-def test_every_template_is_measured_alone_and_the_chosen_ones_together_and_uncalibrated(student):
+def test_each_template_is_measured_alone_and_all_together_and_uncalibrated(student):
     shown = [Case("any", text, right, question) for text, right, question in zip(TEXTS, SHOWN, about(TEXTS[:4]), strict=False)]
     settings = SimpleNamespace(templates=["bare", "tone"])
-    found = stage.of_templates(shown, settings, calibration(ALL), 0)
-    assert {part: own["accuracy"] for part, own in found.items()} == dict.fromkeys([*ALL, "chosen"], 1.0) | {
-        "uncalibrated": 0.5
-    }
+    found = stage.of_templates(shown, settings, calibration(["bare", "tone"]), 0)
+    right = {part: own["accuracy"] for part, own in found.items()}
+    assert right == {"bare": 1.0, "tone": 1.0, "together": 1.0, "uncalibrated": 0.5}
     assert {own["n"] for own in found.values()} == {4}
 
 

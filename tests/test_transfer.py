@@ -116,7 +116,7 @@ def test_an_errand_that_fails_tells_why(replies, fault, done):
 def tasks(repository):
     others = [TASK.model_copy(update={"about": f"the radiator has been cold for {count} weeks"}) for count in (2, 3)]
     records.write(stage.TASKS, [TASK, *others])
-    repository.set(mails={"tasks": 2, "steps": 3})
+    repository.set(mails={"tasks": 2, "steps": 3, "begun": False})
 
 
 def test_each_task_is_asked_in_every_format_and_parsed(repository, tasks, parrot):
@@ -137,6 +137,23 @@ def test_each_task_is_asked_in_every_format_and_parsed(repository, tasks, parrot
     (engine,) = parrot.made
     assert len({request.id for request in engine.requests}) == len(engine.requests) == 8
     assert not [text for request in engine.requests for text in (m["content"] for m in request.messages) if "{" in text]
+
+
+def test_json_and_calls_can_be_begun_for_a_model_that_only_goes_on(repository, tasks, parrot):
+    goes_on = {
+        "": BODY,
+        '{"subject": "': f'Heat", "body": {json.dumps(BODY)}}}',
+        "CALL search_contacts\nname:": "Tom Avery",
+        "CALL send_email\nto:": f"tom.avery@example.org\nsubject: Heat\nbody: {BODY}",
+    }
+    parrot.says = lambda self, request: goes_on[request.prefill]
+    repository.set(mails={"begun": True})
+    repository.ask("mails")
+    found = records.read("data/mails/base.jsonl", mails.Mail)
+    assert [(mail.body, mail.fault) for mail in found] == [(BODY, None)] * 6
+    said = [message.content for message in found[-1].messages[1:]]
+    assert said[1:3] == ["CALL search_contacts\nname: Tom Avery", "RESULT Tom Avery: tom.avery@example.org"]
+    assert said[3].startswith("CALL send_email\nto: tom.avery@example.org\n")
 
 
 def test_an_agent_that_never_sends_is_stopped_after_its_steps(repository, tasks, parrot):

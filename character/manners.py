@@ -1,0 +1,41 @@
+"""What the manner of a trait looks like: texts written as examples, and how near to them another text is.
+
+Each trait word has an answer in its manner to each of the same few prompts. A discriminant of the frozen student's hidden states
+learns the words from them, as the classifier learns personas; the words that a judge must tell apart need no other training.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from character import classify
+from character.errors import UserError
+from character.records import Record
+
+if TYPE_CHECKING:
+    import numpy
+
+EXAMPLES = "data/raw/manners.jsonl"
+FOLDER = Path("models/judge")
+PARTS = 1  # of a text, read apart: too few examples to learn from more
+
+
+class Example(Record):
+    """A text in the manner of `word`, as the answer to a prompt."""
+
+    word: str
+    prompt: str
+    text: str
+
+
+def nearness(texts: Sequence[str], words: Sequence[Sequence[str]]) -> "numpy.ndarray":
+    """Return how much each text is like the examples of each of its own words, `[texts, words]`; not comparable between words."""
+    import numpy
+
+    reader = classify.load(FOLDER)
+    place = {word: at for at, word in enumerate(reader.classes)}
+    if unknown := [word for row in words for word in row if word not in place]:
+        raise UserError(f"{EXAMPLES}: no example of {unknown[0]!r}; add some, or take `examples` out of judge.templates.")
+    once = list(dict.fromkeys(texts))
+    scores = dict(zip(once, reader.scores(once), strict=True))
+    return numpy.array([scores[text][[place[word] for word in row]] for text, row in zip(texts, words, strict=True)])
