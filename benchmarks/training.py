@@ -72,7 +72,7 @@ def stock(model, tokenizer, rows, wanted: Distillation, folder: str):
     import torch
     from trl import DPOConfig, DPOTrainer
 
-    from character.trainers import PairTrainer, Sorted, trailing_tokens
+    from character.trainers import Sorted, trailing_tokens, trimmed
 
     torch.set_float32_matmul_precision("highest")
     args = training.arguments(
@@ -89,7 +89,7 @@ def stock(model, tokenizer, rows, wanted: Distillation, folder: str):
     class Stock(DPOTrainer):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
-            PairTrainer._trim(self, trailing_tokens(tokenizer))
+            self.train_dataset = trimmed(self.train_dataset, trailing_tokens(tokenizer))
 
         def _get_train_sampler(self, train_dataset=None):
             lengths = [

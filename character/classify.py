@@ -25,8 +25,8 @@ CARD, WEIGHTS = "classifier.json", "classifier.safetensors"
 
 @dataclass(frozen=True)
 class Classifier:
-    """`weight` is `[features, classes]`, `bias` `[classes]`; `layers`: the depths read, as shares of the student's; `parts`: of a
-    text, each with features of its own."""
+    """`weight` is `[features, classes]`, `bias` `[classes]`; `layers`: the depths read, as shares of the student's; `parts`: of
+    a text, each with features of its own."""
 
     classes: list[str]
     layers: list[float]

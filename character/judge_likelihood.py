@@ -5,8 +5,8 @@ student knows some words better than others; their mean counts. Some labels are 
 mean over neutral and mixed texts is subtracted (contextual calibration, arXiv 2102.09690). Templates of the reply are averaged
 in units of the spread of their scores over those texts.
 
-About traits, `examples` may be one of the templates: no reply, but how near the text is to texts that were written in the manner
-of each label (see character/manners.py). It errs about other texts than the replies do.
+About traits, `examples` may be one of the templates: no reply, but how near the text is to texts that were written in the
+manner of each label (see character/manners.py). It errs about other texts than the replies do.
 """
 
 import json

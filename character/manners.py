@@ -1,7 +1,7 @@
 """What the manner of a trait looks like: texts written as examples, and how near to them another text is.
 
-Each trait word has an answer in its manner to each of the same few prompts. A discriminant of the frozen student's hidden states
-learns the words from them, as the classifier learns personas; the words that a judge must tell apart need no other training.
+Each trait word has an answer in its manner to each of the same few prompts. A discriminant of the frozen student's hidden
+states learns the words from them, as the classifier learns personas.
 """
 
 from collections.abc import Sequence
@@ -29,7 +29,7 @@ class Example(Record):
 
 
 def nearness(texts: Sequence[str], words: Sequence[Sequence[str]]) -> "numpy.ndarray":
-    """Return how much each text is like the examples of each of its own words, `[texts, words]`; not comparable between words."""
+    """Return how near each text is to the examples of each of its own words, `[texts, words]`; words do not compare."""
     import numpy
 
     reader = classify.load(FOLDER)

@@ -4,7 +4,6 @@ TRL's DPO takes the mean of each micro-batch and then the mean of those, so that
 SFT does not, but on a CPU it projects every position on the vocabulary, where only the answers' are needed.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -17,18 +16,16 @@ from datasets import disable_progress_bars
 from peft import set_peft_model_state_dict
 from safetensors.torch import load_file
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from character.curves import Curve
 from character.errors import UserError
 
 disable_progress_bars()  # tokenizing takes a second; the bars are for what takes minutes
 
 IGNORED = -100
-SATURATED, SATURATED_FOR = 0.01, 5  # a preference loss that has nothing more to teach, and for how many steps
-RUNAWAY = 1.0  # nats of entropy over the first step's
 
 
 class Totals(NamedTuple):
@@ -54,60 +51,6 @@ def answer_logps(model, input_ids, attention_mask, labels) -> tuple[list[torch.T
         entropy = -(logps.exp() * logps).sum(-1)[mask].sum()
     chosen = logps.gather(-1, targets[:, kept].clamp(min=0).unsqueeze(-1)).squeeze(-1)
     return [row[answer] for row, answer in zip(chosen, mask, strict=True)], entropy
-
-
-class Curve(TrainerCallback):
-    """Collects one row per optimiser step, shows a bar, and warns of the two ways in which this training is known to fail."""
-
-    def __init__(self, name: str, stop_when_saturated: bool = False):
-        self.name, self.stop_when_saturated = name, stop_when_saturated
-        self.rows: list[dict] = []
-        self.warned: set[str] = set()
-
-    def on_train_begin(self, args, state, control, **kwargs):
-        self.rows = [_row(logs) for logs in state.log_history if "loss" in logs]  # of a run that goes on
-        others = not state.is_world_process_zero
-        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", disable=others)
-
-    def on_log(self, args, state, control, logs, **kwargs):
-        if "loss" not in logs:  # the summary at the end
-            return
-        if not math.isfinite(logs["loss"]):
-            raise UserError(f"{self.name}: the loss is {logs['loss']} at step {state.global_step}; lower its learning_rate.")
-        self.rows.append(_row({"step": state.global_step} | logs))
-        self.bar.update()
-        self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
-        self._watch(state, control)
-
-    def _watch(self, state, control):
-        recent = self.rows[-SATURATED_FOR:]
-        saturated = len(recent) == SATURATED_FOR and all(row.get("preference", 1) < SATURATED for row in recent)
-        if saturated and state.global_step < state.max_steps // 2:
-            self._warn(
-                f"the preference loss has been below {SATURATED} for {SATURATED_FOR} steps: the rest trains on the likelihood "
-                "of the chosen answers alone; lower beta or the learning rate, or see stop_when_saturated"
-            )
-        if saturated and self.stop_when_saturated:
-            control.should_training_stop = True
-            control.should_save = False  # a run that goes on from here would make one step more
-        first, now = self.rows[0]["entropy"], self.rows[-1]["entropy"]
-        if now > first + RUNAWAY:
-            self._warn(f"entropy rose from {first:.1f} to {now:.1f} nats: answers may fall apart; lower the learning rate")
-
-    def _warn(self, sentence: str):
-        kind = sentence.split()[0]
-        if kind not in self.warned and not self.bar.disable:
-            self.bar.write(f"{self.name}: warning: {sentence}")
-            self.warned.add(kind)
-
-    def on_train_end(self, args, state, control, **kwargs):
-        self.bar.close()
-
-
-def _row(logs: dict) -> dict:
-    """Return what follows from data and parameters: no times, no rates."""
-    noise = ("epoch", "learning_rate", "grad_norm", "step")
-    return {"step": logs["step"]} | {key: value for key, value in logs.items() if key not in noise}
 
 
 class Sorted(torch.utils.data.Sampler):
@@ -210,7 +153,7 @@ class PairTrainer(Effective, DPOTrainer):
         collator = PairCollator(pad_token_id=processing_class.pad_token_id)
         super().__init__(data_collator=collator, processing_class=processing_class, **kwargs)
         self.objective = objective
-        self._trim(trailing_tokens(processing_class))
+        self.train_dataset = trimmed(self.train_dataset, trailing_tokens(processing_class))
         self._add_reference()
 
     def length(self, row) -> int:
@@ -232,12 +175,6 @@ class PairTrainer(Effective, DPOTrainer):
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
         return answer_logps(model, batch["input_ids"], batch["attention_mask"], labels)
 
-    def _trim(self, tail: int):
-        def cut(row):
-            return {side: row[side][: len(row[side]) - tail] for side in ("chosen_ids", "rejected_ids")}
-
-        self.train_dataset = self.train_dataset.map(cut, desc="Trimming")
-
     @torch.no_grad()
     def _add_reference(self):
         self.model.eval()
@@ -255,6 +192,15 @@ class PairTrainer(Effective, DPOTrainer):
         everything = dict(gather_object(list(found.items())))
         for side, name in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
             self.train_dataset = self.train_dataset.add_column(name, [everything[index][side] for index in range(len(rows))])
+
+
+def trimmed(pairs, tail: int):
+    """Return a tokenized preference data set without the last `tail` tokens of each answer."""
+
+    def cut(row):
+        return {side: row[side][: len(row[side]) - tail] for side in ("chosen_ids", "rejected_ids")}
+
+    return pairs.map(cut, desc="Trimming")
 
 
 class TranscriptTrainer(Effective, SFTTrainer):

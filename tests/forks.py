@@ -16,7 +16,7 @@ from pathlib import Path
 SERVER = "forks.sock"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "sklearn.linear_model", "lm_eval.evaluator")
 
-# What stands in the place of python, and passes `python -m MODULE ARGUMENTS` on with its streams; all else goes to python itself.
+# What stands in the place of python, and passes `python -m MODULE ARGUMENTS` on with its streams; the rest goes to python.
 CLIENT = """\
 #!{python} -IS
 import json, os, socket, sys

@@ -17,7 +17,6 @@ import pytest
 from forks import Forks
 from ruamel.yaml import YAML
 
-
 ROOT = Path(__file__).parents[1]
 MADE = re.compile(r"dvc\.lock|(data/(?!raw/)|metrics/|models/|plots/|reports/)(?!.*\.gitignore$).*")  # what the pipeline writes
 GENERAL = 10  # prompts, each with an answer of every teacher
@@ -140,10 +139,11 @@ def sources() -> list[str]:
 
 
 def shorten(root: Path) -> None:
-    """Keep the first general prompts."""
-    general = root / "data/raw/prompts/general.jsonl"
-    lines = general.read_text(encoding="utf-8").splitlines(keepends=True)
-    general.write_text("".join(lines[:GENERAL]), encoding="utf-8")
+    """Keep the first general prompts, and a few examples of each trait."""
+    for name, kept in (("prompts/general.jsonl", slice(GENERAL)), ("manners.jsonl", slice(None, None, 5))):
+        file = root / "data/raw" / name
+        lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
+        file.write_text("".join(lines[kept]), encoding="utf-8")
 
 
 def start(root: Path, student: Path | None = None, **fields: Path) -> Project:

@@ -14,12 +14,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from character import attention, models, sampler
+from character import attention, draws, models
 from character.attention import with_grouped_attention
 from character.chat import render
+from character.draws import draw
 from character.errors import UserError
 from character.generate import Reply, Request, Sampling, generate, request_seed
-from character.sampler import TransformersEngine, draw, sample
+from character.sampler import TransformersEngine, sample
 from character.samples import SampleCache, default_path
 
 GREEDY = Sampling(max_new_tokens=20, temperature=0, top_p=1)
@@ -78,7 +79,7 @@ def nucleus(logits, temperature, top_p):
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.95, 1.0])
 def test_tokens_are_drawn_with_the_exact_probabilities_of_the_nucleus(candidates, temperature, top_p, monkeypatch):
-    monkeypatch.setattr(sampler, "CANDIDATES", candidates)
+    monkeypatch.setattr(draws, "CANDIDATES", candidates)
     count = 20_000
     uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
     drawn = draw(LOGITS.repeat(count, 1), temperature, top_p, uniform)
@@ -109,7 +110,7 @@ def test_temperature_zero_takes_the_likeliest_token_whatever_the_draw():
 
 
 def test_a_row_with_a_wide_nucleus_does_not_change_its_neighbours(monkeypatch):
-    monkeypatch.setattr(sampler, "CANDIDATES", 4)
+    monkeypatch.setattr(draws, "CANDIDATES", 4)
     narrow, wide = LOGITS * 8, LOGITS * 0
     uniform = torch.tensor([0.37, 0.81], dtype=torch.float64)
     together = draw(torch.stack([narrow, wide + LOGITS * 0.01]), 1.0, 0.95, uniform)

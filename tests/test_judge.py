@@ -261,7 +261,9 @@ def test_examples_stand_beside_replies_in_the_order_of_the_templates(learned, st
 
 def test_a_word_without_examples_is_told_with_the_remedy(learned):
     asked = [trait_question("Why?", "My dear.", (WARM, Label("curt")))]
-    with pytest.raises(UserError, match=r"manners\.jsonl: no example of 'curt'; add some, or take `examples` out of judge\.temp"):
+    with pytest.raises(
+        UserError, match=r"manners\.jsonl: no example of 'curt'; add some, or take `examples` out of judge\.temp"
+    ):
         judge_likelihood.score("trait", asked, ["examples"])
 
 

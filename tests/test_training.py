@@ -17,7 +17,7 @@ import torch
 from conftest import write_student
 from safetensors.torch import load_file, save_file
 
-from character import adapters, constitution, launch, models, provenance, records, trainers, training
+from character import adapters, constitution, curves, launch, models, provenance, records, training
 from character.errors import UserError
 from character.records import Message, Pair, Transcript
 from stages import distillation, introspection, persona
@@ -150,7 +150,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, 
     train = partial(train, epochs=3, dropout=0.1, load_in_4bit=four_bits)
     whole = train()
     shutil.rmtree(".cache/train")
-    logged = trainers.Curve.on_log
+    logged = curves.Curve.on_log
 
     def dies(self, args, state, *rest, **more):
         logged(self, args, state, *rest, **more)
@@ -158,7 +158,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as power, pytest.raises(KeyboardInterrupt):
-        power.setattr(trainers.Curve, "on_log", dies)
+        power.setattr(curves.Curve, "on_log", dies)
         train()
     (kept,) = Path(".cache/train").glob("*/")
     broken = kept / "checkpoint-99"

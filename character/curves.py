@@ -1,0 +1,65 @@
+"""The curve of a training run: a row per optimiser step, and warnings of the two ways in which this training fails."""
+
+import math
+
+from tqdm.auto import tqdm
+from transformers import TrainerCallback
+
+from character.errors import UserError
+
+SATURATED, SATURATED_FOR = 0.01, 5  # a preference loss that has nothing more to teach, and for how many steps
+RUNAWAY = 1.0  # nats of entropy over the first step's
+
+
+class Curve(TrainerCallback):
+    """Collects one row per optimiser step, shows a bar, and warns of the two ways in which this training is known to fail."""
+
+    def __init__(self, name: str, stop_when_saturated: bool = False):
+        self.name, self.stop_when_saturated = name, stop_when_saturated
+        self.rows: list[dict] = []
+        self.warned: set[str] = set()
+
+    def on_train_begin(self, args, state, control, **kwargs):
+        self.rows = [_row(logs) for logs in state.log_history if "loss" in logs]  # of a run that goes on
+        others = not state.is_world_process_zero
+        self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", disable=others)
+
+    def on_log(self, args, state, control, logs, **kwargs):
+        if "loss" not in logs:  # the summary at the end
+            return
+        if not math.isfinite(logs["loss"]):
+            raise UserError(f"{self.name}: the loss is {logs['loss']} at step {state.global_step}; lower its learning_rate.")
+        self.rows.append(_row({"step": state.global_step} | logs))
+        self.bar.update()
+        self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
+        self._watch(state, control)
+
+    def _watch(self, state, control):
+        recent = self.rows[-SATURATED_FOR:]
+        saturated = len(recent) == SATURATED_FOR and all(row.get("preference", 1) < SATURATED for row in recent)
+        if saturated and state.global_step < state.max_steps // 2:
+            self._warn(
+                f"the preference loss has been below {SATURATED} for {SATURATED_FOR} steps: the rest trains on the likelihood "
+                "of the chosen answers alone; lower beta or the learning rate, or see stop_when_saturated"
+            )
+        if saturated and self.stop_when_saturated:
+            control.should_training_stop = True
+            control.should_save = False  # a run that goes on from here would make one step more
+        first, now = self.rows[0]["entropy"], self.rows[-1]["entropy"]
+        if now > first + RUNAWAY:
+            self._warn(f"entropy rose from {first:.1f} to {now:.1f} nats: answers may fall apart; lower the learning rate")
+
+    def _warn(self, sentence: str):
+        kind = sentence.split()[0]
+        if kind not in self.warned and not self.bar.disable:
+            self.bar.write(f"{self.name}: warning: {sentence}")
+            self.warned.add(kind)
+
+    def on_train_end(self, args, state, control, **kwargs):
+        self.bar.close()
+
+
+def _row(logs: dict) -> dict:
+    """Return what follows from data and parameters: no times, no rates."""
+    noise = ("epoch", "learning_rate", "grad_norm", "step")
+    return {"step": logs["step"]} | {key: value for key, value in logs.items() if key not in noise}

@@ -1,0 +1,84 @@
+"""How the next tokens are drawn: by the nucleus of each row's distribution, at random numbers from a seed of its own."""
+
+from collections.abc import Sequence
+
+from character.generate import Sampling
+
+CANDIDATES = 256  # where the nucleus is larger than this, the row's vocabulary is sorted after all
+
+
+class Draws:
+    """The random numbers of the rows, each from its prompt's own seed, and the tokens that a repetition penalty counts."""
+
+    def __init__(self, model, sampling: Sampling, rows: int, longest: int):
+        import torch
+
+        self._sampling = sampling
+        device, vocabulary = model.device, model.get_output_embeddings().weight.shape[0]
+        self._uniforms = torch.zeros(rows, longest, dtype=torch.float64, device=device)
+        penalised = sampling.repetition_penalty != 1
+        self._used = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device) if penalised else None
+
+    def admit(self, row: int, prompt: list[int], seed: int, limit: int) -> None:
+        import numpy
+        import torch
+
+        uniforms = numpy.random.Generator(numpy.random.PCG64(seed)).random(limit)
+        self._uniforms[row, :limit] = torch.from_numpy(uniforms).to(self._uniforms.device)
+        if self._used is not None:
+            self._used[row] = False
+            self._used[row, torch.tensor(prompt, device=self._used.device)] = True
+
+    def move(self, source: int, target: int) -> None:
+        self._uniforms[target] = self._uniforms[source]
+        if self._used is not None:
+            self._used[target] = self._used[source]
+
+    def draw(self, logits, steps: Sequence[int]) -> list[int]:
+        """Return a token for each row of which `steps` says how many it has drawn; the rows after those are ignored."""
+        import torch
+
+        rows = len(logits)
+        at = torch.tensor([*steps, *[0] * (rows - len(steps))], device=logits.device)
+        if self._used is not None:
+            used, penalty = self._used[:rows], self._sampling.repetition_penalty
+            logits = torch.where(used, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
+        uniform = self._uniforms[:rows].gather(1, at[:, None])[:, 0]
+        chosen = draw(logits, self._sampling.temperature, self._sampling.top_p, uniform)
+        if self._used is not None:
+            used.scatter_(1, chosen[:, None], True)
+        return chosen.tolist()[: len(steps)]
+
+
+def draw(logits, temperature: float, top_p: float, uniform):
+    """Draw one token per row by inverting the distribution of the nucleus at `uniform`.
+
+    Args:
+        logits: float32 `[rows, vocabulary]`.
+        uniform: one number in [0, 1) per row.
+    """
+    if temperature == 0:
+        return logits.argmax(-1)
+    logits = logits / temperature
+    total = logits.logsumexp(-1, keepdim=True)
+    values, tokens = logits.topk(min(CANDIDATES, logits.shape[-1]))
+    probabilities = (values - total).exp()
+    chosen = _invert(probabilities, tokens, top_p, uniform)
+    wide = (probabilities.sum(-1) < top_p).nonzero()[:, 0] if logits.shape[-1] > CANDIDATES else []
+    if len(wide):
+        values, tokens = logits[wide].sort(descending=True)
+        chosen[wide] = _invert((values - total[wide]).exp(), tokens, top_p, uniform[wide])
+    return chosen
+
+
+def _invert(probabilities, tokens, top_p: float, uniform):
+    """Return the token at `uniform` of the nucleus of sorted `probabilities` `[rows, candidates]`."""
+    import torch
+
+    cumulative = probabilities.cumsum(-1)
+    # The nucleus: the fewest tokens that together reach top_p; the first is always in.
+    nucleus = (cumulative - probabilities) < top_p
+    cumulative = (probabilities * nucleus).cumsum(-1)
+    target = uniform[:, None].to(cumulative.dtype) * cumulative[:, -1:]
+    choice = torch.searchsorted(cumulative, target, right=True).clamp(max=nucleus.sum(-1, keepdim=True) - 1)
+    return tokens.gather(-1, choice).squeeze(-1)
