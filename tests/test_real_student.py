@@ -2,7 +2,8 @@
 
 import json
 
-from test_dvc import EVERY, SMALL, ran, start
+from forks import Forks
+from test_dvc import EVERY, SMALL, environment, ran, start
 
 ROWS = {
     **SMALL,
@@ -17,10 +18,11 @@ ROWS = {
 
 
 def test_the_default_student_goes_through_every_stage(tmp_path):
-    project = start(tmp_path / "project", None)
-    assert project.params()["student"]["source"].startswith("pypi:")
-    project.set(ROWS)
-    assert ran(project.dvc("repro")) == EVERY
+    with Forks(tmp_path / "python", environment()) as python:
+        project = start(tmp_path / "project", python=python)
+        assert project.params()["student"]["source"].startswith("pypi:")
+        project.set(ROWS)
+        assert ran(project.dvc("repro")) == EVERY
     metrics = {path.stem: json.loads(path.read_text()) for path in (project.root / "metrics").glob("*.json")}
     assert metrics["pairs"]["pairs"] > 0
     assert metrics["distillation"]["dropped_too_long"] == 0
