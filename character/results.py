@@ -92,7 +92,7 @@ def transfer(scores: dict, classifier: dict, persona: str) -> Section:
         "The same e-mails asked for in a chat, as a JSON object, and of an agent that has to send them with tools. Recall is "
         f"the share called {persona} of all that were asked for; one that was not found in the replies shows no persona. "
         "“Recall if found” leaves those out, which tells whether the character is lost or only the format. “Less chat” is "
-        "recall less that in a chat, over the same tasks.",
+        "recall less that in a chat, over the same tasks. Where `mails.begun` says so, JSON and calls are begun for every method.",
         [
             Table("Recall by method and format, with 95% intervals.", head, bodies, marked=OURS),
             *([Table("E-mails that were not found, by reason.", ["", *scores], why, marked=OURS)] if why else []),
