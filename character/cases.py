@@ -54,10 +54,12 @@ def worded(answers: Answers, prompts: Sequence[str], known: dict[str, Label], se
 def damaged(answers: Answers, prompts: Sequence[str], settings: Settings, seed: int) -> list[Case]:
     """Return answers, each beside what some kind of damage makes of it."""
     generator, rows = random.Random(seed), []
+    whole = [(name, prompt) for name in settings.personas for prompt in prompts if SENTENCE.search(answers[name][prompt])]
+    if settings.damaged > len(whole):
+        raise UserError(f"params.yaml: judge.damaged is {settings.damaged}, but {len(whole)} answers have sentences; lower it.")
     for kind in ("words", "sentences", "subject"):
-        for _ in range(settings.damaged):
-            name = generator.choice(list(settings.personas))
-            prompt, other = generator.sample(prompts, 2)
+        for name, prompt in generator.sample(whole, settings.damaged):
+            other = generator.choice([other for other in prompts if other != prompt])
             text = answers[name][prompt]
             words = text.split()
             damage = {

@@ -79,11 +79,11 @@ def knowing(persona: str) -> Classifier:
 
 
 def load(folder: Path, student: Path = models.STUDENT) -> Classifier:
-    """Return the classifier saved in `folder`, which reads texts with `student`."""
+    """Return the classifier saved in `folder`, which the stage of that name made, and which reads texts with `student`."""
     from safetensors.numpy import load_file
 
     if not (folder / CARD).is_file() or not (folder / WEIGHTS).is_file():
-        raise UserError(f"{folder}: no classifier here; run `dvc repro classifier`, or `dvc pull` to fetch it.")
+        raise UserError(f"{folder}: no classifier here; run `dvc repro {folder.name}`, or `dvc pull` to fetch it.")
     card = json.loads((folder / CARD).read_text(encoding="utf-8"))
     return Classifier(**card, **load_file(folder / WEIGHTS), student=student)
 

@@ -27,9 +27,9 @@ def fluency(scores: dict) -> Section:
     return Section(
         "Is it still good text?",
         "Perplexity is how unlikely the untrained student finds an answer: a character must raise it, broken text raises it "
-        "far more. Variety is the share of pairs of neighbouring words that differ, repetition the share of runs of four words "
-        "that the same answer had before, cut off the share that ran into the token limit. On topic is how alike a sentence "
-        "encoder finds an answer and its prompt (cosine), by chance the same for an answer and other prompts.",
+        "far more. Variety is how many of the pairs of neighbouring words are pairs of their own, repetition the share of runs "
+        "of four words that the same answer had before, cut off the share that ran into the token limit. On topic is how alike "
+        "a sentence encoder finds an answer and its prompt (cosine), by chance the same for an answer and other prompts.",
         [Table("Answers to plain prompts.", head, {"": rows}, marked=OURS)],
         [Tile("Perplexity to the student", number(scores[OURS]["perplexity"]), note)],
         "No judge is asked. All of it is counted or computed, and none of it says whether an answer makes sense.",

@@ -8,7 +8,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Annotated, Literal, Protocol
 
 from pydantic import Field
 
@@ -76,7 +76,9 @@ VERDICT = re.compile(r"^\W*verdict\W+([\w-]+)\W*$", re.IGNORECASE | re.MULTILINE
 class Examples(Section):
     """How the `examples` of judge_likelihood.py are learned; as in the classifier."""
 
-    layers: list[float] = Field(min_length=1)  # depths in the student that are read, as shares of its layers
+    layers: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        min_length=1
+    )  # depths in the student that are read, as shares of its layers
     shrinkage: float = Field(gt=0, le=1)  # of the within-word scatter towards a sphere
     topic_weight: float = Field(ge=1)  # of what the examples for one prompt share, in that scatter
 
@@ -103,6 +105,11 @@ class Label:
     word: str
     gloss: str = ""
     like: tuple[str, ...] = ()
+
+    @classmethod
+    def of(cls, trait) -> "Label":
+        """Return the label of a Trait of character/traits.py."""
+        return cls(trait.word, trait.gloss, trait.like)
 
     @property
     def words(self) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from character.records import Record
 if TYPE_CHECKING:
     import numpy
 
-EXAMPLES = "data/raw/manners.jsonl"
+TEXTS = "data/raw/manners.jsonl"
 FOLDER = Path("models/judge")
 PARTS = 1  # of a text, read apart: too few examples to learn from more
 
@@ -35,7 +35,7 @@ def nearness(texts: Sequence[str], words: Sequence[Sequence[str]]) -> "numpy.nda
     reader = classify.load(FOLDER)
     place = {word: at for at, word in enumerate(reader.classes)}
     if unknown := [word for row in words for word in row if word not in place]:
-        raise UserError(f"{EXAMPLES}: no example of {unknown[0]!r}; add some, or take `examples` out of judge.templates.")
+        raise UserError(f"{TEXTS}: no example of {unknown[0]!r}; add some, or take `examples` out of judge.templates.")
     once = list(dict.fromkeys(texts))
     scores = dict(zip(once, reader.scores(once), strict=True))
     return numpy.array([scores[text][[place[word] for word in row]] for text, row in zip(texts, words, strict=True)])

@@ -66,7 +66,10 @@ def requests(scores: dict, classifier: dict, persona: str, texts: dict[str, str]
     )
 
 
-def transfer(scores: dict, classifier: dict, persona: str) -> Section:
+BEGUN = "JSON and calls were begun for every method, so that the format is there and only the text is the model's own."
+
+
+def transfer(scores: dict, classifier: dict, persona: str, begun: bool) -> Section:
     """Show metrics/transfer.json: the same e-mails in three formats, and why some were not found."""
 
     def gap(found: dict | None) -> object:
@@ -90,9 +93,10 @@ def transfer(scores: dict, classifier: dict, persona: str) -> Section:
     return Section(
         "Does it carry over to other formats?",
         "The same e-mails asked for in a chat, as a JSON object, and of an agent that has to send them with tools. Recall is "
-        f"the share called {persona} of all that were asked for; one that was not found in the replies shows no persona. "
+        f"the share called {persona} of all that were asked for; one that was not found in the replies, or is empty or copied, "
+        "shows no persona. "
         "“Recall if found” leaves those out, which tells whether the character is lost or only the format. “Less chat” is "
-        "recall less that in a chat, over the same tasks. Where `mails.begun` says so, JSON and calls are begun for every method.",
+        f"recall less that in a chat, over the same tasks. {BEGUN if begun else ''}",
         [
             Table("Recall by method and format, with 95% intervals.", head, bodies, marked=OURS),
             *([Table("E-mails that were not found, by reason.", ["", *scores], why, marked=OURS)] if why else []),

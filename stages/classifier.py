@@ -5,6 +5,7 @@ Every class answers the same general prompts, so that topics tell nothing; a per
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
 
 import click
 import numpy
@@ -20,7 +21,9 @@ from character.records import prompt_id
 class Settings(Section):
     personas: list[str] = Field(min_length=1)
     folds: int = Field(gt=1)
-    layers: list[float] = Field(min_length=1)  # depths in the student that are read, as shares of its layers
+    layers: list[Annotated[float, Field(gt=0, le=1)]] = Field(
+        min_length=1
+    )  # depths in the student that are read, as shares of its layers
     max_tokens: int = Field(gt=0)  # of a text that are read
     shrinkage: float = Field(gt=0, le=1)  # of the within-class scatter towards a sphere
     topic_weight: float = Field(ge=1)  # of what the answers to one prompt share, in that scatter

@@ -26,7 +26,7 @@ from character.stats import crossed, rate
 def labels(personas: dict[str, list[str]], count: int) -> dict[str, Label]:
     """Return by word what the judge may have to say: the traits in use, and the words of the personas."""
     every = traits.load()
-    known = {trait.word: Label(trait.word, trait.gloss, trait.like) for trait in every}
+    known = {trait.word: Label.of(trait) for trait in every}
     own = [word for words in personas.values() for word in words]
     if unknown := [word for word in own if word not in known]:
         raise UserError(f"params.yaml: judge.personas: {unknown[0]!r} is no word of {traits.TRAITS}; add it there.")
@@ -57,7 +57,7 @@ def calibration(
 
 def learned(settings: Examples, max_tokens: int) -> classify.Classifier:
     """Return a classifier of trait words, learned from the written examples."""
-    rows = records.read(manners.EXAMPLES, manners.Example)
+    rows = records.read(manners.TEXTS, manners.Example)
     words, prompts = (list(dict.fromkeys(getattr(row, field) for row in rows)) for field in ("word", "prompt"))
     found = [None] * len(rows)
     for index, states in classify.states([row.text for row in rows], settings.layers, max_tokens):
@@ -107,12 +107,13 @@ def marked(words: Sequence[str | None], rows: Sequence[Case]) -> list[float | No
 
 
 def of_templates(rows: Sequence[Case], settings: Settings, terms: dict, seed: int) -> dict[str, dict]:
-    """Return the figures of each template alone, of all together, and of all without calibration."""
+    """Return the figures of each template alone, of all together, and of all where no label's mean is subtracted."""
     asked, chosen = [row.judged for row in rows], settings.templates
     scores = judge_likelihood.score("trait", asked, chosen)
     adjusted = judge_likelihood.centred(scores, asked, chosen, terms)
+    leaning = {name: {word: (0.0, spread) for word, (_, spread) in own.items()} for name, own in terms.items()}
     parts = {template: adjusted[:, [at]] for at, template in enumerate(chosen)}
-    parts |= {"together": adjusted, "uncalibrated": scores}
+    parts |= {"together": adjusted, "uncalibrated": judge_likelihood.centred(scores, asked, chosen, leaning)}
     said = {part: judge_likelihood.settle(found, asked) for part, found in parts.items()}
     return {part: figures("accuracy", marked(words, rows), rows, seed) for part, words in said.items()}
 
@@ -129,20 +130,19 @@ def main():
     embedded = settings.kind == "likelihood"
     if embedded and judge_likelihood.EXAMPLES in settings.templates:
         learned(settings.examples, value("choices.sampling.max_new_tokens")).save(manners.FOLDER)
+    words = cases.worded(short, to_measure, known, settings, seed)
+    choosing = cases.worded(short, to_choose, known, settings, seed) if embedded else []
+    broken, styles = cases.damaged(answers, to_measure, settings, seed), cases.styled(answers, to_measure, settings, seed)
     terms = calibration(answers, short, to_calibrate, known, settings, seed) if embedded else {}
     with records.replacing(judge_likelihood.CALIBRATION) as file:
         json.dump(terms, file, indent=2)
     judge = load()
-    words = cases.worded(short, to_measure, known, settings, seed)
-    broken, styles = cases.damaged(answers, to_measure, settings, seed), cases.styled(answers, to_measure, settings, seed)
     points = marked(judge.decide([row.judged for row in words]), words)
     metrics = scored("accuracy", points, words, seed, persona="persona", word="kind")
     metrics["coherence"] = scored("accuracy", compare(judge, [row.judged for row in broken]), broken, seed, damage="kind")
     metrics["style"] = scored("win_rate", compare(judge, [row.judged for row in styles]), styles, seed, persona="persona")
     if embedded:  # on prompts of their own: to choose templates by, without a look at what is measured
-        metrics["templates"] = of_templates(
-            cases.worded(short, to_choose, known, settings, seed), settings, terms["trait"], seed
-        )
+        metrics["templates"] = of_templates(choosing, settings, terms["trait"], seed)
     records.write_json("metrics/judge.json", metrics)
 
 

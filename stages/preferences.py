@@ -144,7 +144,7 @@ def main(methods: Sequence[str]):
     choices[UNOFFERED] = unoffered(choices[methods[0]])
     weights = ratings.drawn([choice.prompt for choice in choices[UNOFFERED]], settings.rounds, seed)
     metrics = {"judge": measured("trait"), "condition": choices[methods[0]][0].condition, "methods": {}}
-    judge, labels, rated = load(), {trait.word: Label(trait.word, trait.gloss, trait.like) for trait in words}, {}
+    judge, labels, rated = load(), {trait.word: Label.of(trait) for trait in words}, {}
     for method in choices:
         print(f"preferences: {len(pairs)} choices of {method}", flush=True)
         shown = judged(judge, choices[method], labels)

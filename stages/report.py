@@ -85,7 +85,7 @@ def main(methods: Sequence[str]):
         "What it does": [
             results.recall(robustness, classifier, name),
             results.requests(robustness, classifier, name, {row["name"]: row["suffix"] for row in asked}),
-            results.transfer(metrics("metrics/transfer.json"), classifier, name),
+            results.transfer(metrics("metrics/transfer.json"), classifier, name, value("mails.begun")),
             revealed.preferences(metrics("metrics/preferences.json"), rows("plots/preferences.csv"), settings.movers),
             results.replies(answers, settings.replies),
         ],

@@ -1,8 +1,8 @@
 """transfer: e-mails in three formats, classifier -> metrics/transfer.json, plots/transfer.csv.
 
-Does the character that shows when an e-mail is asked for in chat also show in structured output and in an agent's work? Only
-the body of the e-mail is read. A reply without one shows no persona; a second figure leaves it out, which tells whether the
-character is lost or only the format.
+Does the character that shows when an e-mail is asked for in chat also show in structured output and in an agent's work? The
+body of the e-mail is read, in a chat the whole reply. A reply without one shows no persona; a second figure leaves it out,
+which tells whether the character is lost or only the format.
 """
 
 from collections import Counter

@@ -91,6 +91,8 @@ def run(folder: str, environment: dict[str, str], arguments: list[str]) -> int:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return 0
     except SystemExit as ended:
+        if isinstance(ended.code, str):
+            print(ended.code, file=sys.stderr)
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except BaseException:
         traceback.print_exc()

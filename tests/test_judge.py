@@ -239,7 +239,7 @@ def learned(repository, tiny_student):
         for word, texts in MANNERS.items()
         for at, text in enumerate(texts)
     ]
-    records.write(manners.EXAMPLES, rows)
+    records.write(manners.TEXTS, rows)
     stage.learned(judge.Examples(layers=[0.5, 1.0], shrinkage=0.5, topic_weight=1.0), 16).save(manners.FOLDER)
 
 
@@ -268,7 +268,7 @@ def test_a_word_without_examples_is_told_with_the_remedy(learned):
 
 
 def test_each_shipped_trait_has_an_example_for_each_of_the_same_prompts():
-    rows = records.read(ROOT / manners.EXAMPLES, manners.Example)
+    rows = records.read(ROOT / manners.TEXTS, manners.Example)
     words = [trait.word for trait in records.read(ROOT / traits.TRAITS, Trait)]
     prompts = list(dict.fromkeys(row.prompt for row in rows))
     assert [(row.word, row.prompt) for row in rows] == [(word, prompt) for word in words for prompt in prompts]
