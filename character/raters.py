@@ -32,10 +32,11 @@ def corrected(share: float, n: int, errors: Errors, seed: int) -> tuple[float | 
     """Return the share of `n` texts that have the persona where `share` of them are called so, with its 95% interval.
 
     The confusion matrix of persona and none, inverted, within [0, 1] (Rogan and Gladen 1978, American Journal of Epidemiology
-    107, 71); unknown where the classifier does no better than chance. The interval is a parametric bootstrap over the texts and
-    over both error rates. Each rate is drawn with half a case more on either side (Jeffreys), because plain resampling takes
-    for impossible what was not seen. A draw no better than chance tells nothing, and widens the interval on both sides. An
-    interval that shrinks to one end says that fewer (or more) were called so than by the classifier's errors alone.
+    107, 71); unknown where the classifier does no better than chance, or was not tried. The interval is a parametric bootstrap
+    over the texts and over both error rates. Each rate is drawn with half a case more on either side (Jeffreys), because plain
+    resampling takes for impossible what was not seen. A draw no better than chance tells nothing, and widens the interval on
+    both sides. An interval that shrinks to one end says that fewer (or more) were called so than by the classifier's errors
+    alone.
     """
     import numpy
 
@@ -46,7 +47,9 @@ def corrected(share: float, n: int, errors: Errors, seed: int) -> tuple[float | 
     shares = ((apparent - taken) / numpy.where(useful, caught - taken, 1)).clip(0, 1)
     low = numpy.quantile(numpy.where(useful, shares, 0), 0.025)
     high = numpy.quantile(numpy.where(useful, shares, 1), 0.975)
-    found, wrong = errors.caught / max(1, errors.shown), errors.taken / max(1, errors.clean)
+    if not errors.shown or not errors.clean:
+        return None, float(low), float(high)
+    found, wrong = errors.caught / errors.shown, errors.taken / errors.clean
     point = min(1.0, max(0.0, (share - wrong) / (found - wrong))) if found > wrong else None
     return point, float(low), float(high)
 

@@ -142,6 +142,8 @@ def main():
     """Find the control vector and its strength."""
     settings, persona = read("steering", Steering), value("persona")
     completions = [row for row in records.read("data/rejected.jsonl", Completion) if row.response.strip()]
+    if not completions:
+        raise UserError("data/rejected.jsonl: all answers are empty, nothing can be read; look at the student and at sampling.")
     completions = spread(completions, settings.texts)
     own = [row for row in records.read("data/prompts.jsonl", records.Prompt) if row.source == "constitution"]
     if not own:

@@ -428,6 +428,19 @@ def rows(personas, prompts=10):
     return [Case(name, str(prompt), "any", ("", "", "")) for name in personas for prompt in range(prompts)]
 
 
+def test_damage_always_damages_and_no_answer_is_damaged_twice_alike():
+    prompts = ["Why 0?", "Why 1?", "Why 2?"]
+    answers = {"loving": {"Why 0?": "One. Two.", "Why 1?": "Only one", "Why 2?": "Three! Four."}}
+    settings = SimpleNamespace(personas={"loving": ["loving"]}, damaged=2)
+    found = cases.damaged(answers, prompts, settings, 0)
+    assert len({(case.kind, case.prompt) for case in found}) == len(found) == 6
+    assert all(whole != broken for _, whole, broken in (case.judged for case in found if case.kind != "words"))
+    assert "Why 1?" not in {case.prompt for case in found}
+    settings.damaged = 3
+    with pytest.raises(UserError, match=r"judge\.damaged is 3, but 2 answers have sentences; lower it"):
+        cases.damaged(answers, prompts, settings, 0)
+
+
 def test_what_cannot_be_read_is_left_out_of_the_accuracy_and_wrong_of_all():
     found = stage.figures("accuracy", [1.0, None, 0.5, 0.0], rows(["a"], 4), 0)
     assert (found["accuracy"], found["of_all"], found["n"]) == (0.5, 0.375, 3)

@@ -221,20 +221,20 @@ def test_a_judge_that_leans_to_the_first_trait_still_gives_the_right_order(bias)
         assert rated == pytest.approx(1000 + ratings.ELO * truth, abs=30)
 
 
-def twice_each(pairs, rounds, seed):
-    """Return the weights of comparisons that share a prompt with one other."""
-    return ratings.drawn([str(at % (len(pairs) // 2)) for at in range(len(pairs))], rounds, seed)
+def shared(pairs, by, rounds, seed):
+    """Return the weights of comparisons of which as many as `by` says share a prompt."""
+    return ratings.drawn([str(at % (len(pairs) // by)) for at in range(len(pairs))], rounds, seed)
 
 
-@pytest.mark.parametrize("rounds", [10, 30])
-def test_intervals_cover_the_truth_as_often_as_they_say(rounds):
+@pytest.mark.parametrize(("rounds", "by"), [(10, 2), (30, 4)])
+def test_intervals_cover_the_truth_as_often_as_they_say(rounds, by):
     generator, size = numpy.random.default_rng(0), 8
     truth = numpy.linspace(-1, 1, size)
     inside = numpy.zeros((1000, size))
     for simulation in range(1000):
         pairs, preferred = simulated(truth, rounds, generator)
         (estimate,) = ratings.fit(ratings.wins(pairs, preferred, size, numpy.ones((1, len(pairs)))), DEVIATION)
-        samples = ratings.fit(ratings.wins(pairs, preferred, size, twice_each(pairs, 300, simulation)), DEVIATION)
+        samples = ratings.fit(ratings.wins(pairs, preferred, size, shared(pairs, by, 300, simulation)), DEVIATION)
         low, high = ratings.interval(estimate, samples)
         right = 1000 + ratings.ELO * truth
         inside[simulation] = (low <= right) & (right <= high)
@@ -255,7 +255,7 @@ def test_the_corrected_correlation_is_that_of_the_truth_although_noise_hides_it(
     for seed in range(150):
         truth = generator.normal(0, 1, (2, size))
         truth[1] = 0.85 * truth[0] + 0.5 * truth[1]
-        weights = twice_each(range(10 * size), 200, seed)
+        weights = shared(range(10 * size), 2, 200, seed)
         first, second = (preferences.Rated(*simulated(logits, 10, generator), weights, settings) for logits in truth)
         found = preferences.correlation(first, second)
         right = ratings.spearman(truth[:1], truth[1:])[0]

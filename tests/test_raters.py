@@ -51,6 +51,10 @@ def test_a_classifier_no_better_than_chance_tells_nothing(errors):
     assert high == pytest.approx(1, abs=0.02)
 
 
+def test_a_classifier_that_was_not_tried_on_the_students_texts_corrects_nothing():
+    assert corrected(0.5, 100, Errors(90, 100, 0, 0), seed=0)[0] is None
+
+
 @pytest.mark.parametrize(
     ("truth", "sensitivity", "taken"), [(0.1, 0.9, 0.03), (0.5, 0.9, 0.03), (0.9, 0.9, 0.03), (0.7, 0.65, 0.1)]
 )

@@ -110,6 +110,10 @@ def test_the_strength_is_chosen_on_the_constitutions_own_prompts(repository, mon
     repository.run("steering")
     assert asked == [["constitution"] * 3] * 2
     assert {"strength": 0.5, "n": 3}.items() <= repository.metrics("steering").items()
+    records.write("data/rejected.jsonl", [completion(" ")])
+    with pytest.raises(UserError, match=r"rejected\.jsonl: all answers are empty"):
+        repository.run("steering")
+    records.write("data/rejected.jsonl", [completion("the sea")])
     records.write("data/prompts.jsonl", rows[1::2])
     with pytest.raises(UserError, match=r"no prompt of the constitution's own; set prompts\.per_trait in params\.yaml above 0"):
         repository.run("steering")
