@@ -10,10 +10,10 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import traceback
 from pathlib import Path
 
-SERVER = "forks.sock"
 LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "sklearn.linear_model", "lm_eval.evaluator")
 
 # What stands in the place of python, and passes `python -m MODULE ARGUMENTS` on with its streams; the rest goes to python.
@@ -34,8 +34,10 @@ class Forks:
     """A directory for the front of PATH, whose `python` forks from a process of its own, until that is ended."""
 
     def __init__(self, folder: Path, environment: dict[str, str]):
-        self.folder, address = folder, str(folder / SERVER)
+        self.folder = folder
         folder.mkdir(parents=True)
+        self._short = tempfile.TemporaryDirectory()  # the path of a socket may have some hundred characters
+        address = f"{self._short.name}/forks"
         client = folder / "python"
         client.write_text(CLIENT.format(python=sys.executable, address=address), encoding="utf-8")
         client.chmod(0o755)
@@ -48,6 +50,7 @@ class Forks:
     def __exit__(self, *_) -> None:
         self._server.terminate()
         self._server.wait()
+        self._short.cleanup()
 
 
 def serve(address: str) -> None:
