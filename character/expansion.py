@@ -1,0 +1,118 @@
+"""More prompts of the constitution's kind, written by a model after the examples of each trait."""
+
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from pydantic import Field
+
+from character import constitution, engines
+from character.alike import alike
+from character.errors import UserError
+from character.filters import TURN
+from character.generate import Reply, Request, Sampling, generate
+from character.params import Section
+from character.records import Prompt, prompt_id
+
+EXPAND = """\
+Here are messages that people sent to an assistant:
+
+{examples}
+
+Write one more message of this kind, about another subject. It should have {words}. Write the message alone, without quotes \
+or comments."""
+
+WORDS = {"short": "at most 15 words", "medium": "16 to 40 words", "long": "more than 40 words"}
+
+
+class Expansion(Section):
+    """More prompts of the constitution's kind, written by the student or by another engine's model."""
+
+    per_trait: int = Field(ge=0)
+    engine: Literal["student", "transformers", "vllm", "openai"]
+    source: str  # of any engine but the student
+    rounds: int = Field(gt=0)
+    short: float = Field(ge=0)  # shares of the lengths that are asked for
+    medium: float = Field(ge=0)
+    long: float = Field(ge=0)
+    sampling: Sampling
+
+
+@dataclass
+class Wanted:
+    """The prompts that one trait still lacks, for each length that is asked for."""
+
+    trait: int
+    missing: Counter
+    known: list[str]  # a new prompt must differ from all of these
+    asked: int = 0
+
+    def requests(self, examples: Sequence[str], seed: int) -> Iterator[tuple[str, Request]]:
+        """Yield a request for each missing prompt, its length first; every request sees the examples in another order."""
+        for length in sorted(self.missing):
+            for _ in range(self.missing[length]):
+                order = random.Random(f"{seed}/{self.trait}/{self.asked}").sample(examples, len(examples))
+                text = constitution.fill(EXPAND, examples="\n".join(f"- {one}" for one in order), words=WORDS[length])
+                yield length, Request(f"expand-{self.trait}-{length}", [{"role": "user", "content": text}], self.asked)
+                self.asked += 1
+
+
+def expanded(persona: constitution.Constitution, params: Expansion, heldout: Sequence[str], seed: int) -> tuple[list, dict]:
+    """Return new prompts for each trait, and what became of the replies: kept by length, refused by reason.
+
+    What is refused is asked for again, `rounds` times in all.
+    """
+    engine = engines.by_name(params.engine, params.source, "prompts.expansion.source")
+    mix = {length: getattr(params, length) for length in WORDS}
+    lacking = [Wanted(number, deal(params.per_trait, mix), list(trait.prompts)) for number, trait in enumerate(persona.traits)]
+    kept: list[Prompt] = []
+    lengths, refused = Counter(), Counter()
+    for turn in range(params.rounds):
+        asked = [(need, *pair) for need in lacking for pair in need.requests(persona.traits[need.trait].prompts, seed)]
+        if not asked:
+            break
+        replies = generate(engine, [request for *_, request in asked], params.sampling, seed, f"prompts, round {turn + 1}")
+        for (need, length, _), reply in zip(asked, replies, strict=True):
+            text = reply.text.strip().strip('"“”').strip()
+            if reason := fault(reply, text, need.known, heldout):
+                refused[reason] += 1
+                continue
+            need.missing[length] -= 1
+            need.known.append(text)
+            lengths[measured(text)] += 1
+            kept.append(Prompt(id=prompt_id(text), prompt=text, source="expanded", trait=need.trait))
+    kept.sort(key=lambda prompt: prompt.trait)
+    asked_for = sum((deal(params.per_trait, mix) for _ in persona.traits), Counter())
+    return kept, {"wanted": asked_for.total(), "asked": dict(asked_for), "measured": dict(lengths), "refused": dict(refused)}
+
+
+def deal(count: int, mix: dict[str, float]) -> Counter:
+    """Split `count` in the proportions of `mix`, by largest remainders."""
+    total = sum(mix.values())
+    if count and not total:
+        raise UserError("params.yaml: prompts.expansion: short, medium and long are all 0; raise one.")
+    exact = {name: count * share / total for name, share in mix.items()} if total else {}
+    dealt = Counter({name: int(part) for name, part in exact.items()})
+    for name in sorted(exact, key=lambda name: dealt[name] - exact[name])[: count - dealt.total()]:
+        dealt[name] += 1
+    return +dealt
+
+
+def measured(text: str) -> str:
+    words = len(text.split())
+    return "short" if words <= 15 else "medium" if words <= 40 else "long"
+
+
+def fault(reply: Reply, text: str, known: Sequence[str], heldout: Sequence[str]) -> str:
+    """Return why a reply is no new prompt, or nothing."""
+    if reply.finish_reason == "length":
+        return "unfinished"
+    if not text:
+        return "empty"
+    if TURN.search(text) or "</think>" in text:
+        return "markup"
+    if any(alike(text, other) for other in known):
+        return "near_duplicate"
+    return "held_out" if any(alike(text, other) for other in heldout) else ""
