@@ -11,8 +11,9 @@ manner of each label (see character/manners.py). It errs about other texts than 
 
 import json
 from collections.abc import Callable, Sequence
-from itertools import islice
+from itertools import product
 from pathlib import Path
+from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from character import branches, manners
@@ -96,25 +97,28 @@ def score(about: About, questions: Sequence[Question], chosen: Sequence[str]) ->
 
 
 def _of_replies(about: About, questions: Sequence[Question], templates: Sequence[str]) -> "ndarray":
-    """Return the log-probabilities of the replies, of each label the mean over its words."""
+    """Return the log-probabilities of the replies, of each label the mean over its words.
+
+    What several questions show is read once, with the labels of all of them.
+    """
     import numpy
 
-    system = {"role": "system", "content": SYSTEM}
-    asked = [[system, {"role": "user", "content": HEADS[about](question.shown)}] for question in questions]
-    endings = [
-        [REPLIES[about][name](word) for name in templates for label in row.labels for word in label.words] for row in questions
-    ]
-    means = [
-        _means(logps, [len(label.words) for label in row.labels] * len(templates))
-        for logps, row in zip(branches.of_endings(asked, endings), questions, strict=True)
-    ]
-    return numpy.array(means).reshape(len(questions), len(templates), -1)
-
-
-def _means(values: Sequence[float], sizes: Sequence[int]) -> list[float]:
-    """Return the mean of the first `sizes[0]` values, of the next `sizes[1]`, and so on."""
-    rest = iter(values)
-    return [sum(islice(rest, size)) / size for size in sizes]
+    heads = [HEADS[about](question.shown) for question in questions]
+    words: dict[str, dict[str, None]] = {head: {} for head in heads}
+    for head, question in zip(heads, questions, strict=True):
+        words[head] |= dict.fromkeys(word for label in question.labels for word in label.words)
+    asked = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": head}] for head in words]
+    endings = [[REPLIES[about][name](word) for name in templates for word in own] for own in words.values()]
+    logps = {
+        head: dict(zip(product(templates, own), found, strict=True))
+        for (head, own), found in zip(words.items(), branches.of_endings(asked, endings), strict=True)
+    }
+    return numpy.array(
+        [
+            [[fmean(logps[head][name, word] for word in label.words) for label in question.labels] for name in templates]
+            for head, question in zip(heads, questions, strict=True)
+        ]
+    )
 
 
 def calibrate(questions: Sequence[Question], chosen: Sequence[str], how: Literal["mean", "scaled"]) -> Terms:

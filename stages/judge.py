@@ -8,7 +8,7 @@ often it prefers an answer in character to a neutral one. Calibration, choice of
 
 import json
 import random
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 import click
 import numpy
@@ -55,9 +55,9 @@ def calibration(
     return {about: judge_likelihood.calibrate(rows, chosen, how) for about, rows in parts.items()}
 
 
-def learned(settings: Examples, max_tokens: int) -> classify.Classifier:
-    """Return a classifier of trait words, learned from the written examples."""
-    rows = records.read(manners.TEXTS, manners.Example)
+def learned(wanted: Collection[str], settings: Examples, max_tokens: int) -> classify.Classifier:
+    """Return a classifier of the trait words in use, learned from the written examples of them."""
+    rows = [row for row in records.read(manners.TEXTS, manners.Example) if row.word in wanted]
     words, prompts = (list(dict.fromkeys(getattr(row, field) for row in rows)) for field in ("word", "prompt"))
     found = [None] * len(rows)
     for index, states in classify.states([row.text for row in rows], settings.layers, max_tokens):
@@ -129,7 +129,7 @@ def main():
     known = labels(settings.personas, value("preferences.traits"))
     embedded = settings.kind == "likelihood"
     if embedded and judge_likelihood.EXAMPLES in settings.templates:
-        learned(settings.examples, value("choices.sampling.max_new_tokens")).save(manners.FOLDER)
+        learned(known, settings.examples, value("choices.sampling.max_new_tokens")).save(manners.FOLDER)
     words = cases.worded(short, to_measure, known, settings, seed)
     choosing = cases.worded(short, to_choose, known, settings, seed) if embedded else []
     broken, styles = cases.damaged(answers, to_measure, settings, seed), cases.styled(answers, to_measure, settings, seed)

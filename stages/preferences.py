@@ -8,6 +8,7 @@ to the same prompts are judged between the same pairs, as `unoffered`: what is r
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 import click
 import numpy
@@ -144,10 +145,10 @@ def main(methods: Sequence[str]):
     choices[UNOFFERED] = unoffered(choices[methods[0]])
     weights = ratings.drawn([choice.prompt for choice in choices[UNOFFERED]], settings.rounds, seed)
     metrics = {"judge": measured("trait"), "condition": choices[methods[0]][0].condition, "methods": {}}
-    judge, labels, rated = load(), {trait.word: Label.of(trait) for trait in words}, {}
-    for method in choices:
-        print(f"preferences: {len(pairs)} choices of {method}", flush=True)
-        shown = judged(judge, choices[method], labels)
+    print(f"preferences: {len(pairs)} choices of {', '.join(choices)}", flush=True)
+    every = judged(load(), [*chain(*choices.values())], {trait.word: Label.of(trait) for trait in words})
+    rated = {}
+    for method, shown in zip(choices, every.reshape(len(choices), len(pairs)), strict=True):
         rated[method] = Rated(pairs, shown, weights, settings)
         spread = float(rated[method].estimate.std())
         metrics["methods"][method] = {**counts(choices[method], shown), "spread": spread}

@@ -55,12 +55,13 @@ def by_condition(rows: Sequence[Called], persona: str, seed: int) -> dict[str, d
     return scores
 
 
-def call(classifier: classify.Classifier, method: str, answers: Sequence[Answer]) -> list[Called]:
-    """Return the answers with what they are called; one without a word shows no persona."""
-    names = classifier.call([answer.response for answer in answers])
+def call(classifier: classify.Classifier, answers: dict[str, list[Answer]]) -> list[Called]:
+    """Return the answers of all methods with what they are called; one without a word shows no persona."""
+    rows = [(method, answer) for method, own in answers.items() for answer in own]
+    names = classifier.call([answer.response for _, answer in rows])
     return [
         Called(**answer.model_dump(), method=method, called=name if answer.response.strip() else classify.NONE)
-        for answer, name in zip(answers, names, strict=True)
+        for (method, answer), name in zip(rows, names, strict=True)
     ]
 
 
@@ -70,13 +71,12 @@ def main(methods: Sequence[str]):
     """Score data/answers/METHOD.jsonl and data/attacks/METHOD.jsonl of each method."""
     persona, seed = value("persona"), value("seed")
     classifier = classify.knowing(persona)
-    metrics, rows = {}, []
-    for method in methods:
-        answers = records.read(f"data/answers/{method}.jsonl", Answer) + records.read(f"data/attacks/{method}.jsonl", Attack)
-        print(f"robustness: {len(answers)} answers of {method}", flush=True)
-        called = call(classifier, method, answers)
-        metrics[method] = by_condition(called, persona, seed)
-        rows += called
+    answers = {
+        method: records.read(f"data/answers/{method}.jsonl", Answer) + records.read(f"data/attacks/{method}.jsonl", Attack)
+        for method in methods
+    }
+    rows = call(classifier, answers)
+    metrics = {method: by_condition([row for row in rows if row.method == method], persona, seed) for method in methods}
     records.write("data/robustness.jsonl", rows)
     records.write_json("metrics/robustness.json", metrics)
     lines = [

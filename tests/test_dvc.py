@@ -204,7 +204,7 @@ ANSWERED_BY = {
     method: {f"{stage}@{method}" for stage in ("answers", "attacks", "choices", "mails", "probes")}
     for method in ("base", "prompted", "steered", "distilled", "persona")
 }
-for method in ("base", "distilled", "persona"):
+for method in ("base", "persona"):
     ANSWERED_BY[method].add(f"tasks@{method}")
 ANSWERED = set().union(*ANSWERED_BY.values())
 JUDGED = {"classifier", "judge", "encoder", "steering", "report"} | ANSWERED | SCORED

@@ -207,6 +207,23 @@ def test_a_label_scores_by_the_mean_of_its_words(monkeypatch):
     assert scores.tolist() == [[[-2.0, -4.0]] * 2, [[-4.0, -2.0]] * 2]
 
 
+def test_what_several_questions_show_is_read_once_with_all_their_labels(monkeypatch):
+    read = []
+
+    def of_endings(prompts, endings):
+        read.append([(prompt[1]["content"].split("\n")[1], row) for prompt, row in zip(prompts, endings, strict=True)])
+        return [[-float(len(ending)) for ending in row] for row in endings]
+
+    monkeypatch.setattr("character.branches.of_endings", of_endings)
+    kind, cool = judge.Label("kind", like=("warm",)), judge.Label("cool")
+    shown = [("T", (WARM, STRICT)), ("U", (kind, cool)), ("T", (kind, cool))]
+    asked = [judge.Question("trait", {"text": text}, labels) for text, labels in shown]
+    alone = [judge_likelihood.score("trait", [one], ["bare"])[0].tolist() for one in asked]
+    read.clear()
+    assert judge_likelihood.score("trait", asked, ["bare"]).tolist() == alone
+    assert read == [[("T", ["Warm", "Strict", "Kind", "Cool"]), ("U", ["Kind", "Warm", "Cool"])]]
+
+
 def test_the_shipped_traits_have_words_of_like_meaning_that_are_other_words():
     every = [json.loads(line) for line in (ROOT / "data/raw/traits.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(every) == 144
@@ -240,7 +257,7 @@ def learned(repository, tiny_student):
         for at, text in enumerate(texts)
     ]
     records.write(manners.TEXTS, rows)
-    stage.learned(judge.Examples(layers=[0.5, 1.0], shrinkage=0.5, topic_weight=1.0), 16).save(manners.FOLDER)
+    stage.learned(MANNERS, judge.Examples(layers=[0.5, 1.0], shrinkage=0.5, topic_weight=1.0), 16).save(manners.FOLDER)
 
 
 def test_examples_tell_which_word_another_text_is_like(learned, monkeypatch):
@@ -265,6 +282,11 @@ def test_a_word_without_examples_is_told_with_the_remedy(learned):
         UserError, match=r"manners\.jsonl: no example of 'curt'; add some, or take `examples` out of judge\.temp"
     ):
         judge_likelihood.score("trait", asked, ["examples"])
+
+
+def test_only_words_in_use_are_learned(learned):
+    made = stage.learned(["strict"], judge.Examples(layers=[1.0], shrinkage=0.5, topic_weight=1.0), 16)
+    assert made.classes == ["strict"]
 
 
 def test_each_shipped_trait_has_an_example_for_each_of_the_same_prompts():
