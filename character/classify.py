@@ -100,7 +100,7 @@ def states(
     import torch
 
     tokenizer = models.load_tokenizer(student)
-    body = models.load_model(student).base_model
+    body = models.load_model(student).get_decoder()
     depths = [round(share * len(body.layers)) for share in layers]
     # Layers above the highest that is read are left out; one more is kept because the last one's output is normalised.
     body.layers = body.layers[: max(depths) + 1]

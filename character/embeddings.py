@@ -22,8 +22,8 @@ def embed(texts: Sequence[str]) -> "ndarray":
     if not (ENCODER / "config.json").is_file():
         raise UserError(f"{ENCODER} is missing; run `dvc repro encoder`, or `dvc pull` to fetch it.")
     models.settle()
-    tokenizer = AutoTokenizer.from_pretrained(ENCODER)
-    encoder = AutoModel.from_pretrained(ENCODER).float().eval()
+    tokenizer = models.pretrained(AutoTokenizer, ENCODER)
+    encoder = models.pretrained(AutoModel, ENCODER, use_safetensors=True).float().eval()
     longest = encoder.config.max_position_embeddings
     found = []
     with torch.inference_mode():

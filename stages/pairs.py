@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import click
+from pydantic import Field
 
 from character import models, records
 from character.errors import UserError
@@ -17,6 +18,7 @@ from character.records import Completion, Message, Pair
 
 
 class Pairs(Section):
+    samples: int = Field(gt=0)  # answers of teacher and student to each prompt
     filters: Filters
     unfinished_rejected: Literal["trim", "drop"]  # trim: end a cut-off answer of the student at its last whole sentence
 
@@ -73,13 +75,18 @@ def main():
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     pairs, dropped, tokens, counts = [], Counter(), Counter(), Counter()
+    kept: set[tuple[str, str, str]] = set()
     for chosen, rejected in both:
         own = chosen.model_copy(update={"response": renamed(chosen.response, names, name)})
         other = whole(rejected) if params.unfinished_rejected == "trim" else rejected
+        said = {(own.id, "chosen", own.response), (own.id, "rejected", other.response)}
         reasons = list(against(own, other, count, params.filters))
+        if said & kept:  # another sample of the prompt, but not another answer
+            reasons.append("repeated")
         counts.update(renamed=own != chosen, trimmed=other != rejected, dropped=bool(reasons))
         dropped.update(reasons)
         if not reasons:
+            kept |= said
             pairs.append(pair(own, other))
             tokens.update(chosen=count(own.response), rejected=count(other.response))
     if not pairs:

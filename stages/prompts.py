@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 from pydantic import Field
 
-from character import constitution, questions, records
+from character import constitution, personas, questions, records
 from character.alike import alike
 from character.errors import UserError
 from character.expansion import Expansion, expanded
@@ -50,12 +50,11 @@ def general(count: int) -> list[Prompt]:
 @click.command()
 def main():
     """Write the training prompts and the system prompt of the selected persona."""
-    params, name = read("prompts", Prompts), value("persona")
-    persona = constitution.load(f"constitutions/{name}.yaml")
-    print(f"prompts: {name}, {params.per_trait} per trait, {params.general} general", flush=True)
+    params, persona = read("prompts", Prompts), personas.selected()
+    print(f"prompts: {persona.name}, {params.per_trait} per trait, {params.general} general", flush=True)
     heldout = questions.load(HELDOUT)
     prompts, metrics = own(persona, params.per_trait), {}
-    refuse_held_out(prompts, heldout, f"constitutions/{name}.yaml")
+    refuse_held_out(prompts, heldout, f"constitutions/{persona.name}.yaml")
     if params.expansion.per_trait:
         more, metrics["expansion"] = expanded(persona, params.expansion, heldout, value("seed"))
         prompts += more

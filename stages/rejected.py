@@ -3,6 +3,7 @@
 import click
 
 from character import engines, records
+from character.askings import askings
 from character.generate import Request, Sampling, generate
 from character.params import read, value
 from character.records import Completion, Prompt
@@ -11,10 +12,11 @@ from character.records import Completion, Prompt
 @click.command()
 def main():
     """Write the student's own answer to each prompt, without any system prompt."""
-    prompts = records.read("data/prompts.jsonl", Prompt)
-    requests = [Request(prompt.id, [{"role": "user", "content": prompt.prompt}]) for prompt in prompts]
+    asked = askings(records.read("data/prompts.jsonl", Prompt))
+    requests = [Request(prompt.id, [{"role": "user", "content": prompt.prompt}], sample) for prompt, sample in asked]
     replies = generate(engines.student(), requests, read("sampling", Sampling), value("seed"), "rejected")
-    records.write("data/rejected.jsonl", map(Completion.of, prompts, replies))
+    answers = [Completion.of(prompt, reply, sample) for (prompt, sample), reply in zip(asked, replies, strict=True)]
+    records.write("data/rejected.jsonl", answers)
 
 
 if __name__ == "__main__":

@@ -66,10 +66,10 @@ def _mean_states(model, head: list[int], tail: list[int]):
     found = []
     hooks = [
         layer.register_forward_hook(lambda module, inputs, output: found.append(output[0, len(head) :].float().mean(0)))
-        for layer in model.base_model.layers
+        for layer in model.get_decoder().layers
     ]
     try:
-        model.base_model(torch.tensor([head + tail], device=model.device), use_cache=False)
+        model.get_decoder()(torch.tensor([head + tail], device=model.device), use_cache=False)
     finally:
         for hook in hooks:
             hook.remove()

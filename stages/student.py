@@ -99,7 +99,7 @@ def main():
         else:
             folder = models.locate(student.source)
             files = hashes(folder)
-            tokenizer = AutoTokenizer.from_pretrained(folder)
+            tokenizer = models.pretrained(AutoTokenizer, folder)
         write_tokenizer(tokenizer, made, student.chat_template)
         card = models.Card(name=student.name, source=student.source, dtype=student.dtype, files=files)
         (made / models.CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")

@@ -236,3 +236,18 @@ def test_a_missing_answer_is_told_with_file_and_prompt(repository):
 def test_a_missing_classifier_is_told_with_the_remedy(repository):
     with pytest.raises(UserError, match="dvc repro classifier"):
         classify.load(Path("models/classifier"))
+
+
+def test_a_model_that_also_sees_is_read_where_it_reads(tmp_path, tiny_student):
+    from transformers import AutoTokenizer, Gemma3Config, Gemma3ForConditionalGeneration
+
+    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
+    text = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
+    text |= {"num_key_value_heads": 1, "vocab_size": len(tokenizer)}
+    vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 28}
+    folder = tmp_path / "gemma"
+    config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
+    Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    ((_, found),) = classify.states(["Read this."], [0.5, 1.0], 3, folder)
+    assert found.shape == (2, 3, 32)

@@ -313,6 +313,28 @@ def test_a_local_model_plays_the_character_from_its_system_prompt(repository, pi
     assert {request.prefill for request in engine.requests} == {""}
 
 
+def test_a_teacher_that_is_a_model_answers_each_prompt_several_times_in_a_row(repository, pirate, parrot, tiny_student):
+    repository.set(teacher={"engine": "transformers", "source": f"path:{tiny_student}"}, pairs={"samples": 2})
+    repository.run("chosen")
+    assert [(request.id, request.sample) for request in parrot.made[0].requests] == sampled_twice()
+    assert [(answer.id, answer.sample) for answer in records.read("data/chosen.jsonl", Completion)] == sampled_twice()
+
+
+def sampled_twice():
+    return [(records.prompt_id(text), sample) for text in own_prompts() for sample in range(2)]
+
+
+def test_a_recorded_teacher_has_one_answer_to_each_prompt(repository, pirate):
+    repository.set(pairs={"samples": 2})
+    assert told(repository.run, "chosen").startswith("params.yaml: pairs.samples: one answer to each prompt is recorded")
+
+
+@pytest.mark.parametrize("samples", [0, 1.5, "two", None])
+def test_a_number_of_samples_that_is_none_is_told(samples, repository, pirate):
+    repository.set(pairs={"samples": samples})
+    assert told(repository.run, "chosen") == f"params.yaml: pairs.samples is {samples!r}; make it a whole number above 0."
+
+
 def test_a_reasoning_teacher_thinks_in_an_opened_block_that_is_stripped(repository, pirate, parrot, tiny_student, monkeypatch):
     monkeypatch.setattr(parrot, "says", lambda self, request: "Salt, then.</think>\n\nArr!")
     repository.set(teacher={"engine": "transformers", "source": f"path:{tiny_student}", "reasoning": True})
@@ -349,6 +371,13 @@ def test_the_student_answers_every_prompt_as_it_is(repository, pirate, parrot):
     assert {len(request.messages) for request in engine.requests} == {1}
     found = records.read("data/rejected.jsonl", Completion)
     assert [(answer.id, answer.prompt) for answer in found] == [(records.prompt_id(text), text) for text in own_prompts()]
+
+
+def test_the_student_answers_every_prompt_as_often_as_the_teacher(repository, pirate, parrot):
+    repository.set(pairs={"samples": 2})
+    repository.run("rejected")
+    assert [(request.id, request.sample) for request in parrot.made[0].requests] == sampled_twice()
+    assert [(answer.id, answer.sample) for answer in records.read("data/rejected.jsonl", Completion)] == sampled_twice()
 
 
 # --- pairs -----------------------------------------------------------------------------------------
@@ -462,6 +491,27 @@ def test_several_answers_to_one_prompt_are_paired_by_their_sample():
 
     joined = pairs.joined(answered("chosen"), answered("rejected")[::-1])
     assert [(own.response, other.response) for own, other in joined] == [(f"chosen {n}", f"rejected {n}") for n in range(3)]
+
+
+def test_what_another_sample_of_the_prompt_has_said_is_not_trained_on_twice(repository, both):
+    said = {  # sample: chosen, rejected; the prompt
+        0: ("Arr, and then we", "It is luck.", 0),  # dropped, so that the next one repeats nothing
+        1: ("Arr, luck it is.", "It is luck.", 0),
+        2: ("Arr, luck it is.", "It is fate.", 0),
+        3: ("Arr, fate it is.", "It is luck.", 0),
+        4: ("Arr, fate it is.", "It is fate.", 0),
+        5: ("Arr, luck it is.", "It is luck.", 1),
+    }
+    for side, name in enumerate(("chosen", "rejected")):
+        rows = [
+            completion(row[2], row[side], "stop" if row[side].endswith(".") else "length").model_copy(update={"sample": sample})
+            for sample, row in said.items()
+        ]
+        records.write(f"data/{name}.jsonl", rows)
+    repository.run("pairs")
+    assert repository.metrics("pairs")["dropped_by_reason"] == {"chosen_unfinished": 1, "repeated": 2}
+    kept = [(pair.chosen[0].content, pair.rejected[0].content) for pair in records.read("data/pairs.jsonl", Pair)]
+    assert kept == [said[sample][:2] for sample in (1, 4, 5)]
 
 
 # --- reflections -----------------------------------------------------------------------------------

