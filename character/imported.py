@@ -1,0 +1,110 @@
+"""Constitutions of the method's reference implementation, as ours: JSON lists and JSON Lines of traits with their questions.
+
+There each trait is `{"trait": ..., "questions": [...]}`, in the files of `few-shot/` with `additional_questions` besides. What
+our schema refuses (empty and repeated texts) is left out and told; everything else is kept, in its order.
+"""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from character import constitution
+from character.errors import UserError
+from character.records import replacing
+
+
+class Foreign(BaseModel):
+    """A trait as the reference writes it."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+    trait: str
+    questions: list[str]
+    additional_questions: list[str] = []
+
+
+def traits(path: Path) -> list[Foreign]:
+    """Return the traits of a JSON list (.txt, .json) or of JSON Lines (.jsonl)."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; correct the path.") from None
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text in UTF-8; convert it.") from None
+    found = []
+    for number, row in enumerate(_rows(path, text), start=1):
+        try:
+            found.append(Foreign.model_validate(row))
+        except ValidationError as error:
+            fault = error.errors(include_url=False)[0]
+            where = ", ".join(str(part) for part in fault["loc"]) or "it"
+            raise UserError(f"{path}, trait {number}: {where}: {fault['msg']}; correct it.") from None
+    if not found:
+        raise UserError(f"{path} has no traits; fill it in.")
+    return found
+
+
+def _rows(path: Path, text: str) -> Iterator[object]:
+    if path.suffix == ".jsonl":
+        lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+        for number, line in lines:
+            try:
+                yield json.loads(line)
+            except ValueError as error:
+                raise UserError(f"{path}, line {number}: not JSON ({error}); correct or delete the line.") from None
+        return
+    try:
+        rows = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); correct it.") from None
+    if not isinstance(rows, list):
+        raise UserError(f"{path}: not a list of traits; JSON Lines need the ending .jsonl.")
+    yield from rows
+
+
+def converted(rows: list[Foreign]) -> tuple[list[dict], list[str]]:
+    """Return the traits in our schema, and a sentence for each text that was left out."""
+    kept, told, known = [], [], {}
+
+    def is_new(text: str, place: str) -> bool:
+        if not text.strip():
+            told.append(f"{place} is empty")
+            return False
+        first = known.setdefault(" ".join(text.split()).casefold(), place)
+        if first != place:
+            told.append(f"{place} repeats {first}")
+        return first == place
+
+    for number, row in enumerate(rows, start=1):
+        if not is_new(row.trait, f"trait {number}"):
+            continue
+        questions = [*row.questions, *row.additional_questions]
+        prompts = [text.strip() for at, text in enumerate(questions, start=1) if is_new(text, f"trait {number}, question {at}")]
+        if prompts:
+            kept.append({"trait": row.trait.strip(), "prompts": prompts})
+        else:
+            told.append(f"trait {number} has no question of its own")
+    return kept, told
+
+
+def read(path: Path, name: str, summary: str) -> tuple[constitution.Constitution, list[str]]:
+    """Return the constitution in `path` as ours, and what was left out of it.
+
+    Raises:
+        UserError: nothing is left, or `name` cannot be a persona's.
+    """
+    kept, told = converted(traits(path))
+    if not kept:
+        raise UserError(f"{path}: no trait has a text and a question; fill it in.")
+    try:
+        return constitution.Constitution(name=name, summary=summary, traits=kept), told
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        raise UserError(f"{path}: `{fault['loc'][0]}` {fault['msg'].removeprefix('Value error, ')}.") from None
+
+
+def write(persona: constitution.Constitution, out: Path) -> None:
+    with replacing(out) as file:
+        yaml.safe_dump(persona.model_dump(), file, sort_keys=False, allow_unicode=True, width=10**6)
