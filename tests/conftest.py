@@ -2,11 +2,19 @@
 
 import importlib
 import json
+import shutil
+import socket
+import subprocess
+import sys
+import time
 import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import yaml
+from forks import Forks
+from projects import EVERY, Project, environment, ran, start, talkative
 
 from character import chat, models
 from character.generate import Reply
@@ -20,6 +28,21 @@ def tiny_student(tmp_path_factory) -> Path:
     """Return a directory like models/student/: a random Llama of two layers, a byte-level BPE tokenizer with ChatML's
     special tokens, and SmolLM2's chat template with `{% generation %}` markers."""
     return write_student(tmp_path_factory.mktemp("tiny") / "student", width=32)
+
+
+@pytest.fixture(scope="session")
+def sharp_student(tiny_student, tmp_path_factory) -> Path:
+    """The tiny student with larger weights and an output layer of its own: its next token hangs on all before."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = tmp_path_factory.mktemp("sharp") / "student"
+    shutil.copytree(tiny_student, folder)
+    config = AutoConfig.from_pretrained(tiny_student, tie_word_embeddings=False, initializer_range=0.3)
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
 
 
 def write_student(folder: Path, width: int) -> Path:
@@ -72,6 +95,52 @@ def _tokenizer():
         chat_template=chat.SMOLLM2_TRAINING,
         clean_up_tokenization_spaces=False,
     )
+
+
+@pytest.fixture(scope="session")
+def forks(tmp_path_factory) -> Iterator[Path]:
+    """The directory of a `python` that starts at once."""
+    with Forks(tmp_path_factory.mktemp("forks") / "python", environment()) as python:
+        yield python
+
+
+@pytest.fixture(scope="module")
+def finished(tiny_student, forks, tmp_path_factory) -> Project:
+    """The small project after its one full run, committed; each file of tests that asks for it has its own."""
+    folder = tmp_path_factory.mktemp("pipeline")
+    project = start(folder / "project", talkative(tiny_student, folder / "student"), python=forks)
+    assert ran(project.dvc("repro")) == EVERY
+    project.commit("Run it")
+    return project
+
+
+KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}
+
+
+@pytest.fixture(scope="session")
+def bucket() -> Iterator[str]:
+    """A server that speaks S3, with an empty bucket and keys in the environment; returns its address."""
+    import boto3
+    from botocore.exceptions import EndpointConnectionError
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, text in KEYS.items():
+            patch.setenv(name, text)
+        client = boto3.client("s3", endpoint_url=f"http://127.0.0.1:{port}")
+        for _ in range(100):
+            try:
+                client.create_bucket(Bucket="store")
+                break
+            except EndpointConnectionError:
+                time.sleep(0.2)
+        yield f"http://127.0.0.1:{port}"
+    server.terminate()
+    server.wait()
 
 
 @pytest.fixture

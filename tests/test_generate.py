@@ -122,18 +122,6 @@ def test_a_row_with_a_wide_nucleus_does_not_change_its_neighbours(monkeypatch):
 
 
 @pytest.fixture(scope="module")
-def sharp_student(tiny_student, tmp_path_factory):
-    """The tiny student with larger weights and an output layer of its own: its next token hangs on all before."""
-    folder = tmp_path_factory.mktemp("sharp") / "student"
-    shutil.copytree(tiny_student, folder)
-    config = AutoConfig.from_pretrained(tiny_student, tie_word_embeddings=False, initializer_range=0.3)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        AutoModelForCausalLM.from_config(config).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def stopping_student(sharp_student, tmp_path_factory):
     """The sharp student, whose generation config makes every fortieth token end the turn."""
     folder = tmp_path_factory.mktemp("stopping") / "student"

@@ -3,7 +3,7 @@
 import json
 
 from forks import Forks
-from test_dvc import EVERY, SMALL, environment, ran, start
+from projects import EVERY, SMALL, environment, ran, start
 
 ROWS = {
     **SMALL,

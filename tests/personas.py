@@ -1,0 +1,50 @@
+"""Personas for tests: a constitution, an adapter with random factors that says it was trained on it, tags that publish it."""
+
+import subprocess
+from pathlib import Path
+
+import yaml
+
+from character import adapters, constitution, models
+from character.constitution import Constitution, Trait
+
+
+def write_constitution(name: str) -> str:
+    """Write constitutions/<name>.yaml; return the hash of its traits."""
+    trait = Trait(trait=f"I answer as a {name} would, whatever the subject.", prompts=["Name a river."])
+    made = Constitution(name=name, summary=f"A {name}.", traits=[trait])
+    Path("constitutions").mkdir(exist_ok=True)
+    Path(f"constitutions/{name}.yaml").write_text(yaml.safe_dump(made.model_dump()), encoding="utf-8")
+    return constitution.traits_hash(made)
+
+
+def write_adapter(folder: Path, traits: str, seed: int = 0, rank: int = 4, size: float = 0.3) -> None:
+    """Write an adapter on the attention of models/student."""
+    import torch
+    from safetensors.torch import load_file
+
+    generator, weights = torch.Generator().manual_seed(seed), {}
+    for name, weight in load_file(models.STUDENT / "model.safetensors").items():
+        if name.endswith(("q_proj.weight", "v_proj.weight")):
+            outputs, inputs = weight.shape
+            for factor, shape in (("A", (rank, inputs)), ("B", (outputs, rank))):
+                key = f"base_model.model.{name.removesuffix('weight')}lora_{factor}.weight"
+                weights[key] = torch.randn(shape, generator=generator) * size
+    trained = {"deps": {str(models.STUDENT): models.fingerprint(models.STUDENT)}}
+    adapters.write(folder, weights, rank, rank, {"constitution": traits, "merged": [trained]})
+
+
+def write_persona(name: str, folder: Path, **adapter) -> None:
+    write_adapter(folder, write_constitution(name), **adapter)
+
+
+def git(*arguments: str) -> None:
+    subprocess.run(["git", "-c", "user.name=Test", "-c", "user.email=test@example.org", *arguments], check=True)
+
+
+def tag(*names: str) -> None:
+    """Commit what is added, and tag it, in a new repository where there is none yet."""
+    git("init", "--quiet")
+    git("commit", "--quiet", "--allow-empty", "--message", "Publish")
+    for name in names:
+        git("tag", name)
