@@ -1,0 +1,188 @@
+"""How much a recipe has to do: replies and tokens of each stage, from params.yaml, the constitution and the files of data/raw.
+
+Nothing here is measured: a reply counts with the length that recipes/rates.yaml tells, or with its limit where that is lower.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from character import constitution, questions, records
+from character.rates import Rates
+from character.records import Question, Recorded
+
+LIGHT = ("student", "pairs", "transcripts", "persona", "crosscheck", "encoder", "capabilities", "safety", "report")
+WORDS = 4  # of like meaning, by which the likelihood judge tells a label
+LABEL = 5  # tokens of a reply that names one of them
+FRAME = 60  # tokens of what a judge is told beside the texts
+OFFER = 60  # tokens of the system prompt that offers two traits
+MAIL = 150  # tokens of a task that asks for an e-mail, with its format
+EXAMPLES = 16  # texts of data/raw/manners.jsonl for each word
+EXPANDING = 150  # tokens that ask for one more prompt
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a stage does: texts, and tokens by what is done with them. `engine` and `source` say who does it."""
+
+    stage: str
+    samples: float = 0
+    read: float = 0
+    written: float = 0
+    trained: float = 0
+    runs: int = 1  # commands
+    engine: str = "student"
+    source: str = ""
+
+
+class Plan:
+    """The work of one persona, and the numbers that several stages share; `params` is params.yaml."""
+
+    def __init__(self, params: dict, rates: Rates):
+        self.params, self.rates, self.lengths = params, rates, rates.lengths
+        persona = constitution.load(f"constitutions/{params['persona']}.yaml")
+        prompts, answered = params["prompts"], params["sampling"]["max_new_tokens"]
+        own = [prompt for trait in persona.traits for prompt in trait.prompts[: prompts["per_trait"]]]
+        general = questions.load(questions.GENERAL)[: prompts["general"]]
+        self.expanded = len(persona.traits) * prompts["expansion"]["per_trait"]
+        outside = sum(wanted["count"] for wanted in prompts["outside"])
+        self.prompts = len(own) + len(general) + self.expanded + outside
+        asked = self._of(own) * len(own) + self._of(general) * len(general)
+        asked += self.expanded * self.lengths.expanded + outside * self.lengths.outside
+        self.prompt = self.lengths.template + asked / max(1, self.prompts)
+        self.short = self.lengths.template + self._of(questions.load(questions.HELDOUT))  # a held-out prompt
+        self.system = self._of([constitution.system_prompt(persona, params["student"]["name"])])
+        self.answer = min(answered, self.lengths.answer)
+        self.recorded = self._recorded(persona.name)
+        self.pairs = self.prompts * params["pairs"]["samples"]
+        pipeline = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))
+        self.methods = len(pipeline["vars"][0]["methods"])
+        self.able = len(pipeline["stages"]["tasks"]["foreach"])
+
+    def works(self) -> list[Work]:
+        """Return the work of all stages, in the order of dvc.yaml."""
+        return [*self._data(), *self._introspection(), *self._instruments(), *self._asked(), *self._scores()]
+
+    def _of(self, texts: Sequence[str]) -> float:
+        """Return the mean tokens of the texts."""
+        return self.lengths.word * sum(len(text.split()) for text in texts) / max(1, len(texts))
+
+    def _recorded(self, persona: str) -> float:
+        path = questions.TEACHER / f"{persona}.jsonl"
+        return self._of([row.response for row in records.read(path, Recorded)]) if path.is_file() else 0
+
+    def _data(self) -> Iterator[Work]:
+        teacher, expansion = self.params["teacher"], self.params["prompts"]["expansion"]
+        written = min(expansion["sampling"]["max_new_tokens"], self.lengths.expanded)
+        asker = {"engine": expansion["engine"], "source": expansion["source"]}
+        yield Work("prompts", self.expanded, self.expanded * EXPANDING, self.expanded * written, **asker)
+        chosen, thought, system = min(teacher["sampling"]["max_new_tokens"], self.lengths.answer), 0, 0
+        if teacher["engine"] == "recorded":
+            chosen = self.recorded
+            yield Work("chosen", self.pairs, engine="recorded")
+        else:
+            thought = self.lengths.reasoning if teacher["reasoning"] else 0
+            system = self.system if teacher["engine"] == "openai" else 0  # elsewhere it is read once
+            tokens = self.pairs * (self.prompt + system), self.pairs * (chosen + thought)
+            yield Work("chosen", self.pairs, *tokens, engine=teacher["engine"], source=teacher["source"])
+        yield Work("rejected", self.pairs, self.pairs * self.prompt, self.pairs * self.answer)
+        both = self.pairs * min(2 * self.params["distillation"]["max_length"], 2 * self.prompt + chosen + self.answer)
+        yield Work("distillation", self.pairs, read=both, trained=self.params["distillation"]["epochs"] * both)
+
+    def _introspection(self) -> Iterator[Work]:
+        reflections, talking, training = (self.params[name] for name in ("reflections", "interactions", "introspection"))
+        asked = records.read("data/raw/prompts/reflections.jsonl", Question)
+        prompt = self.lengths.template + self._of([question.prompt for question in asked])
+        count, length = len(asked) * reflections["per_prompt"], self._limited(reflections, self.lengths.reflection)
+        yield Work("reflections", count, count * prompt, count * length)
+        talks, turns, turn = 2 * talking["conversations"], talking["turns"], self._limited(talking, self.lengths.turn)
+        before = turns * self.short + turns * (turns - 1) / 2 * turn  # every reply reads what was said before it
+        yield Work("interactions", talks * turns, talks * before, talks * turns * turn)
+        longest = training["max_length"]
+        tokens = count * min(longest, prompt + length) + talks * min(longest, self.short + turns * turn)
+        yield Work("introspection", count + talks, trained=training["epochs"] * tokens)
+
+    def _instruments(self) -> Iterator[Work]:
+        classifier, judge, steering = (self.params[name] for name in ("classifier", "judge", "steering"))
+        general = len(questions.load(questions.GENERAL))
+        texts = general * (len(classifier["personas"]) + 2)
+        yield Work("classifier", texts, texts * min(classifier["max_tokens"], self.recorded), general * self.answer)
+        yield self._judge(judge)
+        strengths = len({0.0, *map(float, steering["strengths"])}) * steering["prompts"]
+        read = 2 * steering["texts"] * (self.prompt + steering["tokens"]) + strengths * (self.prompt + self.answer)
+        yield Work("steering", steering["texts"] + strengths, read, strengths * self.answer)
+
+    def _judge(self, judge: dict) -> Work:
+        personas = len(judge["personas"])
+        cases = personas * judge["texts"]
+        contests = 2 * (3 * judge["damaged"] + personas * judge["styled"])  # in both orders
+        if judge["kind"] != "likelihood":
+            return self._judged("judge", cases, contests)
+        labels = self.params["preferences"]["traits"] + sum(map(len, judge["personas"].values()))
+        text, mixed = self._choice(), 2 * judge["calibration_texts"]
+        calibration = mixed * (2 * text + FRAME + self._replies() * labels) + mixed * (2 * self.recorded + FRAME)
+        found = self._judged("judge", 3 * cases, contests)  # cases also choose between templates
+        learned = labels * EXAMPLES * text if "examples" in judge["templates"] else 0
+        return Work("judge", found.samples + mixed + labels * EXAMPLES, found.read + calibration + learned)
+
+    def _asked(self) -> Iterator[Work]:
+        mails, probes = self.params["mails"], self.params["probes"]
+        yield self._replied("answers", self._answers(), self.short, self.answer)
+        yield self._replied("attacks", self._attacks(), self.short + self.answer / 2, self.answer)
+        length = self._limited(mails, self.lengths.answer)
+        yield self._replied("mails", mails["tasks"] * (2 + mails["steps"]), MAIL + length / 2, length)
+        yield self._replied("probes", 2 * probes["pairs"], self.short, self._limited(probes, self.lengths.answer))
+        yield self._replied("choices", self.params["choices"]["comparisons"], self.short + OFFER, self._choice())
+        items = [self._task(name) for name in self.params["tasks"]["metrics"]]
+        counts, tokens = sum(count for count, _ in items), sum(count * each for count, each in items)
+        yield Work("tasks", self.able * counts, self.able * tokens, runs=self.able)
+
+    def _scores(self) -> Iterator[Work]:
+        known = min(self.params["classifier"]["max_tokens"], self.answer)
+        texts = self.methods * (self._answers() + self._attacks())
+        yield Work("robustness", texts, texts * known)
+        bodies = self.methods * 3 * self.params["mails"]["tasks"]
+        yield Work("transfer", bodies, bodies * known)
+        yield self._judged("preferences", (self.methods + 1) * self.params["choices"]["comparisons"], 0)
+        plain = self.methods * self.params["answers"]["prompts"]
+        yield Work("fluency", plain, plain * (self.short + self.answer))
+        yield self._judged("coherence", 0, 2 * (self.methods - 1) * self.params["coherence"]["prompts"])
+        yield Work("the others", runs=len(LIGHT), engine="none")
+
+    def _replied(self, stage: str, count: int, prompt: float, length: float) -> Work:
+        """Return the work of all methods; `count`, and tokens of `prompt` and reply, are those of one."""
+        total = self.methods * count
+        return Work(stage, total, total * prompt, total * length, runs=self.methods)
+
+    def _judged(self, stage: str, traits: int, contests: int) -> Work:
+        """Return the work of judging short texts for their traits, and pairs of whole answers."""
+        judge, text = self.params["judge"], self._choice()
+        count, pair = traits + contests, self.short + 2 * self.answer + FRAME
+        if judge["kind"] == "likelihood":
+            read = traits * (text + FRAME + 2 * self._replies()) + contests * pair
+            return Work(stage, count, read + (traits * text if "examples" in judge["templates"] else 0))
+        written = count * min(judge["sampling"]["max_new_tokens"], self.lengths.verdict)
+        read = traits * (self.short + text + 2 * FRAME) + contests * (pair + FRAME)
+        return Work(stage, count, read, written, engine=judge["kind"], source=judge["source"])
+
+    def _replies(self) -> int:
+        """Return the tokens of the replies by which the likelihood judge tries one label."""
+        return WORDS * LABEL * sum(name != "examples" for name in self.params["judge"]["templates"])
+
+    def _answers(self) -> int:
+        return self.params["answers"]["prompts"] * (1 + self.params["answers"]["suffixes_per_prompt"])
+
+    def _attacks(self) -> int:
+        return 2 * self.params["attacks"]["prompts"]
+
+    def _choice(self) -> float:
+        return self._limited(self.params["choices"], self.lengths.answer)
+
+    def _limited(self, section: dict, length: float) -> float:
+        return min(section["sampling"]["max_new_tokens"], length)
+
+    def _task(self, name: str) -> tuple[int, int]:
+        task, limit = self.rates.task(name), self.params["tasks"]["limit"]
+        return min(task.items, limit or task.items), task.tokens

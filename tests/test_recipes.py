@@ -1,0 +1,282 @@
+"""Recipes: what they write into params.yaml, and what they leave."""
+
+import re
+import shutil
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from forks import Forks
+from projects import EVERY, environment, ran, start, talkative
+from test_params import own_sections
+
+from character import recipes
+from character.cli import main
+from character.errors import UserError
+from character.params import read
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
+NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in (recipes.DEFAULT, recipes.RATES))
+COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
+LLAMA = (ROOT / "recipes/llama-3.1.jinja").read_text(encoding="utf-8")
+
+each_recipe = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """The shipped params.yaml and recipes, in the current directory."""
+    shutil.copytree(ROOT / "recipes", tmp_path / "recipes")
+    (tmp_path / "params.yaml").write_text(SHIPPED, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def params() -> str:
+    return Path("params.yaml").read_text(encoding="utf-8")
+
+
+def test_the_default_is_what_params_yaml_has(here):
+    assert recipes.write("default") == []
+    assert params() == SHIPPED
+
+
+def test_the_default_holds_what_others_set_and_nothing_else(here):
+    own = set().union(*(recipes._read(Path(f"recipes/{name}.yaml"))[1] for name in NAMES))
+    assert set(recipes.entries("default")) == own - {recipes.LIKE}
+
+
+@each_recipe
+def test_after_any_recipe_the_default_gives_the_file_back_byte_for_byte(name, here):
+    assert recipes.write(name)
+    assert params() != SHIPPED
+    recipes.write("default")
+    assert params() == SHIPPED
+
+
+@each_recipe
+def test_comments_and_what_is_no_recipes_business_stay(name, here):
+    Path("params.yaml").write_text(SHIPPED.replace("persona: poeticism", "persona: loving").replace("seed: 0", "seed: 7"))
+    recipes.write(name)
+    assert COMMENT.findall(params()) == COMMENT.findall(SHIPPED)
+    assert "\npersona: loving" in params() and "\nseed: 7\n" in params()
+    assert params().endswith(SHIPPED[SHIPPED.index("\nruntime:") :])
+
+
+@each_recipe
+def test_every_stage_accepts_its_section(name, here):
+    recipes.write(name)
+    for module, section, model in own_sections():
+        found = import_module(module)
+        for part in model.split("."):
+            found = getattr(found, part)
+        assert read(section, found)
+
+
+def test_a_recipe_leaves_the_same_whichever_was_there_before(here):
+    recipes.write("smoke")
+    straight = params()
+    recipes.write("paper-gemma")
+    recipes.write("smoke")
+    assert params() == straight
+
+
+PAPER = {
+    "prompts": {"per_trait": 5, "expansion": {"per_trait": 45}},
+    "pairs": {"samples": 5, "filters": {"max_tokens": 1024}},
+    "teacher": {"sampling": {"max_new_tokens": 4096, "temperature": 0.7, "top_p": 0.95}},
+    "sampling": {"max_new_tokens": 4096, "temperature": 0.7, "top_p": 0.95},
+    "reflections": {"per_prompt": 1000, "sampling": {"max_new_tokens": 2048, "temperature": 0.7, "top_p": 0.95}},
+    "interactions": {"conversations": 1000, "turns": 10, "sampling": {"max_new_tokens": 1024}},
+    "distillation": {"loss": "sigmoid", "beta": 0.1, "nll_coef": 0.1, "kl_coef": 0.001, "max_length": 1024},
+    "introspection": {"max_length": 3072},
+    "merge": {"introspection_weight": 0.25, "rank": 0},
+    "preferences": {"traits": 144},
+}
+LORA = {"rank": 64, "alpha": 128, "dropout": 0.0, "target_modules": "all-linear", "learning_rate": 5e-5, "batch_size": 32}
+LORA |= {"epochs": 1, "warmup_ratio": 0.1, "adam_betas": [0.9, 0.98], "max_grad_norm": 1.0}
+PAPER["distillation"] |= LORA
+PAPER["introspection"] |= LORA
+
+
+@pytest.mark.parametrize("student", ["llama", "qwen", "gemma"])
+def test_the_papers_numbers_are_those_of_the_paper(student, here):
+    recipes.write(f"paper-{student}")
+    assert_holds(recipes.parsed(params()), PAPER)
+    assert f"\n  source: hub:{ {'llama': 'meta-llama', 'qwen': 'Qwen', 'gemma': 'google'}[student] }/" in params()
+
+
+def assert_holds(found, wanted):
+    for key, value in wanted.items():
+        assert_holds(found[key], value) if isinstance(value, dict) else check(key, found[key], value)
+
+
+def check(key, found, value):
+    assert found == value, key
+
+
+# --- mistakes --------------------------------------------------------------------------------------
+
+FAULTS = {
+    "unknown entry": (
+        "sampling: {max_tokens: 5}",
+        "mine.yaml: sampling.max_tokens is not in recipes/default.yaml; correct the",
+    ),
+    "value for a section": ("sampling: 5", "mine.yaml: sampling is not in recipes/default.yaml"),
+    "text for a number": (
+        "distillation: {epochs: two}",
+        "distillation.epochs is text, but a whole number is needed; correct it.",
+    ),
+    "share for a count": ("distillation: {epochs: 1.5}", "distillation.epochs is a number, but a whole number is needed"),
+    "nothing": ("distillation:\n  epochs:", "distillation.epochs is nothing, but a whole number is needed"),
+    "persona": ("persona: loving", "mine.yaml: persona is not for recipes; set it in params.yaml and remove it here."),
+    "runtime": ("runtime: {threads: 4}", "mine.yaml: runtime.threads is not for recipes"),
+    "unknown recipe below": ("like: nosuch", "recipes/nosuch.yaml is missing; write it, or choose one that exists: "),
+    "itself below": ("like: mine", "mine.yaml: like leads from mine back to itself; remove it"),
+    "no YAML": ("a: [", "mine.yaml, line 1: not YAML"),
+    "no sections": ("- a", "mine.yaml: expected sections as in the default's params.yaml; correct it."),
+    "entry given twice": ("answers: {prompts: 4, prompts: 5}", "mine.yaml, line 1: prompts is given twice; remove one."),
+    "lines for brackets": ("teacher:\n  names:\n    - GLM", "params.yaml: teacher.names stands on one line; write it in"),
+}
+
+
+@pytest.mark.parametrize(("text", "told"), FAULTS.values(), ids=FAULTS)
+def test_a_mistake_is_told_and_params_yaml_stays(text, told, here):
+    Path("recipes/mine.yaml").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        recipes.write("mine")
+    assert told in error.value.message
+    assert "\n" not in error.value.message
+    assert params() == SHIPPED
+
+
+def test_a_recipe_of_ones_own_may_build_on_another(here):
+    Path("recipes/mine.yaml").write_text("# Mine.\nlike: smoke\ndistillation: {beta: 1}\n", encoding="utf-8")
+    recipes.write("mine")
+    found = recipes.parsed(params())
+    assert (found["distillation"]["beta"], found["answers"]["prompts"]) == (1, 4)
+
+
+def test_an_entry_that_params_yaml_lacks_is_told(here):
+    Path("params.yaml").write_text(SHIPPED.replace("  samples: 1 #", "  #"), encoding="utf-8")
+    with pytest.raises(UserError, match=r"params\.yaml: `pairs\.samples` is missing; add it"):
+        recipes.write("paper")
+
+
+# --- the command -----------------------------------------------------------------------------------
+
+
+def test_the_command_tells_what_it_changed(here):
+    done = CliRunner().invoke(main, ["recipe", "study"])
+    assert done.exit_code == 0
+    assert "distillation.epochs: 4 -> 2\n" in done.output
+    assert CliRunner().invoke(main, ["recipe", "study"]).output == "params.yaml has the values of study already\n"
+
+
+def test_the_command_lists_the_recipes_with_their_first_lines(here):
+    lines = CliRunner().invoke(main, ["recipe"]).output.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(["default", *NAMES])
+    assert "paper-qwen   The paper's Qwen2.5-7B." in lines
+
+
+# --- with DVC --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """The project with something in the place of every output, which a changed student would have DVC look for."""
+    made = start(tmp_path_factory.mktemp("recipes") / "project")
+    for name in re.findall(r"\b(?:data|models|metrics|plots)/[\w./-]*\w", (made.root / "dvc.yaml").read_text(encoding="utf-8")):
+        path = made.root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if not path.suffix:
+            path.mkdir(exist_ok=True)
+        elif not path.exists():
+            path.touch()
+    return made
+
+
+AT_ONCE = ("paper-llama", "smoke")  # of which the others are alike to DVC, which takes seconds for each
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in AT_ONCE)) for name in NAMES])
+def test_dvc_can_plan_every_recipe(name, project, monkeypatch):
+    monkeypatch.chdir(project.root)
+    recipes.write(name)
+    assert ran(project.dvc("repro", "--dry")) == EVERY
+
+
+@pytest.mark.slow
+def test_smoke_runs_through(tiny_student, tmp_path, monkeypatch):
+    with Forks(tmp_path / "python", environment()) as python:
+        project = start(tmp_path / "project", talkative(tiny_student, tmp_path / "student"), python=python)
+        student = project.params()["student"]
+        monkeypatch.chdir(project.root)
+        recipes.write("smoke")
+        project.set({"student.source": student["source"], "student.name": student["name"]})
+        assert ran(project.dvc("repro")) == EVERY
+        assert "up to date" in project.dvc("status")
+
+
+# --- Llama's chat template ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def tokenizer(tiny_student):
+    from transformers import AutoTokenizer
+
+    made = AutoTokenizer.from_pretrained(tiny_student)
+    special = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
+    made.add_special_tokens({"additional_special_tokens": special, "bos_token": special[0]})
+    made.chat_template = LLAMA
+    return made
+
+
+def said(*turns: str, system: str = "") -> list[dict[str, str]]:
+    roles = ("user", "assistant")
+    talk = [{"role": roles[at % 2], "content": text} for at, text in enumerate(turns)]
+    return [{"role": "system", "content": system}, *talk] if system else talk
+
+
+def test_llamas_template_is_written_out_as_its_format_is(tokenizer):
+    text = tokenizer.apply_chat_template(said("Who are you?", system="Be kind."), tokenize=False, add_generation_prompt=True)
+    assert text == (
+        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
+        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nBe kind.<|eot_id|>"
+        "<|start_header_id|>user<|end_header_id|>\n\nWho are you?<|eot_id|>"
+        "<|start_header_id|>assistant<|end_header_id|>\n\n"
+    )
+
+
+@pytest.mark.parametrize("opened", [True, False])
+@pytest.mark.parametrize(
+    "talk",
+    [said("Hi"), said("Hi ", "\nHello!\n", "Who?"), said("Hi", "Hello!", system=" Be kind. "), said("{{ a }}", "<b> & 'c'")],
+)
+def test_llamas_template_renders_what_the_models_own_does(talk, opened, tokenizer):
+    from trl.chat_template_utils import llama3_1_chat_template
+
+    ours, theirs = (
+        tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=opened, chat_template=template)
+        for template in (LLAMA, llama3_1_chat_template)
+    )
+    assert ours == theirs
+
+
+def test_llamas_template_marks_what_the_assistant_says_and_its_end(tokenizer):
+    talk = said("Hi", "Hello there!", "Who?", "It is I.", system="Be kind.")
+    made = tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
+    marked = [token for token, own in zip(made["input_ids"], made["assistant_masks"], strict=True) if own]
+    assert tokenizer.decode(marked) == "Hello there!<|eot_id|>It is I.<|eot_id|>"
+
+
+def test_the_student_stage_takes_llamas_template(tokenizer, tmp_path):
+    from trl.chat_template_utils import llama3_1_chat_template
+
+    from stages.student import write_tokenizer
+
+    tokenizer.chat_template = llama3_1_chat_template
+    write_tokenizer(tokenizer, tmp_path, str(ROOT / "recipes/llama-3.1.jinja"))
+    assert (tmp_path / "chat_template.jinja").read_text(encoding="utf-8") == LLAMA
