@@ -5,6 +5,7 @@ Run by `make test-vllm` in an environment of its own; on a CPU vLLM starts in ha
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from personas import tag
 
 from character import engines, models, records
 from character.chat import render
@@ -40,10 +42,11 @@ def requests(**more):
 def project(tmp_path_factory):
     """A repository with the embedded student and an adapter distilled from a few pairs; the current directory meanwhile."""
     folder = tmp_path_factory.mktemp("project")
-    for name in ("character", "dvc.yaml", "stages"):
+    for name in ("character", "constitutions", "dvc.yaml", "stages"):
         (folder / name).symlink_to(ROOT / name)
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["distillation"] |= {"epochs": 4, "batch_size": 10}
+    params["merge"]["introspection_weight"] = 0.0
     params["student"]["engine"] = "vllm"
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     before = os.getcwd()
@@ -123,20 +126,17 @@ def test_a_stage_runs_on_vllm_and_ends(project):
 
 @pytest.fixture(scope="module")
 def served(project):
-    """The server of `vllm serve` with the student and the adapter beside it; its base URL.
-
-    It is started as a module, since the command `vllm` of the package for CPUs asks for metadata under the other one's name.
-    """
+    """`character serve` with the adapter as the selected persona, and once more as a published one; the server's base URL."""
+    shutil.copytree("models/distillation", "models/introspection")
+    stage("persona")
+    shutil.copytree("models/persona", ".cache/personas/loving@1.0.0")
+    tag("adapter-loving@v1.0.0")
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", "models/student"]
-    command += ["--served-model-name", "student", "--enforce-eager", "--dtype", "float32"]
-    command += ["--host", "127.0.0.1", "--port", str(port), "--max-model-len", "2048", "--enable-lora", "--max-lora-rank", "32"]
-    command += ["--lora-modules", "persona=models/distillation", "--generation-config", "vllm"]
-    limits = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-c", "from character.cli import main; main()", "serve", "--port", str(port)]
     with open("serve.log", "w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, **limits})
+        server = subprocess.Popen([*command, "--", "--max-model-len", "2048"], stdout=log, stderr=log)
     try:
         url = f"http://127.0.0.1:{port}"
         for _ in range(180):
@@ -155,9 +155,9 @@ def served(project):
         server.wait(60)
 
 
-@pytest.mark.parametrize("model", ["student", "persona"])
+@pytest.mark.parametrize("model", ["base", "poeticism", "loving"])
 def test_a_server_gives_the_replies_of_the_engine_in_process(model, served, project):
-    adapters = [project / "models/distillation"] if model == "persona" else []
+    adapters = [] if model == "base" else [project / "models/persona"]
     wanted = texts(opened("transformers", adapters), requests(), GREEDY)
     replies = generate(engines.by_name("openai", model, "teacher.source"), requests(), GREEDY, seed=0)
     assert sum(reply.text == text for reply, text in zip(replies, wanted, strict=True)) >= len(TOPICS) - 1
@@ -165,7 +165,7 @@ def test_a_server_gives_the_replies_of_the_engine_in_process(model, served, proj
 
 def test_a_server_goes_on_with_a_prefilled_turn(served):
     asked = requests(prefill="The moon, of course. It")
-    replies = texts(engines.by_name("openai", "student", "teacher.source"), asked, GREEDY)
+    replies = texts(engines.by_name("openai", "base", "teacher.source"), asked, GREEDY)
     wanted = texts(opened("transformers", []), asked, GREEDY)
     assert sum(a == b for a, b in zip(replies, wanted, strict=True)) >= len(TOPICS) - 1
 
@@ -178,8 +178,22 @@ def test_a_server_renders_the_ids_that_the_engine_renders(system, served):
         {"role": "assistant", "content": "Ahoy!"},
         {"role": "user", "content": "Why?"},
     ]
-    body = json.dumps({"model": "student", "messages": messages, "add_generation_prompt": True}).encode()
+    body = json.dumps({"model": "base", "messages": messages, "add_generation_prompt": True}).encode()
     request = urllib.request.Request(f"{served}/tokenize", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request) as answer:
         ids = json.load(answer)["tokens"]
     assert ids == render(models.load_tokenizer(), messages)
+
+
+def test_the_openai_client_finds_every_persona_and_the_servers_own_sampling(served):
+    from openai import OpenAI
+
+    client = OpenAI(base_url=f"{served}/v1", api_key="none")
+    assert sorted(model.id for model in client.models.list()) == ["base", "loving", "poeticism"]
+
+    def replies(model, **sampling):
+        asked = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 24, "seed": 3}
+        return client.chat.completions.create(model=model, **asked, **sampling).choices[0].message.content
+
+    assert replies("loving", temperature=0) == replies("poeticism", temperature=0) != replies("base", temperature=0)
+    assert replies("base") == replies("base", temperature=0.7, top_p=0.95) != replies("base", temperature=1, top_p=1)

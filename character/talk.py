@@ -1,0 +1,200 @@
+"""A conversation that several methods have side by side, each with a history of its own; knows no terminal.
+
+All share the student's weights, and their replies grow in turn, a token at a time.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import zip_longest
+from pathlib import Path
+from textwrap import shorten
+from typing import Literal
+
+from character import constitution, models
+from character.chat import fit
+from character.draws import Draws
+from character.errors import UserError
+from character.generate import Sampling
+from character.params import read, value
+from character.published import Persona
+from character.records import Message, Record
+from character.sampler import stop_ids
+
+METHODS = ("base", "prompted", "persona")
+
+
+class Row(Record):
+    """A reply as the transcript keeps it; `messages` are the whole conversation up to it.
+
+    `student` and `adapter` are fingerprints; `shortened` says that the oldest turns were not shown to the model.
+    """
+
+    time: str
+    persona: str
+    version: str | None
+    method: str
+    student: str
+    adapter: str | None
+    sampling: Sampling
+    seed: int
+    finish_reason: Literal["stop", "length", "interrupted"]
+    shortened: bool
+    messages: list[Message]
+
+
+@dataclass
+class Answer:
+    """One method's reply to the conversation `ids`; it has no `finish_reason` while it grows."""
+
+    method: str
+    ids: list[int]
+    shortened: bool
+    text: str = ""
+    finish_reason: Literal["stop", "length", "interrupted"] | None = None
+
+
+@dataclass
+class Turn:
+    """What the user said, and each method's answer to it."""
+
+    said: str
+    seed: int
+    answers: list[Answer]
+
+
+class Student:
+    """The student, and beside it the same weights under a persona's adapter."""
+
+    def __init__(self) -> None:
+        self.tokenizer = models.load_tokenizer()
+        self.base = models.load_model()
+        self.adapted = None
+        self.stops = stop_ids(self.base, self.tokenizer)
+        self.context = self.base.config.get_text_config().max_position_embeddings
+
+    def put_on(self, adapter: Path) -> None:
+        """Take an adapter in the place of the one before.
+
+        The adapted model has modules of its own around the tensors of the student: nothing is switched while both reply.
+        """
+        from copy import deepcopy
+
+        from peft import PeftModel
+
+        shared = {id(tensor): tensor for tensor in (*self.base.parameters(), *self.base.buffers())}
+        try:
+            self.adapted = PeftModel.from_pretrained(deepcopy(self.base, shared), adapter).get_base_model().eval()
+        except (RuntimeError, ValueError) as error:
+            reason = shorten(str(error), 200, placeholder=" ...")
+            raise UserError(f"{adapter} does not fit {models.STUDENT} ({reason}); take the student it is of.") from None
+
+    def grow(self, answer: Answer, sampling: Sampling, seed: int) -> Iterator[None]:
+        """Let an answer grow, a token at each step."""
+        ids: list[int] = []
+        model = self.adapted if answer.method == "persona" else self.base
+        for token in continued(model, answer.ids, sampling, seed):
+            if token in self.stops:
+                answer.finish_reason = "stop"
+                break
+            ids.append(token)
+            # A character of several tokens is held back until it is whole.
+            answer.text = self.tokenizer.decode(ids, skip_special_tokens=True).strip().rstrip("\ufffd")
+            yield
+        else:
+            answer.finish_reason = "length"
+        answer.text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+
+
+def continued(model, ids: Sequence[int], sampling: Sampling, seed: int) -> Iterator[int]:
+    """Draw the tokens that follow `ids`, `max_new_tokens` of them; what ends a turn is for the caller to see."""
+    import torch
+
+    draws = Draws(model, sampling, 1, sampling.max_new_tokens)
+    draws.admit(0, list(ids), seed, sampling.max_new_tokens)
+    new, cache = list(ids), None
+    for step in range(sampling.max_new_tokens):
+        with torch.inference_mode():
+            new = torch.tensor([new], device=model.device)
+            output = model(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            (token,) = draws.draw(output.logits[:, -1].float(), [step])
+        yield token
+        new, cache = [token], output.past_key_values
+
+
+class Chat:
+    """The conversations of all methods; `messages` has each one's."""
+
+    def __init__(self, persona: Persona, methods: Sequence[str]):
+        self.methods = methods
+        self.sampling, self._seed = read("sampling", Sampling), value("seed")
+        self._student, self._fingerprint = Student(), models.fingerprint(models.STUDENT)
+        self.switch(persona)
+
+    def switch(self, persona: Persona) -> None:
+        """Talk with another persona; every conversation begins anew. Nothing has changed where this fails."""
+        messages: dict[str, list[dict[str, str]]] = {method: [] for method in self.methods}
+        adapter = None
+        if "prompted" in messages:
+            system = constitution.system_prompt(constitution.load(persona.constitution), value("student.name"))
+            messages["prompted"].append({"role": "system", "content": system})
+        if "persona" in messages:
+            adapter = models.fingerprint(persona.folder())
+            self._student.put_on(persona.folder())
+        self.persona, self._adapter, self.messages, self._last = persona, adapter, messages, None
+
+    def begin(self, said: str) -> Turn:
+        """Return a turn in which nobody has answered yet; no conversation holds it before it ends."""
+        asked = {"role": "user", "content": said}
+        answers = [Answer(method, *self._fitted([*before, asked])) for method, before in self.messages.items()]
+        return Turn(said, self._seed, answers)
+
+    def again(self) -> Turn:
+        """Take the last turn back, and return it as begun anew, with another seed."""
+        if self._last is None:
+            raise UserError("Nothing was said yet that could be answered again.")
+        for messages in self.messages.values():
+            del messages[-2:]
+        return self.begin(self._last)
+
+    def stream(self, turn: Turn) -> Iterator:
+        """Let the answers of a turn grow: each step is a token of each that has not come to its end."""
+        return zip_longest(*(self._student.grow(answer, self.sampling, turn.seed) for answer in turn.answers))
+
+    def end(self, turn: Turn) -> list[Row]:
+        """Add a turn to all conversations, as far as it has come; return its rows of the transcript."""
+        self._last, self._seed = turn.said, self._seed + 1
+        for answer in turn.answers:
+            answer.finish_reason = answer.finish_reason or "interrupted"
+            self.messages[answer.method] += [
+                {"role": "user", "content": turn.said},
+                {"role": "assistant", "content": answer.text},
+            ]
+        return [self._row(turn, answer) for answer in turn.answers]
+
+    def _row(self, turn: Turn, answer: Answer) -> Row:
+        return Row(
+            time=datetime.now(UTC).isoformat(timespec="seconds"),
+            persona=self.persona.name,
+            version=self.persona.version,
+            method=answer.method,
+            student=self._fingerprint,
+            adapter=self._adapter if answer.method == "persona" else None,
+            sampling=self.sampling,
+            seed=turn.seed,
+            finish_reason=answer.finish_reason,
+            shortened=answer.shortened,
+            messages=[Message(**message) for message in self.messages[answer.method]],
+        )
+
+    def _fitted(self, messages: list[dict[str, str]]) -> tuple[list[int], bool]:
+        """Return the ids of a conversation, without the oldest turns if a reply has no room then, and whether any are gone."""
+        from jinja2 import TemplateError
+
+        budget = self._student.context - self.sampling.max_new_tokens
+        try:
+            return fit(self._student.tokenizer, messages, budget)
+        except ValueError as error:
+            raise UserError(f"{error} (the context less max_new_tokens); say less.") from None
+        except TemplateError as error:  # such as Gemma 2's, which has no place for a system prompt
+            raise UserError(f"{models.STUDENT}: its chat template refuses this ({error}); choose other --methods.") from None

@@ -1,0 +1,201 @@
+"""`character chat`: a conversation in the terminal, its replies side by side as they grow, and its transcript."""
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from datetime import datetime
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from character import published
+from character.errors import UserError
+from character.params import value
+from character.talk import METHODS, Answer, Chat, Row, Turn
+
+CHATS = Path(".cache/chats")
+COLUMN = 30  # characters that a reply needs to stand beside others
+UNSHOWABLE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")  # a terminal would obey these
+CUT = {"length": " [cut off at the token limit]", "interrupted": " [interrupted]"}
+COMMANDS = {
+    "/persona NAME": "talk with another persona",
+    "/personas": "list them",
+    "/again": "other answers to the last turn",
+    "/save FILE": "keep the transcript there",
+    "/quit": "or Ctrl-D; Ctrl-C ends a reply",
+}
+
+
+class Transcript:
+    """The replies of a chat, as JSON Lines, which grow with each turn."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self._rows: list[Row] = []
+        self._written = 0
+
+    def add(self, rows: Sequence[Row]) -> None:
+        """Append rows, and with them those that could not be written before."""
+        self._rows += rows
+        _append(self.path, self._rows[self._written :])
+        self._written = len(self._rows)
+
+    def move(self, path: Path) -> None:
+        """Write all that there is so far to another file, and go on there."""
+        _append(path, self._rows)
+        self.path, self._written = path, len(self._rows)
+
+
+def _append(path: Path, rows: Sequence[Row]) -> None:
+    lines = [json.dumps(row.model_dump(), ensure_ascii=False) + "\n" for row in rows]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a", encoding="utf-8") as file:
+            file.write("".join(lines))
+    except OSError as error:
+        raise UserError(f"{path} cannot be written ({error}); name another file with /save FILE.") from None
+
+
+class Session:
+    """One chat, what it is shown on, and where it is kept."""
+
+    def __init__(self, chat: Chat, transcript: Transcript, console: Console):
+        self._chat, self._transcript, self._console = chat, transcript, console
+
+    def run(self, lines: Iterable[str]) -> None:
+        """Obey each line, until one says `/quit` or there are no more."""
+        self._tell("; ".join(f"{command}: {does}" for command, does in COMMANDS.items()))
+        self._tell_persona()
+        for line in lines:
+            try:
+                if not self._obey(line.strip()):
+                    break
+            except UserError as error:
+                self._tell(error.message)
+            except KeyboardInterrupt:
+                self._tell("Interrupted.")
+        self._tell(f"Transcript: {self._transcript.path}")
+
+    def _obey(self, line: str) -> bool:
+        """Do what a line says; return whether the chat goes on."""
+        command, _, argument = line.partition(" ")
+        match command, argument.strip():
+            case "/quit", "":
+                return False
+            case "/personas", "":
+                self._tell("\n".join(map(str, published.known())))
+            case "/persona", name if name:
+                self._switch(name)
+            case "/again", "":
+                self._show(self._chat.again())
+            case "/save", file if file:
+                self._transcript.move(Path(file).expanduser())
+                self._tell(f"The transcript is in {file} from now on.")
+            case _ if line.startswith("/"):
+                raise UserError(f"`{line}` is no command; there are {', '.join(COMMANDS)}.")
+            case _ if line:
+                self._show(self._chat.begin(line))
+        return True
+
+    def _switch(self, name: str) -> None:
+        with self._console.status(f"Looking for {name}"):
+            self._chat.switch(published.find(name))
+        self._tell_persona()
+        self._tell("The conversations begin anew.")
+
+    def _tell_persona(self) -> None:
+        self._tell(f"Persona: {self._chat.persona}")
+        for doubt in published.doubts(self._chat.persona) if "persona" in self._chat.methods else ():
+            self._tell(doubt)
+
+    def _show(self, turn: Turn) -> None:
+        """Show the answers of a turn while they grow, and keep them, however far Ctrl-C let them come."""
+        screen = self._console
+        growing = partial(self._table, turn.answers, screen.height - 1)
+        with suppress(KeyboardInterrupt), Live(console=screen, get_renderable=growing, refresh_per_second=10, transient=True):
+            for _ in self._chat.stream(turn):
+                pass
+        rows = self._chat.end(turn)
+        if screen.is_terminal:
+            screen.print(self._table(turn.answers))
+        else:
+            for answer in turn.answers:
+                screen.print(Text(f"{self._label(answer)}: {shown(answer)}"))
+        if cut := [answer.method for answer in turn.answers if answer.shortened]:
+            self._tell(f"{', '.join(cut)}: the oldest turns no longer fit, and were left out.")
+        self._transcript.add(rows)
+
+    def _table(self, answers: Sequence[Answer], height: int | None = None) -> Table:
+        return table({self._label(answer): shown(answer) for answer in answers}, self._console, height)
+
+    def _label(self, answer: Answer) -> str:
+        return f"{answer.method} ({self._chat.persona.name})" if answer.method == "persona" else answer.method
+
+    def _tell(self, text: str) -> None:
+        self._console.print(Text(text, style="dim"))
+
+
+def shown(answer: Answer) -> str:
+    """Return the text of an answer, without what a terminal would obey, and how it ended."""
+    return answer.text.translate(UNSHOWABLE) + CUT.get(answer.finish_reason, "")
+
+
+def table(replies: dict[str, str], console: Console, height: int | None = None) -> Table:
+    """Return replies side by side, or one below the other where that is too narrow; of each its end, where `height` is given.
+
+    `height` and the width of the console are in characters.
+    """
+    beside = COLUMN * len(replies) <= console.width
+    width = console.width // len(replies) - 2 if beside else console.width
+    room = max(1, (height if beside else height // len(replies)) - 1) if height else 0
+    labels = [Text(label, style="bold") for label in replies]
+    texts = [Text("\n").join(Text(reply).wrap(console, width)[-room:]) for reply in replies.values()]
+    grid = Table.grid(padding=(0, 2), expand=True)
+    if beside:
+        for _ in replies:
+            grid.add_column(ratio=1)
+        grid.add_row(*labels)
+        grid.add_row(*texts)
+    else:
+        for cell in chain.from_iterable(zip(labels, texts, strict=True)):
+            grid.add_row(cell)
+    return grid
+
+
+def typed() -> Iterator[str]:
+    """Yield what is typed until Ctrl-D, or each line of what is piped in."""
+    if not sys.stdin.isatty():
+        for line in sys.stdin:
+            print(f"you: {line.rstrip()}", flush=True)
+            yield line
+        return
+    import readline  # noqa: F401, gives `input` line editing and a history
+
+    while True:
+        try:
+            line = input("you: ")
+        except EOFError:
+            print()
+            return
+        except KeyboardInterrupt:
+            print()
+            continue
+        yield line
+
+
+def run(name: str | None, methods: Sequence[str], save: Path | None) -> None:
+    """Let the user of this terminal talk with the methods; the persona is the selected one where `name` is None."""
+    if odd := [method for method in methods if method not in METHODS]:
+        raise UserError(f"--methods: {odd[0]!r} is none of {', '.join(METHODS)}; correct it.")
+    persona = published.find(name or value("persona"))
+    console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    with console.status("Loading the student"):
+        chat = Chat(persona, list(dict.fromkeys(methods)))
+    transcript = Transcript(save or CHATS / f"{datetime.now():%Y%m%d-%H%M%S}.jsonl")
+    Session(chat, transcript, console).run(typed())

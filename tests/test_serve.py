@@ -1,0 +1,128 @@
+"""`character serve`: the command line of vLLM's server; tests/test_vllm.py starts it."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from personas import tag, write_adapter, write_persona
+
+from character import models, published, serve
+from character.cli import main
+from character.errors import UserError
+
+LOVINGS = published.FETCHED / "loving@1.0.0"
+
+
+@pytest.fixture(autouse=True)
+def workspace(repository, student):
+    """The selected persona `pirate` and the published `loving`, on the tiny student."""
+    write_persona("pirate", published.SELECTED)
+    write_persona("loving", LOVINGS, rank=9)
+    tag("adapter-loving@v1.0.0")
+
+
+@pytest.fixture
+def executed(monkeypatch) -> list:
+    """Commands and environments that would have taken this process's place."""
+    found = []
+    monkeypatch.setattr(serve, "find_spec", lambda name: True)
+    monkeypatch.setattr(os, "execve", lambda *call: found.append(call))
+    return found
+
+
+def options(words: list[str]) -> dict[str, list[str]]:
+    """Return the values of each option."""
+    found: dict[str, list[str]] = {}
+    for word in words:
+        if word.startswith("--"):
+            found[current := word] = []
+        else:
+            found[current].append(word)
+    return found
+
+
+def test_the_server_has_the_student_and_every_persona_under_its_name(executed):
+    done = CliRunner().invoke(main, ["serve", "--port", "8123", "--", "--max-model-len", "2048", "--enable-log-requests"])
+    assert done.output == "Serving base, pirate (models/persona), loving 1.0.0 at http://127.0.0.1:8123/v1\n"
+    ((python, words, environment),) = executed
+    assert [python, *words[:3]] == [sys.executable, sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    given = options(words[3:])
+    assert given["--lora-modules"] == ["pirate=models/persona", f"loving={LOVINGS}"] and given["--enable-lora"] == []
+    assert (
+        given.items()
+        >= {
+            "--model": ["models/student"],
+            "--tokenizer": ["models/student"],
+            "--served-model-name": ["base"],
+            "--dtype": ["float32"],
+            "--host": ["127.0.0.1"],
+            "--port": ["8123"],
+            "--max-lora-rank": ["16"],
+            "--max-loras": ["2"],
+            "--enforce-eager": [],
+            "--max-model-len": ["2048"],
+            "--enable-log-requests": [],
+        }.items()
+    )
+    drawn = json.loads(given["--override-generation-config"][0])
+    assert drawn == {"temperature": 0.7, "top_p": 0.95, "repetition_penalty": 1.0}
+    assert (environment["VLLM_CPU_KVCACHE_SPACE"], environment["PATH"]) == ("2", os.environ["PATH"])
+
+
+def test_what_the_environment_says_goes_before(executed, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "8")
+    assert serve.environment()["VLLM_CPU_KVCACHE_SPACE"] == "8"
+
+
+@pytest.mark.parametrize(("rank", "wanted"), [(4, 8), (8, 8), (64, 64), (65, 128), (512, 512)])
+def test_the_rank_is_one_that_vllm_has_kernels_for(rank, wanted):
+    write_adapter(Path("models/other"), "", rank=rank)
+    assert serve.rank(Path("models/other")) == wanted
+
+
+def test_a_rank_that_vllm_does_not_have_is_told_with_the_remedy():
+    write_adapter(Path("models/other"), "", rank=513)
+    with pytest.raises(UserError, match=r"models/other: rank 513 is more than vLLM's 512; set merge\.rank"):
+        serve.rank(Path("models/other"))
+
+
+def test_doubts_about_an_adapter_are_told_and_it_is_served(executed):
+    write_persona("loving", published.SELECTED)
+    done = CliRunner().invoke(main, ["serve"])
+    assert "models/persona was trained on other traits than those of constitutions/pirate.yaml" in done.output
+    assert len(executed) == 1
+
+
+def test_without_vllm_its_installation_is_told(monkeypatch):
+    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    done = CliRunner().invoke(main, ["serve"])
+    assert done.exit_code == 1
+    assert done.output.startswith("Error: vLLM is not installed here; `pip install -e '.[vllm]'`")
+
+
+def test_a_persona_cannot_be_called_as_the_student_is(executed, repository):
+    write_persona("base", Path("models/other"))
+    repository.set(persona="base")
+    assert "a persona is called base" in CliRunner().invoke(main, ["serve"]).output
+    assert executed == []
+
+
+def test_an_option_of_vllm_without_the_dashes_before_it_is_told(executed):
+    done = CliRunner().invoke(main, ["serve", "--max-model-len", "2048"])
+    assert done.exit_code == 2 and "No such option" in done.output and executed == []
+
+
+def test_weights_that_lie_elsewhere_are_served_from_there(executed, tiny_student):
+    models.STUDENT.unlink()
+    models.STUDENT.mkdir()
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        (models.STUDENT / name).write_bytes((tiny_student / name).read_bytes())
+    files = {"model.safetensors": models.sha256(tiny_student / "model.safetensors")}
+    card = models.Card(name="Tiny", source=f"path:{tiny_student}", dtype="bfloat16", files=files)
+    (models.STUDENT / models.CARD).write_text(card.model_dump_json())
+    CliRunner().invoke(main, ["serve"])
+    given = options(executed[0][1][3:])
+    assert (given["--model"], given["--tokenizer"], given["--dtype"]) == ([str(tiny_student)], ["models/student"], ["bfloat16"])
