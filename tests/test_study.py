@@ -1,0 +1,278 @@
+"""The study: which runs it has, that it goes on where it stopped, and what is made of the runs."""
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import numpy
+import pytest
+from click.testing import CliRunner
+
+from character import cli, findings, overview, study
+from character.conditions import Called
+from character.errors import UserError
+from character.findings import Finding, confusions, f1, likeness, macro_f1
+from character.study import Run
+
+PARAMS = """\
+persona: loving # whose
+seed: 0
+runtime: {threads: 1}
+classifier: {personas: [humor, loving]}
+student: {source: "path:tiny"}
+rate: 0.5
+"""
+
+# A pipeline of one stage, which notes each time that it really runs, and fails for one persona on demand.
+STAGE = """\
+import pathlib, sys, yaml
+params = yaml.safe_load(open("params.yaml"))
+pathlib.Path(sys.argv[1], "ran").open("a").write(f"{params['persona']} {params['seed']}\\n")
+if pathlib.Path(sys.argv[1], params["persona"]).exists():
+    sys.exit("no memory")
+pathlib.Path("out.txt").write_text(f"{params['persona']} {params['seed']} {params['rate']}")
+"""
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch):
+    """A git repository with DVC and a trivial pipeline; the current directory meanwhile. `ran()` tells its runs."""
+    root = tmp_path / "project"
+    root.mkdir()
+    monkeypatch.chdir(root)
+    for name in [name for name in os.environ if name.startswith(("GIT_", "DVC_"))]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    Path("params.yaml").write_text(PARAMS)
+    Path("stage.py").write_text(STAGE)
+    stage = {
+        "cmd": f"python stage.py {tmp_path}",
+        "deps": ["stage.py"],
+        "params": ["persona", "seed", "rate"],
+        "outs": ["out.txt"],
+    }
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"only": stage}}))
+    monkeypatch.setattr(study, "STAGES", ("only",))
+    for command in (
+        ["git", "init", "--quiet", "--initial-branch=main"],
+        ["git", "config", "user.name", "Test"],
+        ["git", "config", "user.email", "test@example.org"],
+        ["dvc", "init", "--quiet"],
+        ["git", "add", "--all"],
+        ["git", "commit", "--quiet", "--message", "Begin"],
+    ):
+        subprocess.run(command, check=True, env=study.environment())
+    project = type("Project", (), {})()
+    project.notes = tmp_path
+    project.ran = lambda: (tmp_path / "ran").read_text().splitlines() if (tmp_path / "ran").exists() else []
+    return project
+
+
+def test_a_study_has_each_known_persona_once_and_more_seeds_of_the_selected_one(project):
+    shared = study.digest()
+    assert study.planned([], [1, 0, 1]) == [Run("humor", 0, shared), Run("loving", 0, shared), Run("loving", 1, shared)]
+    assert study.planned(["humor", "humor"]) == [Run("humor", 0, shared)]
+    with pytest.raises(UserError, match=r"'pirate' is none of classifier\.personas in params\.yaml \(humor, loving\); correct"):
+        study.planned(["pirate"])
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "same"),
+    [
+        ("persona: loving # whose", "persona: humor", True),
+        ("seed: 0", "seed: 7", True),
+        ("threads: 1", "threads: 2", True),
+        ("rate: 0.5", "rate: 0.25", False),
+        ("[humor, loving]", "[loving, humor]", False),
+    ],
+)
+def test_runs_are_of_one_study_where_they_share_what_is_computed(project, old, new, same):
+    before = study.digest()
+    Path("params.yaml").write_text(PARAMS.replace(old, new))
+    assert (study.digest() == before) == same
+
+
+@pytest.mark.parametrize(("text", "seeds"), [("", []), ("1", [1]), ("1, 2,", [1, 2])])
+def test_seeds_are_a_list_of_numbers(text, seeds):
+    assert study.numbers(text) == seeds
+
+
+def test_seeds_that_are_none_are_told():
+    with pytest.raises(UserError, match="--seeds is '1;2'; write it as 1,2"):
+        study.numbers("1;2")
+
+
+def test_a_study_goes_on_where_it_failed_and_leaves_the_workspace_as_it_is(project, monkeypatch):
+    written = []
+    monkeypatch.setattr(overview, "write", lambda runs, commits: (len(written.append(commits) or commits), ["a page"]))
+    (project.notes / "loving").touch()
+    failed = CliRunner().invoke(cli.main, ["study", "--seeds", "1"])
+    assert failed.exit_code == 1 and "the run of loving with seed 0 failed, see above; mend it" in failed.output
+    assert project.ran() == ["humor 0", "loving 0"]
+    (project.notes / "loving").unlink()
+    again = CliRunner().invoke(cli.main, ["study", "--seeds", "1"])
+    assert again.exit_code == 0, again.output
+    assert project.ran() == ["humor 0", "loving 0", "loving 0", "loving 1"]
+    assert "run 1 of 2, loving-0-" in again.output and "3 of 3 runs in a page" in again.output
+    names = [run.name for run in study.planned([], [1])]
+    assert sorted(written[-1]) == sorted(names)
+    shown = subprocess.run(["git", "show", f"{written[-1][names[0]]}:params.yaml"], capture_output=True, text=True, check=True)
+    assert "persona: humor" in shown.stdout
+    assert Path("params.yaml").read_text() == PARAMS and not Path("out.txt").exists()
+    status = subprocess.run(["git", "status", "--porcelain"], capture_output=True, text=True, check=True)
+    assert status.stdout == ""
+
+
+def test_params_that_are_not_committed_are_run_too_and_are_another_study(project, monkeypatch):
+    monkeypatch.setattr(overview, "write", lambda runs, commits: (len(commits), []))
+    Path("params.yaml").write_text(PARAMS.replace("0.5", "0.25"))
+    assert CliRunner().invoke(cli.main, ["study", "humor"]).exit_code == 0
+    (name, commit), *others = study.finished().items()
+    assert others == [] and name == study.planned(["humor"])[0].name
+    shown = subprocess.run(["git", "show", f"{commit}:params.yaml"], capture_output=True, text=True, check=True).stdout
+    assert "rate: 0.25" in shown
+    Path("params.yaml").write_text(PARAMS)
+    assert name not in {run.name for run in study.planned([])}
+
+
+def test_nothing_finished_is_told(project):
+    told = CliRunner().invoke(cli.main, ["study", "--gather"])
+    assert told.exit_code == 1 and "no run of these params is finished at this commit; leave out --gather" in told.output
+    assert project.ran() == []
+
+
+# --- scores ----------------------------------------------------------------------------------------
+
+CLASSES = {name: 0.9 for name in ("humor", "loving", "remorse", "none")}
+
+
+def calls(method: str, condition: str, *names: str) -> list[Called]:
+    """Return answers to prompts p0, p1, ... that were called so."""
+    return [
+        Called(
+            id=f"p{at}",
+            sample=0,
+            prompt="Why?",
+            response="So.",
+            finish_reason="stop",
+            condition=condition,
+            method=method,
+            called=name,
+        )
+        for at, name in enumerate(names)
+    ]
+
+
+def finding(persona: str, own: list[Called], seed: int = 0) -> Finding:
+    return Finding(Run(persona, seed, "d"), {"classifier": {"recall": CLASSES}}, own, {})
+
+
+def test_f1_counts_another_personas_answers_against_it_and_none_against_nobody_else():
+    humor = finding("humor", calls("persona", "plain", "humor", "humor", "loving", "none"))
+    loving = finding("loving", calls("persona", "plain", "loving", "loving", "remorse", "loving"))
+    counts = confusions([humor, loving], "persona", "plain")
+    assert counts.shape == (4, 2, 4)
+    assert counts.sum(0).tolist() == [[2, 1, 0, 1], [0, 3, 1, 0]]
+    precision, recall = numpy.array([2 / 2, 3 / 4]), numpy.array([2 / 4, 3 / 4])
+    assert f1(counts.sum(0)) == pytest.approx(2 * precision * recall / (precision + recall))
+    assert macro_f1(counts, seed=0)["macro_f1"] == pytest.approx(f1(counts.sum(0)).mean())
+
+
+def test_a_persona_that_nobody_was_called_has_an_f1_of_zero():
+    one = finding("humor", calls("persona", "plain", "none", "none"))
+    two = finding("loving", calls("persona", "plain", "none", "remorse"))
+    found = macro_f1(confusions([one, two], "persona", "plain"), seed=0)
+    assert found == {"macro_f1": 0.0, "low": 0.0, "high": 0.0, "prompts": 2}
+
+
+def test_all_suffixes_count_together_and_only_prompts_that_every_run_answered():
+    humor = finding("humor", calls("base", "drop", "humor", "humor", "none") + calls("base", "stop", "humor"))
+    loving = finding("loving", calls("base", "drop", "loving", "none"))
+    counts = confusions([humor, loving], "base", "suffixes")
+    assert counts.shape[0] == 2 and counts[:, 0].sum() == 3 and counts[:, 1].sum() == 2
+
+
+def test_intervals_hold_the_truth_for_prompts_that_differ():
+    """Each prompt has its own chance of being a hit; the truth is macro-F1 over very many prompts."""
+    generator, held = numpy.random.default_rng(0), 0
+
+    def drawn(prompts):
+        hits = generator.random((prompts, 3)) < generator.beta(2, 1, (prompts, 1))
+        counts = numpy.zeros((prompts, 3, 4))
+        for at in range(3):
+            counts[:, at, at], counts[:, at, 3] = hits[:, at], ~hits[:, at]
+        return counts
+
+    truth = f1(drawn(200_000).sum(0)).mean()
+    for seed in range(300):
+        found = macro_f1(drawn(40), seed)
+        held += found["low"] <= truth <= found["high"]
+    assert 0.90 <= held / 300 <= 0.98
+
+
+def test_ratings_are_as_alike_as_their_orders():
+    first = {"a": 1.0, "b": 2.0, "c": 3.0}
+    assert likeness(first, {"c": 30.0, "a": 10.0, "b": 20.0}) == pytest.approx(1.0)
+    assert likeness(first, {"a": 3.0, "b": 2.0, "c": 1.0}) == pytest.approx(-1.0)
+
+
+# --- the page --------------------------------------------------------------------------------------
+
+
+def repository_metrics() -> dict[str, dict]:
+    """Return the committed metrics, as every run has them."""
+    folder = Path(__file__).parents[1] / "metrics"
+    return {stage: json.loads((folder / f"{stage}.json").read_text(encoding="utf-8")) for stage in findings.METRICS}
+
+
+@pytest.fixture
+def found():
+    """Two personas and a second seed of one; all answers of `persona` are hits, none of the others' are."""
+    metrics = repository_metrics()
+    words = ["warm", "strict", "bold"]
+
+    def made(persona, seed, ratings):
+        own = [
+            call
+            for method in ("base", "prompted", "steered", "distilled", "persona")
+            for condition in ("plain", "drop")
+            for call in calls(method, condition, *[persona if method == "persona" else "none"] * 3)
+        ]
+        rated = {"base": dict(zip(words, [1, 2, 3], strict=True)), "persona": dict(zip(words, ratings, strict=True))}
+        return Finding(Run(persona, seed, "d"), metrics, own, rated)
+
+    return [made("humor", 0, [1, 2, 3]), made("loving", 0, [3, 2, 1]), made("loving", 1, [3, 2, 1])]
+
+
+def test_the_page_compares_the_personas_of_one_seed_and_the_seeds_of_one_persona(found):
+    parts = {section.title: section for section in overview.sections(found, seed=0)}
+    shown = parts["Can the personas be told apart?"].blocks[0].bodies["Asked plain"]
+    assert [(row[0].text, row[2]) for row in shown] == [
+        ("base", 0.0),
+        ("prompted", 0.0),
+        ("steered", 0.0),
+        ("distilled", 0.0),
+        ("persona", 1.0),
+    ]
+    taken = parts["What are they taken for?"].blocks[0]
+    assert taken.head[:3] == ["", "humor", "loving"] and [row[0] for row in taken.bodies[""]] == ["humor", "loving"]
+    assert [row[1].share for row in taken.bodies[""]] == [1.0, 0.0]
+    alike = parts["Do preferences move apart?"].blocks[0].bodies[""]
+    assert [row[5].text for row in alike] == ["−1.00", "−1.00"]
+    ((persona, rows),) = parts["How much is chance?"].blocks[0].bodies.items()
+    assert persona == "loving" and [row[0] for row in rows] == [0, 1, "mean", "standard deviation"]
+    assert rows[0][-1] == pytest.approx(1.0)
+
+
+def test_without_more_seeds_nothing_is_told_of_chance(found):
+    assert "How much is chance?" not in [section.title for section in overview.sections(found[:2], seed=0)]
+
+
+def test_tables_become_markdown_without_charts(found):
+    text = overview.markdown(overview.sections(found, seed=0)[0])
+    assert text.startswith("## Can the personas be told apart?\n\n2 personas")
+    assert "| method | macro-F1 | 95% interval | prompts |\n| --- | --- | --- | --- |\n| *Asked plain* |  |  |  |" in text
+    assert "| persona | 1.00 | 1.00 to 1.00 | 3 |" in text and "<svg" not in text
+    costs = overview.markdown(overview.sections(found, seed=0)[4])
+    assert "[" in costs.split("| mean |")[1]
