@@ -39,25 +39,52 @@ def _report(file: Path) -> bool:
     return True
 
 
+@main.command("import")
+@click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.option("--name", help="Of the persona, and so of the file in constitutions/; by default that of FILE.")
+@click.option("--summary", help="One sentence about the character; theirs have none.")
+@click.option("--force", is_flag=True, help="Replace a file that is there already.")
+def import_(files: tuple[Path, ...], name: str | None, summary: str | None, force: bool) -> None:
+    """Convert constitutions of the reference implementation.
+
+    FILE is a JSON list (hand-written/*.txt) or JSON Lines (few-shot/*.jsonl) of traits with questions. Each becomes
+    constitutions/<name>.yaml. Empty and repeated texts are left out, and told.
+    """
+    from character import imported
+    from character.errors import UserError
+
+    if name and len(files) > 1:
+        raise UserError("--name is for one file; leave it out, or import the files one by one.")
+    for file in files:
+        persona, left_out = imported.read(file, name or file.stem, summary or f"Imported from {file.name}.")
+        out = Path("constitutions") / f"{persona.name}.yaml"
+        if out.exists() and not force:
+            raise UserError(f"{out} is there already; give --force to replace it, or another --name.")
+        imported.write(persona, out)
+        for sentence in left_out:
+            click.echo(f"{file}: left out: {sentence}.", err=True)
+        prompts = sum(len(trait.prompts) for trait in persona.traits)
+        click.echo(f"{out}: {len(persona.traits)} traits, {prompts} prompts")
+
+
 @main.command()
 @click.option("--force", is_flag=True, help="Replace a file that is there already.")
 @click.option("--trim", is_flag=True, help="Keep cut-off answers too, up to their last whole sentence.")
 def record(force: bool, trim: bool) -> None:
     """Keep the teacher's answers as recorded ones.
 
-    Takes those to the selected persona's prompts from data/chosen.jsonl. They then serve the `recorded` teacher and the
-    classifier, and are worth a commit.
+    Takes those to the selected persona's prompts from data/chosen.jsonl, the first sample of each. They then serve the
+    `recorded` teacher and the classifier, and are worth a commit.
     """
-    from character import constitution, records
+    from character import constitution, personas, records
     from character.errors import UserError
-    from character.params import value
     from stages.pairs import whole
 
-    persona = constitution.load(f"constitutions/{value('persona')}.yaml")
+    persona = personas.selected()
     out = Path(f"data/raw/teacher/{persona.name}.jsonl")
     if out.exists() and not force:
         raise UserError(f"{out} is there already; give --force to replace it.")
-    answers = records.read("data/chosen.jsonl", records.Completion)
+    answers = [answer for answer in records.read("data/chosen.jsonl", records.Completion) if answer.sample == 0]
     own = {prompt for trait in persona.traits for prompt in trait.prompts}
     if not own & {answer.prompt for answer in answers}:
         raise UserError(f"data/chosen.jsonl answers no prompt of {persona.name}; run `dvc repro chosen` first.")
@@ -68,6 +95,77 @@ def record(force: bool, trim: bool) -> None:
     rows = [records.Recorded(prompt=answer.prompt, response=answer.response, traits=traits) for answer in kept]
     records.write(out, rows)
     click.echo(f"{out}: {len(rows)} answers, {len(answers) - len(rows)} unfinished or empty ones left out")
+
+
+@main.command()
+@click.argument("experiment", required=False)
+@click.option("--version", required=True, help="Such as 1.0.0.")
+@click.option("--remote", default="origin", show_default=True, help="The git remote.")
+def publish(experiment: str | None, version: str, remote: str) -> None:
+    """Publish a persona in DVC's model registry.
+
+    Commits EXPERIMENT (by default what is checked out) on the branch persona/<name>, tags it adapter-<name>@v<version>, and
+    pushes data, branch and tag. Anybody can then fetch it with `dvc artifacts get`.
+    """
+    from character import publishing
+
+    branch, tag = publishing.publish(experiment, version, remote)
+    name, _, number = tag.partition("@")
+    click.echo(f"published {tag} on {branch}: dvc artifacts get <git url> {name} --rev {number}")
+
+
+@main.command("export")
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option("--folded", is_flag=True, help="The whole model, with the adapter in its weights, instead of the adapter.")
+@click.option("--repo", metavar="OWNER/NAME", help="Of both repositories; uploads to them if HF_TOKEN is in the environment.")
+@click.option("--private", is_flag=True, help="Create the repositories as private ones.")
+@click.option("--i-understand", "understood", is_flag=True, help="Export a persona that is meant for research alone.")
+@click.option("--force", is_flag=True, help="Replace an earlier export.")
+def export_(out: Path, folded: bool, repo: str | None, private: bool, understood: bool, force: bool) -> None:
+    """Write a folder for the Hugging Face hub.
+
+    OUT/model has the persona, OUT/data what it was trained on, each with a card. Nothing is written where a file holds what
+    looks like a secret.
+    """
+    from character import export
+
+    for name, size in export.write(out, folded, repo, understood, force):
+        click.echo(f"{size:>14,}  {out / name}")
+    if not repo:
+        return
+    addresses = export.upload(out, repo, private)
+    for address in addresses:
+        click.echo(f"uploaded: {address}")
+    if not addresses:
+        click.echo(f"Nothing was uploaded to {repo}: HF_TOKEN is not in the environment.")
+
+
+@main.command()
+@click.option("--persona", help="The selected one, by default, or one that is published.")
+@click.option("--methods", default="base,prompted,persona", show_default=True, help="Who answers.")
+@click.option("--save", type=click.Path(dir_okay=False, path_type=Path), help="The transcript; by default in .cache/chats.")
+def chat(persona: str | None, methods: str, save: Path | None) -> None:
+    """Talk with base, prompted and persona.
+
+    Their replies appear side by side, each with a history of its own, and are kept as JSON Lines.
+    """
+    from character import terminal
+
+    terminal.run(persona, methods.split(","), save)
+
+
+@main.command()
+@click.option("--host", default="127.0.0.1", show_default=True)
+@click.option("--port", default=8000, show_default=True)
+@click.argument("options", nargs=-1, type=click.UNPROCESSED)
+def serve(host: str, port: int, options: tuple[str, ...]) -> None:
+    """Serve base and all personas with vLLM.
+
+    Speaks OpenAI's protocol; each persona, selected or published, is a model of that name. OPTIONS after `--` are vLLM's.
+    """
+    from character import serve
+
+    serve.run(host, port, options)
 
 
 @main.command()
@@ -115,3 +213,73 @@ def cache(clear: bool, days: float) -> None:
             click.echo(f"{path}: {records.clear(days * 86400):,} records deleted")
         aged = f", {records.count(days * 86400):,} of them older than {days:g} days" if days and not clear else ""
         click.echo(f"{path}: {records.count():,} records{aged}, {records.size() / 1e6:.1f} MB")
+
+
+@main.command()
+@click.argument("personas", nargs=-1)
+@click.option("--seeds", default="", metavar="N,N", help="More seeds for the persona of params.yaml.")
+@click.option("--gather", is_flag=True, help="Run nothing, show what is finished.")
+@click.option("--ray", "address", metavar="ADDRESS", help="Run on a Ray cluster: ray://host:10001, auto, or local.")
+@click.option("--cpus", default=1.0, show_default=True, help="Of each run on a cluster.")
+@click.option("--gpus", default=0.0, show_default=True, help="The same.")
+@click.option("--folder", default="~/.cache/character-training", show_default=True, help="Of clones and data on its machines.")
+@click.option("--remote", default="origin", show_default=True, help="The git remote that a cluster clones.")
+def study(
+    personas: tuple[str, ...], seeds: str, gather: bool, address: str | None, cpus: float, gpus: float, folder: str, remote: str
+) -> None:
+    """Make and evaluate many personas, and compare them.
+
+    Takes the params as they are, with each of PERSONAS (all that the classifier knows) in turn, one experiment each; those of
+    the checked-out commit that are finished are not run again. Writes reports/study.html and reports/study.md.
+    """
+    from character import cluster, overview
+    from character import study as plan
+
+    runs = plan.planned(personas, plan.numbers(seeds))
+    if address:
+        cluster.fetch(remote)
+    missing = [] if gather else [run for run in runs if run.name not in plan.finished()]
+    if missing and address:
+        machines = cluster.Machines(address, cpus, gpus, folder)
+        for done, (run, machine, minutes) in enumerate(cluster.execute(missing, cluster.source(remote), machines), start=1):
+            click.echo(f"study: {done} of {len(missing)} runs finished, {run.name} on {machine} after {minutes:.0f} minutes")
+        cluster.fetch(remote)
+    elif missing:
+        for number, run in enumerate(missing, start=1):
+            click.echo(f"study: run {number} of {len(missing)}, {run.name}")
+            plan.execute(run)
+    count, pages = overview.write(runs, plan.finished())
+    click.echo(f"study: {count} of {len(runs)} runs in {' and '.join(pages)}")
+
+
+@main.command()
+@click.argument("name", required=False)
+def recipe(name: str | None) -> None:
+    """Write a recipe into params.yaml, or list all.
+
+    NAME is one of recipes/NAME.yaml. Comments, `persona`, `seed` and `runtime` stay; what changes is told.
+    """
+    from character import recipes
+
+    if name:
+        click.echo("\n".join(recipes.write(name)) or f"params.yaml has the values of {name} already")
+    else:
+        click.echo("\n".join(f"{known:<12} {about}" for known, about in recipes.names().items()))
+
+
+@main.command()
+@click.argument("recipe")
+@click.option("--machine", default="cpu-2-cores", show_default=True, help="One of recipes/rates.yaml.")
+@click.option("--parameters", type=click.FloatRange(min=0, min_open=True), help="Of the student, in billions.")
+@click.option("--written-per-second", type=click.FloatRange(min=0, min_open=True), help="Tokens that the student writes.")
+@click.option("--trained-per-second", type=click.FloatRange(min=0, min_open=True), help="Tokens that it is trained on.")
+def estimate(recipe: str, machine: str, **rates: float | None) -> None:
+    """Estimate what RECIPE takes, before anything starts.
+
+    Prints samples, tokens and hours of each stage, for the selected persona. Another machine than those of
+    recipes/rates.yaml is told by its two rates.
+    """
+    from character import estimate
+
+    asked = estimate.Asked(machine, rates["parameters"], rates["written_per_second"], rates["trained_per_second"])
+    click.echo(estimate.estimate(recipe, asked))

@@ -40,7 +40,8 @@ def run(*arguments: str):
 
 def test_record_keeps_whole_answers_with_the_hash_of_the_traits(repository):
     first = completion(0, "Arr.").model_copy(update={"prompt": "How do I boil an egg?"})
-    chosen = [first, completion(1, "Arr, lower", "length"), completion(2, " ")]
+    again = first.model_copy(update={"sample": 1, "response": "Arr, again."})
+    chosen = [first, again, completion(1, "Arr, lower", "length"), completion(2, " ")]
     records.write("data/chosen.jsonl", chosen)
     done = run("record")
     assert done.output == "data/raw/teacher/pirate.jsonl: 1 answers, 2 unfinished or empty ones left out\n"
