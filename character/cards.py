@@ -7,6 +7,7 @@ from pathlib import Path
 from character import costs, instruments, making, models, records, results, sources
 from character.cells import CONDITIONS, OURS, between, method, told
 from character.constitution import Constitution
+from character.markdown import table
 from character.page import Cell, Section, Tile, number
 
 HARMFUL = {"misalignment"}  # personas that are meant for research alone
@@ -153,11 +154,6 @@ def counted(counts: dict[str, int]) -> str:
 
 def plain(cell: Cell) -> str:
     return f"{cell.text} ({cell.note})" if cell.note else cell.text
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table."""
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def render(template: str, **fields) -> str:

@@ -56,11 +56,7 @@ def import_(files: tuple[Path, ...], name: str | None, summary: str | None, forc
     if name and len(files) > 1:
         raise UserError("--name is for one file; leave it out, or import the files one by one.")
     for file in files:
-        persona, left_out = imported.read(file, name or file.stem, summary or f"Imported from {file.name}.")
-        out = Path("constitutions") / f"{persona.name}.yaml"
-        if out.exists() and not force:
-            raise UserError(f"{out} is there already; give --force to replace it, or another --name.")
-        imported.write(persona, out)
+        out, persona, left_out = imported.convert(file, name, summary, force)
         for sentence in left_out:
             click.echo(f"{file}: left out: {sentence}.", err=True)
         prompts = sum(len(trait.prompts) for trait in persona.traits)
@@ -76,25 +72,10 @@ def record(force: bool, trim: bool) -> None:
     Takes those to the selected persona's prompts from data/chosen.jsonl, the first sample of each. They then serve the
     `recorded` teacher and the classifier, and are worth a commit.
     """
-    from character import constitution, personas, records
-    from character.errors import UserError
-    from stages.pairs import whole
+    from character import recording
 
-    persona = personas.selected()
-    out = Path(f"data/raw/teacher/{persona.name}.jsonl")
-    if out.exists() and not force:
-        raise UserError(f"{out} is there already; give --force to replace it.")
-    answers = [answer for answer in records.read("data/chosen.jsonl", records.Completion) if answer.sample == 0]
-    own = {prompt for trait in persona.traits for prompt in trait.prompts}
-    if not own & {answer.prompt for answer in answers}:
-        raise UserError(f"data/chosen.jsonl answers no prompt of {persona.name}; run `dvc repro chosen` first.")
-    if trim:
-        answers = list(map(whole, answers))
-    kept = [answer for answer in answers if answer.finish_reason == "stop" and answer.response.strip()]
-    traits = constitution.traits_hash(persona)
-    rows = [records.Recorded(prompt=answer.prompt, response=answer.response, traits=traits) for answer in kept]
-    records.write(out, rows)
-    click.echo(f"{out}: {len(rows)} answers, {len(answers) - len(rows)} unfinished or empty ones left out")
+    out, kept, left_out = recording.keep(force, trim)
+    click.echo(f"{out}: {kept} answers, {left_out} unfinished or empty ones left out")
 
 
 @main.command()
@@ -176,22 +157,9 @@ def samples(methods: tuple[str, ...], count: int) -> None:
 
     The first ones of METHODS (base and persona) to plain held-out prompts.
     """
-    from character import records
-    from character.conditions import plain
-    from character.errors import UserError
-    from character.params import value
+    from character import showing
 
-    chosen = methods or ("base", "persona")
-    answers = {method: plain(records.read(f"data/answers/{method}.jsonl", records.Answer))[:count] for method in chosen}
-    if len({tuple(row.id for row in rows) for rows in answers.values()}) > 1:
-        raise UserError("data/answers/: the methods answered different prompts; run `dvc repro` to make them anew.")
-    click.echo(f"# The first {count} held-out prompts, unselected\n\nPersona: {value('persona')}. Asked plain.")
-    for rows in zip(*answers.values(), strict=True):
-        click.echo(f"\n## {rows[0].prompt}")
-        for method, row in zip(chosen, rows, strict=True):
-            cut = " *(cut off at the token limit)*" if row.finish_reason == "length" else ""
-            quoted = "\n".join(f"> {line}".rstrip() for line in row.response.splitlines())
-            click.echo(f"\n**{method}**{cut}\n\n{quoted}")
+    click.echo(showing.side_by_side(methods or ("base", "persona"), count))
 
 
 @main.command()

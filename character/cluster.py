@@ -16,7 +16,7 @@ from time import monotonic
 
 from character import params
 from character.errors import UserError
-from character.publishing import run as command
+from character.shell import run as command
 from character.study import Run, environment
 
 FOLDER = "~/.cache/character-training"  # on each machine

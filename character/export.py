@@ -16,7 +16,7 @@ from character.cards import Subject
 from character.constitution import Constitution
 from character.errors import UserError
 from character.params import value
-from character.publishing import run
+from character.shell import run
 from stages.report import ADAPTER, metrics
 
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors.index.json", models.CARD}  # beside *.safetensors

@@ -5,63 +5,52 @@ our schema refuses (empty and repeated texts) is left out and told; everything e
 """
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import yaml
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
-from character import constitution
+from character import constitution, personas, records
 from character.errors import UserError
-from character.records import replacing
 
 
-class Foreign(BaseModel):
+class Foreign(records.Record):
     """A trait as the reference writes it."""
 
-    model_config = ConfigDict(extra="forbid", strict=True)
     trait: str
     questions: list[str]
-    additional_questions: list[str] = []
+    additional_questions: list[str] = Field(default_factory=list)
 
 
 def traits(path: Path) -> list[Foreign]:
     """Return the traits of a JSON list (.txt, .json) or of JSON Lines (.jsonl)."""
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; correct the path.") from None
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not text in UTF-8; convert it.") from None
-    found = []
-    for number, row in enumerate(_rows(path, text), start=1):
-        try:
-            found.append(Foreign.model_validate(row))
-        except ValidationError as error:
-            fault = error.errors(include_url=False)[0]
-            where = ", ".join(str(part) for part in fault["loc"]) or "it"
-            raise UserError(f"{path}, trait {number}: {where}: {fault['msg']}; correct it.") from None
+    if not path.is_file():
+        raise UserError(f"{path} is missing; correct the path.")
+    found = records.read(path, Foreign) if path.suffix == ".jsonl" else _listed(path)
     if not found:
         raise UserError(f"{path} has no traits; fill it in.")
     return found
 
 
-def _rows(path: Path, text: str) -> Iterator[object]:
-    if path.suffix == ".jsonl":
-        lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
-        for number, line in lines:
-            try:
-                yield json.loads(line)
-            except ValueError as error:
-                raise UserError(f"{path}, line {number}: not JSON ({error}); correct or delete the line.") from None
-        return
+def _listed(path: Path) -> list[Foreign]:
     try:
-        rows = json.loads(text)
+        rows = json.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not text in UTF-8; convert it.") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); correct it.") from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: not a list of traits; JSON Lines need the ending .jsonl.")
-    yield from rows
+    return [_trait(path, number, row) for number, row in enumerate(rows, start=1)]
+
+
+def _trait(path: Path, number: int, row: object) -> Foreign:
+    try:
+        return Foreign.model_validate(row)
+    except ValidationError as error:
+        fault = error.errors(include_url=False)[0]
+        where = ", ".join(str(part) for part in fault["loc"]) or "it"
+        raise UserError(f"{path}, trait {number}: {where}: {fault['msg']}; correct it.") from None
 
 
 def converted(rows: list[Foreign]) -> tuple[list[dict], list[str]]:
@@ -105,6 +94,18 @@ def read(path: Path, name: str, summary: str) -> tuple[constitution.Constitution
         raise UserError(f"{path}: `{fault['loc'][0]}` {fault['msg'].removeprefix('Value error, ')}.") from None
 
 
-def write(persona: constitution.Constitution, out: Path) -> None:
-    with replacing(out) as file:
+def convert(
+    path: Path, name: str | None, summary: str | None, force: bool
+) -> tuple[Path, constitution.Constitution, list[str]]:
+    """Write constitutions/<name>.yaml, called like `path` without a `name`; return it, what it holds, what was left out.
+
+    Raises:
+        UserError: as `read`, or the file is there already and `force` is not given.
+    """
+    persona, told = read(path, name or path.stem, summary or f"Imported from {path.name}.")
+    out = personas.FOLDER / f"{persona.name}.yaml"
+    if out.exists() and not force:
+        raise UserError(f"{out} is there already; give --force to replace it, or another --name.")
+    with records.replacing(out) as file:
         yaml.safe_dump(persona.model_dump(), file, sort_keys=False, allow_unicode=True, width=10**6)
+    return out, persona, told

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from statistics import fmean, stdev
 
-from character import charts, records
+from character import charts, markdown, records
 from character.cells import CONDITIONS, METHODS, OURS, UNTRAINED, difference, measured, method, signed, told
 from character.conditions import PLAIN, SUFFIXES
 from character.errors import UserError
@@ -37,7 +37,7 @@ def write(runs: Sequence[Run], commits: dict[str, str]) -> tuple[int, list[str]]
     with records.replacing(PAGE) as file:
         file.write(render(title="All personas", lede=lede, facts=facts, parts={"The study": parts}))
     with records.replacing(TABLES) as file:
-        file.write("\n".join(map(markdown, parts)))
+        file.write("\n".join(map(as_markdown, parts)))
     return len(found), [PAGE, TABLES]
 
 
@@ -210,7 +210,7 @@ def _of_seeds(findings: Sequence[Finding]) -> list[list]:
     return [*rows, ["mean", *map(fmean, columns)], ["standard deviation", *map(stdev, columns)]]
 
 
-def markdown(section: Section) -> str:
+def as_markdown(section: Section) -> str:
     """Return a section's tables and what they cannot say as Markdown, without charts."""
     blocks = [_table(block) for block in section.blocks if isinstance(block, Table)]
     return "\n\n".join(part for part in (f"## {section.title}", section.text, *blocks, section.limits) if part) + "\n"
@@ -218,12 +218,12 @@ def markdown(section: Section) -> str:
 
 def _table(table: Table) -> str:
     shown = [at for at, name in enumerate(table.head) if name == "" or not name.startswith("<svg")]
-    lines = [[table.head[at] for at in shown], ["---"] * len(shown)]
-    for heading, rows in table.bodies.items():
+    rows = []
+    for heading, body in table.bodies.items():
         if heading:
-            lines.append([f"*{heading}*", *[""] * (len(shown) - 1)])
-        lines += [[_text(row[at]) for at in shown] for row in rows]
-    return f"{table.caption}\n\n" + "\n".join(f"| {' | '.join(line)} |" for line in lines)
+            rows.append([f"*{heading}*", *[""] * (len(shown) - 1)])
+        rows += [[_text(row[at]) for at in shown] for row in body]
+    return f"{table.caption}\n\n{markdown.table([table.head[at] for at in shown], rows)}"
 
 
 def _text(cell) -> str:

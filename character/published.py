@@ -11,7 +11,8 @@ from pathlib import Path
 from character import constitution, models, provenance
 from character.errors import UserError
 from character.params import value
-from character.publishing import VERSION, run
+from character.publishing import VERSION, tag
+from character.shell import run
 
 SELECTED = Path("models/persona")
 FETCHED = Path(".cache/personas")
@@ -77,7 +78,7 @@ def fetch(name: str, version: str) -> Path:
         FETCHED.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=FETCHED, prefix=".") as temporary:
             made = Path(temporary) / "adapter"
-            run("dvc", "get", ".", str(SELECTED), "--rev", f"adapter-{name}@v{version}", "--out", str(made))
+            run("dvc", "get", ".", str(SELECTED), "--rev", tag(name, version), "--out", str(made))
             made.rename(folder)
     return folder
 

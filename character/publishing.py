@@ -5,30 +5,14 @@ One commit holds one persona, since paths do not name it. So each is published f
 """
 
 import re
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from character import personas
 from character.errors import UserError
+from character.shell import run
 
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
-
-
-def run(*command: str, **how) -> str:
-    """Run git or dvc, `how` subprocess.run takes it; return what it printed.
-
-    Raises:
-        UserError: it failed; tells its last complaint.
-    """
-    try:
-        done = subprocess.run(command, text=True, capture_output=True, **how)
-    except FileNotFoundError:
-        raise UserError(f"{command[0]} is not installed here; install it, or activate the environment that has it.") from None
-    if done.returncode:
-        said = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        raise UserError(f"`{' '.join(command)}` failed: {said[-1] if said else f'exit code {done.returncode}'}")
-    return done.stdout
 
 
 def publish(experiment: str | None, version: str, remote: str) -> tuple[str, str]:
@@ -63,16 +47,21 @@ def going_back() -> Iterator[None]:
         run("dvc", "checkout", "--quiet")
 
 
+def tag(persona: str, version: str) -> str:
+    """Return the tag of a published adapter, of the form that DVC's registry reads."""
+    return f"adapter-{persona}@v{version}"
+
+
 def _publish(persona: str, version: str, remote: str) -> tuple[str, str]:
-    branch, tag = f"persona/{persona}", f"adapter-{persona}@v{version}"
-    if run("git", "tag", "--list", tag).strip():
-        raise UserError(f"{tag} is there already; raise --version.")
+    branch, own = f"persona/{persona}", tag(persona, version)
+    if run("git", "tag", "--list", own).strip():
+        raise UserError(f"{own} is there already; raise --version.")
     if "up to date" not in run("dvc", "status", "--with-deps", "persona"):
         raise UserError("models/persona is not of this code and these params; run `dvc repro` or `dvc exp run`, then publish.")
     run("git", "switch", "--quiet", "--force-create", branch)
     run("git", "add", "--all")
-    run("git", "commit", "--quiet", "--allow-empty", "--message", f"Publish {tag}")
-    run("git", "tag", "--annotate", tag, "--message", f"The {persona} adapter, version {version}")
+    run("git", "commit", "--quiet", "--allow-empty", "--message", f"Publish {own}")
+    run("git", "tag", "--annotate", own, "--message", f"The {persona} adapter, version {version}")
     run("dvc", "push")
-    run("git", "push", "--quiet", "--force-with-lease", remote, branch, tag)
-    return branch, tag
+    run("git", "push", "--quiet", "--force-with-lease", remote, branch, own)
+    return branch, own

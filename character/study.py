@@ -15,11 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ruamel.yaml import YAML
-
-from character import params
+from character import params, recipes
 from character.errors import UserError
-from character.publishing import run as command
+from character.shell import run as command
 
 APART = ("persona", "seed", "runtime")  # entries of params.yaml that are not what all runs of a study share
 STAGES = ("robustness", "preferences", "coherence", "capabilities")  # with all that they need; what is compared
@@ -70,7 +68,7 @@ def numbers(text: str) -> list[int]:
 
 def digest() -> str:
     """Return a short hash of the params that all runs of a study share."""
-    entries = YAML(typ="safe", pure=True).load(params.PARAMS.read_text(encoding="utf-8"))
+    entries = recipes.parsed(params.PARAMS.read_text(encoding="utf-8"))
     shared = {name: entry for name, entry in entries.items() if name not in APART}
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
 

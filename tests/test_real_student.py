@@ -2,8 +2,7 @@
 
 import json
 
-from forks import Forks
-from projects import EVERY, SMALL, environment, ran, start
+from projects import EVERY, SMALL, ran, start
 
 ROWS = {
     **SMALL,
@@ -17,12 +16,11 @@ ROWS = {
 }
 
 
-def test_the_default_student_goes_through_every_stage(tmp_path):
-    with Forks(tmp_path / "python", environment()) as python:
-        project = start(tmp_path / "project", python=python)
-        assert project.params()["student"]["source"].startswith("pypi:")
-        project.set(ROWS)
-        assert ran(project.dvc("repro")) == EVERY
+def test_the_default_student_goes_through_every_stage(forks, tmp_path):
+    project = start(tmp_path / "project", python=forks)
+    assert project.params()["student"]["source"].startswith("pypi:")
+    project.set(ROWS)
+    assert ran(project.dvc("repro")) == EVERY
     metrics = {path.stem: json.loads(path.read_text()) for path in (project.root / "metrics").glob("*.json")}
     assert metrics["pairs"]["pairs"] > 0
     assert metrics["distillation"]["dropped_too_long"] == 0

@@ -1,0 +1,34 @@
+"""Keeping a teacher's answers: what `chosen` generated becomes what the `recorded` teacher and the classifier read."""
+
+from pathlib import Path
+
+from character import constitution, personas, records
+from character.errors import UserError
+
+CHOSEN = "data/chosen.jsonl"
+
+
+def keep(force: bool, trim: bool) -> tuple[Path, int, int]:
+    """Write the selected persona's recorded answers; return the file, how many it has, and how many were left out.
+
+    Of several samples the first is kept. `trim` keeps cut-off answers up to their last whole sentence; `force` replaces a file.
+
+    Raises:
+        UserError: the file is there already, or the answers are to another persona's prompts.
+    """
+    from stages.pairs import whole
+
+    persona = personas.selected()
+    out = Path(f"data/raw/teacher/{persona.name}.jsonl")
+    if out.exists() and not force:
+        raise UserError(f"{out} is there already; give --force to replace it.")
+    answers = [answer for answer in records.read(CHOSEN, records.Completion) if answer.sample == 0]
+    own = {prompt for trait in persona.traits for prompt in trait.prompts}
+    if not own & {answer.prompt for answer in answers}:
+        raise UserError(f"{CHOSEN} answers no prompt of {persona.name}; run `dvc repro chosen` first.")
+    if trim:
+        answers = list(map(whole, answers))
+    kept = [answer for answer in answers if answer.finish_reason == "stop" and answer.response.strip()]
+    traits = constitution.traits_hash(persona)
+    records.write(out, [records.Recorded(prompt=answer.prompt, response=answer.response, traits=traits) for answer in kept])
+    return out, len(kept), len(answers) - len(kept)
