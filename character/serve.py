@@ -40,7 +40,7 @@ def command(adapters: Mapping[str, Path], host: str, port: int, more: Sequence[s
     }
     eager = ["--enforce-eager"] if models.device() == "cpu" else []
     lora = ["--enable-lora", "--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items())]
-    words = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", *chain.from_iterable(options.items()), *eager]
+    words = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", *chain.from_iterable(options.items()), *eager]
     return [*map(str, words), *lora, *more]
 
 

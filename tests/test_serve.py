@@ -48,7 +48,7 @@ def test_the_server_has_the_student_and_every_persona_under_its_name(executed):
     done = CliRunner().invoke(main, ["serve", "--port", "8123", "--", "--max-model-len", "2048", "--enable-log-requests"])
     assert done.output == "Serving base, pirate (models/persona), loving 1.0.0 at http://127.0.0.1:8123/v1\n"
     ((python, words, environment),) = executed
-    assert [python, *words[:3]] == [sys.executable, sys.executable, "-m", "vllm.entrypoints.openai.api_server"]
+    assert [python, *words[:3]] == [sys.executable, sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
     given = options(words[3:])
     assert given["--lora-modules"] == ["pirate=models/persona", f"loving={LOVINGS}"] and given["--enable-lora"] == []
     assert (
