@@ -399,12 +399,12 @@ def test_without_a_token_or_a_repository_nothing_is_sent(workspace, hub, monkeyp
     assert hub.created == []
 
 
-def test_a_refusal_of_the_hub_is_told_and_the_folder_stays(workspace, hub, monkeypatch):
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import OfflineModeIsEnabled
+@pytest.mark.parametrize("kind", ["OfflineModeIsEnabled", "HTTPError"])
+def test_a_refusal_of_the_hub_is_told_and_the_folder_stays(workspace, hub, monkeypatch, kind):
+    from huggingface_hub import HfApi, errors
 
     def refuse(*arguments, **options):
-        raise OfflineModeIsEnabled("No network.\nMore of it.")
+        raise getattr(errors, kind)("No network.\nMore of it.")
 
     monkeypatch.setattr(HfApi, "upload_folder", refuse)
     monkeypatch.setenv("HF_TOKEN", "a token of the test")
