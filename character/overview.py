@@ -66,7 +66,7 @@ def recognised(findings: Sequence[Finding], seed: int) -> Section:
     classifier = findings[0].metrics["classifier"]
     return Section(
         "Can the personas be told apart?",
-        f"{len(findings)} personas, each made and evaluated in a run of its own with the same params. Macro-F1 is the mean "
+        f"Personas: {len(findings)}, each made and evaluated in a run of its own with the same params. Macro-F1 is the mean "
         "over the personas of F1: an answer that is called another persona's counts against both. The suffixes ask to break "
         "character; each prompt has one of eight.",
         [
@@ -165,6 +165,9 @@ def costs(findings: Sequence[Finding], seed: int) -> Section:
         known = [rate for rate in rates if rate is not None]
         wins.append(mean(known, told) if known else Cell(UNKNOWN))
     change = mean([finding.metrics["capabilities"][OURS]["overall"]["change"] for finding in findings], difference)
+    bodies = {"": [row(finding) for finding in findings]}
+    if len(findings) > 1:
+        bodies["All"] = [["mean", *wins, change]]
     judge = findings[0].metrics["judge"]["coherence"]
     return Section(
         "What do they cost?",
@@ -175,7 +178,7 @@ def costs(findings: Sequence[Finding], seed: int) -> Section:
                 "Win rates and change of accuracy, with 95% intervals: of a persona over its prompts and items, of the mean "
                 "over personas.",
                 ["persona", *(f"against {name}" for name in OTHERS), "accuracy"],
-                {"": [row(finding) for finding in findings], "All": [["mean", *wins, change]]},
+                bodies,
             )
         ],
         limits=f"About coherence the judge is right in {number(judge['accuracy'])} ({number(judge['low'])} to "
