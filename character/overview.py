@@ -15,7 +15,7 @@ from character.study import Run
 
 OTHERS = tuple(name for name in METHODS if name not in (OURS, "unoffered"))
 ASKED = (PLAIN, SUFFIXES)
-SEEDED = "Only the runs with the seed of params.yaml; the others are below, under seeds."
+SEEDED = "Only the runs with the seed of params.yaml."
 
 
 PAGE, TABLES = "reports/study.html", "reports/study.md"
@@ -99,7 +99,7 @@ def by_persona(findings: Sequence[Finding]) -> Section:
         [
             Table(
                 "Recall by persona and method, with 95% intervals.",
-                ["persona", *OTHERS, OURS, "recorded"],
+                ["", *OTHERS, OURS, "recorded"],
                 {CONDITIONS[condition]: [row(finding, condition) for finding in findings] for condition in ASKED},
                 marked=OURS,
             )
