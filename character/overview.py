@@ -45,7 +45,8 @@ def sections(findings: Sequence[Finding], seed: int) -> list[Section]:
     """Return the study's sections; those of one seed compare personas, the others come in the last."""
     first = [finding for finding in findings if finding.run.seed == seed]
     parts = [recognised(first, seed), by_persona(first), called(first), preferred(first), costs(first, seed)]
-    return parts + ([seeds(findings)] if len(findings) > len(first) else [])
+    repeated = several(findings)
+    return parts + ([seeds(repeated)] if repeated else [])
 
 
 def recognised(findings: Sequence[Finding], seed: int) -> Section:
@@ -186,12 +187,17 @@ def costs(findings: Sequence[Finding], seed: int) -> Section:
     )
 
 
-def seeds(findings: Sequence[Finding]) -> Section:
-    """Show what other seeds make of a persona that was run with several."""
+def several(findings: Sequence[Finding]) -> dict[str, list[Finding]]:
+    """Return the findings of the personas that have more than one."""
     by_persona: dict[str, list[Finding]] = {}
     for finding in findings:
         by_persona.setdefault(finding.run.persona, []).append(finding)
-    bodies = {persona: _of_seeds(own) for persona, own in by_persona.items() if len(own) > 1}
+    return {persona: own for persona, own in by_persona.items() if len(own) > 1}
+
+
+def seeds(repeated: dict[str, list[Finding]]) -> Section:
+    """Show what other seeds make of the personas that were run with several."""
+    bodies = {persona: _of_seeds(own) for persona, own in repeated.items()}
     return Section(
         "How much is chance?",
         "The same persona and params with other seeds, which draw everything anew: replies, orders, adapters, the classifier.",
