@@ -160,15 +160,16 @@ def costs(findings: Sequence[Finding], seed: int) -> Section:
     def mean(values: Sequence[float], show) -> Cell:
         return show(fmean(values), *bootstrap(values, fmean, seed))
 
-    wins = []
-    for name in OTHERS:
-        rates = [finding.metrics["coherence"]["against"][name]["win_rate"] for finding in findings]
-        known = [rate for rate in rates if rate is not None]
-        wins.append(mean(known, told) if known else Cell(UNKNOWN))
-    change = mean([finding.metrics["capabilities"][OURS]["overall"]["change"] for finding in findings], difference)
+    def means() -> list:
+        against = [finding.metrics["coherence"]["against"] for finding in findings]
+        rates = [[found[name]["win_rate"] for found in against if found[name]["win_rate"] is not None] for name in OTHERS]
+        changes = [finding.metrics["capabilities"][OURS]["overall"]["change"] for finding in findings]
+        wins = [mean(known, told) if known else Cell(UNKNOWN) for known in rates]
+        return ["mean", *wins, mean(changes, difference)]
+
     bodies = {"": [row(finding) for finding in findings]}
     if len(findings) > 1:
-        bodies["All"] = [["mean", *wins, change]]
+        bodies["All"] = [means()]
     judge = findings[0].metrics["judge"]["coherence"]
     return Section(
         "What do they cost?",
@@ -212,8 +213,15 @@ def seeds(repeated: dict[str, list[Finding]]) -> Section:
     )
 
 
-_SEED_HEAD = ["seed", "plain", "suffixes", "distilled, plain", "distilled, suffixes"]
-_SEED_HEAD += ["change of accuracy", "likeness of ratings"]
+_SEED_HEAD = [
+    "seed",
+    "plain",
+    "suffixes",
+    "distilled, plain",
+    "distilled, suffixes",
+    "change of accuracy",
+    "likeness of ratings",
+]
 
 
 def _of_seeds(findings: Sequence[Finding]) -> list[list]:

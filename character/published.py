@@ -3,7 +3,6 @@
 `character publish` makes the tags (see character/publishing.py); `git fetch --tags` brings those of others.
 """
 
-import re
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +10,11 @@ from pathlib import Path
 from character import constitution, models, provenance
 from character.errors import UserError
 from character.params import value
-from character.publishing import VERSION, tag
+from character.publishing import TAG, tag
 from character.shell import run
 
 SELECTED = Path("models/persona")
 FETCHED = Path(".cache/personas")
-TAG = re.compile(rf"adapter-(?P<name>[a-z][a-z0-9-]*)@v(?P<version>{VERSION.pattern})")
 
 
 @dataclass(frozen=True)
@@ -44,7 +42,7 @@ class Persona:
 def available() -> dict[str, str]:
     """Return the newest published version of each persona, by the tags of this clone."""
     tags = run("git", "tag", "--list", "adapter-*", "--sort=version:refname").splitlines()
-    return {match["name"]: match["version"] for tag in tags if (match := TAG.fullmatch(tag))}
+    return {match["name"]: match["version"] for name in tags if (match := TAG.fullmatch(name))}
 
 
 def known() -> list[Persona]:

@@ -13,6 +13,7 @@ from character.errors import UserError
 from character.shell import run
 
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
+TAG = re.compile(rf"adapter-(?P<name>[a-z][a-z0-9-]*)@v(?P<version>{VERSION.pattern})")  # what `tag` makes
 
 
 def publish(experiment: str | None, version: str, remote: str) -> tuple[str, str]:

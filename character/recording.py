@@ -4,6 +4,7 @@ from pathlib import Path
 
 from character import constitution, personas, records
 from character.errors import UserError
+from character.questions import TEACHER
 
 CHOSEN = "data/chosen.jsonl"
 
@@ -19,7 +20,7 @@ def keep(force: bool, trim: bool) -> tuple[Path, int, int]:
     from stages.pairs import whole
 
     persona = personas.selected()
-    out = Path(f"data/raw/teacher/{persona.name}.jsonl")
+    out = TEACHER / f"{persona.name}.jsonl"
     if out.exists() and not force:
         raise UserError(f"{out} is there already; give --force to replace it.")
     answers = [answer for answer in records.read(CHOSEN, records.Completion) if answer.sample == 0]

@@ -57,6 +57,10 @@ def test_an_experiment_is_pushed_listed_and_pulled(shared, tmp_path):
     assert ran(clone.dvc("repro", "persona")) == NONE
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
 def publish(project: Project, *arguments: str, fails: bool = False) -> str:
     return project.run("character", "publish", *arguments, fails=fails)
 
@@ -76,12 +80,12 @@ def test_a_published_persona_is_fetched_without_the_pipeline(shared, tmp_path):
     by_name, by_path = empty.root / "by name", empty.root / "by path"
     empty.dvc("artifacts", "get", origin, "adapter-poeticism", "--rev", "v1.0.0", "--out", str(by_name))
     empty.dvc("get", origin, "models/persona", "--rev", "adapter-poeticism@v1.0.0", "--out", str(by_path))
-    files = [{path.name: path.read_bytes() for path in folder.iterdir()} for folder in (by_name, by_path)]
-    assert files[0] == files[1] and "adapter_model.safetensors" in files[0]
+    files = contents(by_name)
+    assert files == contents(by_path) and "adapter_model.safetensors" in files
     clone = colleague(shared, tmp_path / "theirs")
     fetching = "from character import published; print(published.fetch('poeticism', '1.0.0'))"
     fetched = clone.root / clone.run("python", "-c", fetching).strip()
-    assert {path.name: path.read_bytes() for path in fetched.iterdir()} == files[0], "for chat and serve, from the remote"
+    assert contents(fetched) == files, "for chat and serve, from the remote"
     again = publish(shared, "heavier", "--version", "1.0.0", fails=True)
     assert "adapter-poeticism@v1.0.0 is there already; raise --version" in again
     assert (shared.git("rev-parse", "HEAD"), shared.git("status", "--short")) == (before, "")
