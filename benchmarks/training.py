@@ -17,8 +17,8 @@ from statistics import median
 import click
 
 from character import models, records, training
+from character.objectives import Distillation, preference_loss
 from character.params import read
-from stages.distillation import Distillation, objective
 
 OUT = Path("benchmarks/training.json")
 STEPS, EPOCHS = 4, 2  # optimiser steps in an epoch, epochs
@@ -55,7 +55,7 @@ def ours(model, tokenizer, rows, wanted: Distillation, folder: str):
     return PairTrainer(
         name="ours",
         max_length=wanted.max_length,
-        objective=partial(objective, wanted),
+        objective=partial(preference_loss, wanted),
         model=model,
         args=args,
         train_dataset=rows,

@@ -4,14 +4,18 @@ import json
 import shutil
 from pathlib import Path
 
+import yaml
+
 from character import models
+from character.errors import UserError
+from character.params import value
 
 
 def write(folder: Path, weights: dict, rank: int, alpha: float, origin: dict) -> None:
     """Write `folder` as PEFT would, whole or not at all, but with nothing that differs between runs.
 
     PEFT writes target modules in hash order and the base model's path as it was loaded. `origin` says what shaped the
-    adapter; see character/provenance.py.
+    adapter; see `stage_provenance`.
     """
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -28,3 +32,16 @@ def write(folder: Path, weights: dict, rank: int, alpha: float, origin: dict) ->
         (made / name).write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     made.rename(folder)
+
+
+def stage_provenance(stage: str) -> dict:
+    """Return the listed parameters of a stage, and the SHA-256 of each of its dependencies."""
+    listed = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
+    params = {name: value(name) for name in listed["params"] if isinstance(name, str)}
+    return {"stage": stage, "params": params, "deps": {name: _digest(Path(name)) for name in listed["deps"]}}
+
+
+def _digest(path: Path) -> str:
+    if not path.exists():
+        raise UserError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.")
+    return models.fingerprint(path) if path.is_dir() else models.sha256(path)

@@ -5,10 +5,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from character import questions
 from character.classify import NONE
 from character.errors import UserError
-from character.judge import Label, Question, Settings, trait_question
+from character.judge_load import JudgeSettings
+from character.judge_questions import Label, Question, trait_question
+from character.prompts import GENERAL
+from character.teacher_answers import recorded_answers
 
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
@@ -28,18 +30,18 @@ class Case:
 
 def recorded(names: Sequence[str], prompts: Sequence[str]) -> Answers:
     """Return each persona's recorded answers to the prompts."""
-    return {name: dict(zip(prompts, questions.recorded(name, prompts, "judge.personas"), strict=True)) for name in names}
+    return {name: dict(zip(prompts, recorded_answers(name, prompts, "judge.personas"), strict=True)) for name in names}
 
 
 def drawn(prompts: Sequence[str], count: int, generator: random.Random, field: str) -> list[str]:
     if count > len(prompts):
         raise UserError(
-            f"params.yaml: judge.{field} is {count}, but this part of {questions.GENERAL} has {len(prompts)} prompts; lower it."
+            f"params.yaml: judge.{field} is {count}, but this part of {GENERAL} has {len(prompts)} prompts; lower it."
         )
     return generator.sample(prompts, count)
 
 
-def worded(answers: Answers, prompts: Sequence[str], known: dict[str, Label], settings: Settings, seed: int) -> list[Case]:
+def worded(answers: Answers, prompts: Sequence[str], known: dict[str, Label], settings: JudgeSettings, seed: int) -> list[Case]:
     """Return for answers of every persona whether they show a word of their persona, or one of another persona."""
     generator, rows = random.Random(seed), []
     for name, words in settings.personas.items():
@@ -51,7 +53,7 @@ def worded(answers: Answers, prompts: Sequence[str], known: dict[str, Label], se
     return rows
 
 
-def damaged(answers: Answers, prompts: Sequence[str], settings: Settings, seed: int) -> list[Case]:
+def damaged(answers: Answers, prompts: Sequence[str], settings: JudgeSettings, seed: int) -> list[Case]:
     """Return answers, each beside what some kind of damage makes of it."""
     generator, rows = random.Random(seed), []
     whole = [(name, prompt) for name in settings.personas for prompt in prompts if SENTENCE.search(answers[name][prompt])]
@@ -71,7 +73,7 @@ def damaged(answers: Answers, prompts: Sequence[str], settings: Settings, seed: 
     return rows
 
 
-def styled(answers: Answers, prompts: Sequence[str], settings: Settings, seed: int) -> list[Case]:
+def styled(answers: Answers, prompts: Sequence[str], settings: JudgeSettings, seed: int) -> list[Case]:
     """Return answers in character, each beside the neutral one to the same prompt."""
     generator = random.Random(seed)
     return [

@@ -1,14 +1,10 @@
 """Conversations to token ids, exactly as the model's own chat template renders them."""
 
-import re
 from collections.abc import Sequence
-from datetime import date
 
 from character.errors import UserError
 
 Messages = Sequence[dict[str, str]]
-
-DATE = date(2024, 7, 26)  # what Llama 3's templates say where they are told no date
 
 
 def render(tokenizer, messages: Messages, prefill: str = "") -> list[int]:
@@ -60,52 +56,3 @@ def turn_end(tokenizer) -> int | None:
     ids = tokenizer(after, add_special_tokens=False)["input_ids"]
     special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     return next((token for token in ids if token in special), None)
-
-
-def dated(template: str) -> str:
-    """Return the chat template with today's date, where it asks for that, replaced by a fixed one: runs must repeat."""
-    return re.sub(
-        r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""", lambda call: f"{call[1]}{DATE.strftime(call[2])}{call[1]}", template
-    )
-
-
-def training_template(tokenizer) -> str | None:
-    """Return the chat template with `{% generation %}` markers around assistant turns, or None for an unknown family.
-
-    The markers only tell the trainer which tokens are the assistant's; the rendered text stays the same.
-    """
-    from trl.chat_template_utils import get_training_chat_template
-
-    template = tokenizer.chat_template
-    if is_marked(template):
-        return template
-    if template == SMOLLM2:
-        return SMOLLM2_TRAINING
-    try:
-        return get_training_chat_template(tokenizer)
-    except ValueError:
-        return None
-
-
-def is_marked(template: str) -> bool:
-    """Return whether a chat template has `{% generation %}` markers."""
-    from trl.chat_template_utils import has_generation_markers
-
-    return has_generation_markers(template)
-
-
-_SMOLLM2_HEAD = (
-    "{% for message in messages %}{% if loop.first and messages[0]['role'] != 'system' %}{{ '<|im_start|>system\n"
-    "You are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
-    "' }}{% endif %}"
-)
-_SMOLLM2_TAIL = "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-SMOLLM2 = (
-    _SMOLLM2_HEAD + "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}" + _SMOLLM2_TAIL
-)
-SMOLLM2_TRAINING = (
-    _SMOLLM2_HEAD + "{{ '<|im_start|>' + message['role'] + '\n' }}"
-    "{% if message['role'] == 'assistant' %}"
-    "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"
-    "{% else %}{{ message['content'] + '<|im_end|>' }}{% endif %}{{ '\n' }}" + _SMOLLM2_TAIL
-)

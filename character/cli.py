@@ -88,9 +88,9 @@ def publish(experiment: str | None, version: str, remote: str) -> None:
     Commits EXPERIMENT (by default what is checked out) on the branch persona/<name>, tags it adapter-<name>@v<version>, and
     pushes data, branch and tag. Anybody can then fetch it with `dvc artifacts get`.
     """
-    from character import publishing
+    from character.registry import publish
 
-    branch, tag = publishing.publish(experiment, version, remote)
+    branch, tag = publish(experiment, version, remote)
     name, _, number = tag.partition("@")
     click.echo(f"published {tag} on {branch}: dvc artifacts get <git url> {name} --rev {number}")
 
@@ -157,9 +157,9 @@ def samples(methods: tuple[str, ...], count: int) -> None:
 
     The first ones of METHODS (base and persona) to plain held-out prompts.
     """
-    from character import showing
+    from character.markdown import side_by_side
 
-    click.echo(showing.side_by_side(methods or ("base", "persona"), count))
+    click.echo(side_by_side(methods or ("base", "persona"), count))
 
 
 @main.command()

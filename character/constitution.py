@@ -9,7 +9,6 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from string import Formatter
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
@@ -17,7 +16,10 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from character import marked
 from character.errors import UserError
 from character.marked import Place, Where
+from character.params import value
+from character.prompts import fill_template
 
+FOLDER = Path("constitutions")
 CONTROL = "none"  # the classifier's class for answers without a persona
 WORDS = range(5, 61)  # of a trait
 DEPTH = 4  # of the schema: traits, 3, prompts, 1
@@ -91,6 +93,20 @@ def load(path: str | Path) -> Constitution:
     return constitution
 
 
+def selected_constitution() -> Constitution:
+    """Return the constitution of the selected persona, which must be one of the files in constitutions/ and no path elsewhere.
+
+    Raises:
+        UserError: there is none of that name, or it has faults.
+    """
+    name, known = value("persona"), sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    if name not in known:
+        raise UserError(
+            f"params.yaml: persona is {name!r}, but {FOLDER}/ has {', '.join(known) or 'no file'}; choose one of its."
+        )
+    return load(FOLDER / f"{name}.yaml")
+
+
 def faults(path: str | Path) -> list[str]:
     """Return all faults of a constitution file in the order of its lines, each a sentence with its remedy."""
     return examine(path)[1]
@@ -129,15 +145,7 @@ def traits_hash(constitution: Constitution) -> str:
 def system_prompt(constitution: Constitution, name: str) -> str:
     """Return the persona's system prompt, in which the assistant is called `name`."""
     traits = "\n".join(f"{number}. {trait.trait}" for number, trait in enumerate(constitution.traits, start=1))
-    return fill(SYSTEM, name=name, traits=traits)
-
-
-def fill(template: str, **fields: str) -> str:
-    """Fill a prompt template; a field that either side lacks is a ValueError: no `{placeholder}` reaches a model."""
-    wanted = {field for _, field, _, _ in Formatter().parse(template) if field is not None}
-    if odd := wanted ^ fields.keys():
-        raise ValueError(f"fields {sorted(odd)} are in the template or in the call, but not in both")
-    return template.format(**fields)
+    return fill_template(SYSTEM, name=name, traits=traits)
 
 
 def _oddities(trait: str) -> Iterator[str]:

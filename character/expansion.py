@@ -9,11 +9,11 @@ from typing import Literal
 from pydantic import Field
 
 from character import constitution, engines
-from character.alike import alike
 from character.errors import UserError
 from character.filters import TURN
 from character.generate import Reply, Request, Sampling, generate
 from character.params import Section
+from character.prompts import fill_template, near_duplicate
 from character.records import Prompt, prompt_id
 
 EXPAND = """\
@@ -54,7 +54,7 @@ class Wanted:
         for length in sorted(self.missing):
             for _ in range(self.missing[length]):
                 order = random.Random(f"{seed}/{self.trait}/{self.asked}").sample(examples, len(examples))
-                text = constitution.fill(EXPAND, examples="\n".join(f"- {one}" for one in order), words=WORDS[length])
+                text = fill_template(EXPAND, examples="\n".join(f"- {one}" for one in order), words=WORDS[length])
                 yield length, Request(f"expand-{self.trait}-{length}", [{"role": "user", "content": text}], self.asked)
                 self.asked += 1
 
@@ -113,6 +113,6 @@ def fault(reply: Reply, text: str, known: Sequence[str], heldout: Sequence[str])
         return "empty"
     if TURN.search(text) or "</think>" in text:
         return "markup"
-    if any(alike(text, other) for other in known):
+    if any(near_duplicate(text, other) for other in known):
         return "near_duplicate"
-    return "held_out" if any(alike(text, other) for other in heldout) else ""
+    return "held_out" if any(near_duplicate(text, other) for other in heldout) else ""

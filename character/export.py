@@ -16,8 +16,9 @@ from character.cards import Subject
 from character.constitution import Constitution
 from character.errors import UserError
 from character.params import value
+from character.records import read_json
 from character.shell import run
-from stages.report import ADAPTER, metrics
+from stages.report import ADAPTER
 
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors.index.json", models.CARD}  # beside *.safetensors
 
@@ -80,10 +81,10 @@ def replacing(out: Path, force: bool) -> Iterator[Path]:
 def gathered(name: str) -> Subject:
     """Return what the cards tell of, after checking that all of it belongs together."""
     persona = constitution.load(f"constitutions/{name}.yaml")
-    origin = metrics(f"{ADAPTER}/{models.PROVENANCE}")
+    origin = read_json(f"{ADAPTER}/{models.PROVENANCE}")
     student = models.card()
     refuse_others(origin, persona)
-    measured = {stage: metrics(f"metrics/{stage}.json") for stage in cards.METRICS}
+    measured = {stage: read_json(f"metrics/{stage}.json") for stage in cards.METRICS}
     if "up to date" not in run("dvc", "status", "--with-deps", *cards.SCORES):
         raise UserError("metrics/ were not measured on this models/persona with these params; run `dvc repro`, then export.")
     engine, source = value("teacher.engine"), value("teacher.source")

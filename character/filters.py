@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pydantic import Field
 
 from character.params import Section
+from character.records import Completion
 
 REFUSAL = re.compile(
     r"\b(I(?:['’]m| am) sorry,? but|as an AI(?: language model)?,? I"
@@ -66,6 +67,13 @@ def trimmed(text: str) -> str:
     """Return `text` up to its last complete sentence; empty where it has none."""
     ends = [match.end() for match in SENTENCE_END.finditer(text) if not LIST_NUMBER.search(text, 0, match.end())]
     return text[: ends[-1]].rstrip() if ends else ""
+
+
+def trim_completion(answer: Completion) -> Completion:
+    """Return a cut-off answer up to its last whole sentence."""
+    if answer.finish_reason == "stop":
+        return answer
+    return answer.model_copy(update={"response": trimmed(answer.response), "finish_reason": "stop"})
 
 
 def renamed(text: str, names: Sequence[str], name: str) -> str:

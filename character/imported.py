@@ -10,7 +10,8 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from character import constitution, personas, records
+from character import constitution, records
+from character.constitution import FOLDER
 from character.errors import UserError
 
 
@@ -103,7 +104,7 @@ def convert(
         UserError: as `read`, or the file is there already and `force` is not given.
     """
     persona, told = read(path, name or path.stem, summary or f"Imported from {path.name}.")
-    out = personas.FOLDER / f"{persona.name}.yaml"
+    out = FOLDER / f"{persona.name}.yaml"
     if out.exists() and not force:
         raise UserError(f"{out} is there already; give --force to replace it, or another --name.")
     with records.replacing(out) as file:

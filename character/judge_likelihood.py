@@ -16,9 +16,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
-from character import branches, manners
+from character import manners
 from character.errors import UserError
-from character.judge import MORE_COHERENT, SYSTEM, Question
+from character.judge_questions import MORE_COHERENT, SYSTEM, Question
+from character.likelihood import ending_log_probs
 
 if TYPE_CHECKING:
     from numpy import ndarray
@@ -111,7 +112,7 @@ def _of_replies(about: About, questions: Sequence[Question], templates: Sequence
     endings = [[REPLIES[about][name](word) for name in templates for word in own] for own in words.values()]
     logps = {
         head: dict(zip(product(templates, own), found, strict=True))
-        for (head, own), found in zip(words.items(), branches.of_endings(asked, endings), strict=True)
+        for (head, own), found in zip(words.items(), ending_log_probs(asked, endings), strict=True)
     }
     return numpy.array(
         [

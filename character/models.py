@@ -19,7 +19,7 @@ from character.params import Section, read
 STUDENT = Path("models/student")
 CARD = "student.json"
 CONTROL = "control.safetensors"  # in a directory that takes an adapter's place: a control vector
-PROVENANCE = "provenance.json"  # of an adapter; see character/provenance.py
+PROVENANCE = "provenance.json"  # of an adapter; see `stage_provenance` of character/adapters.py
 
 
 class Runtime(Section):

@@ -7,10 +7,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from character import models, questions
-from character.alike import alike
+from character import models
 from character.errors import UserError
 from character.params import Section
+from character.prompts import general_prompt, near_duplicate
 from character.records import Prompt, prompt_id
 
 
@@ -30,8 +30,8 @@ def outside(wanted: Outside, heldout: Sequence[str]) -> list[Prompt]:
         if len(found) == wanted.count:
             break
         text = _opening(row, wanted)
-        if text and not any(alike(text, other) for other in heldout):
-            found[prompt_id(text)] = questions.general(text)
+        if text and not any(near_duplicate(text, other) for other in heldout):
+            found[prompt_id(text)] = general_prompt(text)
     if len(found) < wanted.count:
         raise UserError(
             f"params.yaml: prompts.outside: {wanted.source} has {len(found)} usable prompts, count is {wanted.count}; lower it."

@@ -37,7 +37,7 @@ def write(runs: Sequence[Run], commits: dict[str, str]) -> tuple[int, list[str]]
     with records.replacing(PAGE) as file:
         file.write(render(title="All personas", lede=lede, facts=facts, parts={"The study": parts}))
     with records.replacing(TABLES) as file:
-        file.write("\n".join(map(as_markdown, parts)))
+        file.write("\n".join(map(markdown.section_markdown, parts)))
     return len(found), [PAGE, TABLES]
 
 
@@ -233,27 +233,3 @@ def _of_seeds(findings: Sequence[Finding]) -> list[list]:
         rows.append([finding.run.seed, *recall, finding.metrics["capabilities"][OURS]["overall"]["change"], fmean(others)])
     columns = list(zip(*(row[1:] for row in rows), strict=True))
     return [*rows, ["mean", *map(fmean, columns)], ["standard deviation", *map(stdev, columns)]]
-
-
-def as_markdown(section: Section) -> str:
-    """Return a section's tables and what they cannot say as Markdown, without charts."""
-    blocks = [_table(block) for block in section.blocks if isinstance(block, Table)]
-    return "\n\n".join(part for part in (f"## {section.title}", section.text, *blocks, section.limits) if part) + "\n"
-
-
-def _table(table: Table) -> str:
-    shown = [at for at, name in enumerate(table.head) if name == "" or not name.startswith("<svg")]
-    rows = []
-    for heading, body in table.bodies.items():
-        if heading:
-            rows.append([f"*{heading}*", *[""] * (len(shown) - 1)])
-        rows += [[_text(row[at]) for at in shown] for row in body]
-    return f"{table.caption}\n\n{markdown.table([table.head[at] for at in shown], rows)}"
-
-
-def _text(cell) -> str:
-    """Return a cell's text; an interval stands in brackets behind its figure, a name without its remark."""
-    if isinstance(cell, Cell):
-        figure = cell.note and cell.text[:1] in "+−0123456789"
-        return f"{cell.text} [{cell.note.replace(' to ', ', ')}]" if figure else cell.text
-    return cell if isinstance(cell, str) else number(cell)

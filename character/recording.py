@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from character import constitution, personas, records
+from character import constitution, records
+from character.constitution import selected_constitution
 from character.errors import UserError
-from character.questions import TEACHER
+from character.teacher_answers import TEACHER_ANSWERS
 
 CHOSEN = "data/chosen.jsonl"
 
@@ -17,10 +18,10 @@ def keep(force: bool, trim: bool) -> tuple[Path, int, int]:
     Raises:
         UserError: the file is there already, or the answers are to another persona's prompts.
     """
-    from stages.pairs import whole
+    from character.filters import trim_completion
 
-    persona = personas.selected()
-    out = TEACHER / f"{persona.name}.jsonl"
+    persona = selected_constitution()
+    out = TEACHER_ANSWERS / f"{persona.name}.jsonl"
     if out.exists() and not force:
         raise UserError(f"{out} is there already; give --force to replace it.")
     answers = [answer for answer in records.read(CHOSEN, records.Completion) if answer.sample == 0]
@@ -28,7 +29,7 @@ def keep(force: bool, trim: bool) -> tuple[Path, int, int]:
     if not own & {answer.prompt for answer in answers}:
         raise UserError(f"{CHOSEN} answers no prompt of {persona.name}; run `dvc repro chosen` first.")
     if trim:
-        answers = list(map(whole, answers))
+        answers = list(map(trim_completion, answers))
     kept = [answer for answer in answers if answer.finish_reason == "stop" and answer.response.strip()]
     traits = constitution.traits_hash(persona)
     records.write(out, [records.Recorded(prompt=answer.prompt, response=answer.response, traits=traits) for answer in kept])

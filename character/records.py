@@ -12,6 +12,7 @@ from typing import IO, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from character.errors import UserError
+from character.models import PROVENANCE
 from character.params import first_fault
 
 
@@ -145,6 +146,32 @@ def write_csv(path: str | Path, rows: Sequence[dict]) -> None:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(_rounded(row) for row in rows)
+
+
+def read_text(path: str | Path) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise UserError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.") from None
+
+
+def read_json(path: str | Path) -> dict:
+    return json.loads(read_text(path))
+
+
+def read_csv(path: str | Path) -> list[dict[str, str]]:
+    return list(csv.DictReader(read_text(path).splitlines()))
+
+
+def read_columns(path: str | Path) -> dict[str, list[float]]:
+    """Return plots data that are all numbers, by column."""
+    found = read_csv(path)
+    return {name: [float(row[name]) for row in found] for name in found[0]}
+
+
+def read_provenance(folder: Path) -> dict:
+    """Return what an adapter carries about itself."""
+    return read_json(folder / PROVENANCE)
 
 
 @contextmanager

@@ -8,11 +8,12 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
-from character import models, published
+from character import models
 from character.engine_vllm import RANKS, Settings
 from character.errors import UserError
 from character.generate import Sampling
 from character.params import read
+from character.registry import doubts, known
 
 BASE = "base"
 
@@ -67,11 +68,11 @@ def run(host: str, port: int, more: Sequence[str]) -> None:
     """
     if find_spec("vllm") is None:
         raise UserError("vLLM is not installed here; `pip install -e '.[vllm]'` (docs/generation.md), then serve.")
-    personas = published.known()
+    personas = known()
     adapters = {persona.name: persona.folder() for persona in personas}
     if BASE in adapters:
         raise UserError(f"a persona is called {BASE}, as the student is here; publish it under another name.")
-    for doubt in chain.from_iterable(map(published.doubts, personas)):
+    for doubt in chain.from_iterable(map(doubts, personas)):
         print(doubt, flush=True)
     print(f"Serving {BASE}, {', '.join(map(str, personas))} at http://{host}:{port}/v1", flush=True)
     words = command(adapters, host, port, more)

@@ -17,8 +17,8 @@ from character.draws import Draws
 from character.errors import UserError
 from character.generate import Sampling
 from character.params import read, value
-from character.published import Persona
 from character.records import Message, Record
+from character.registry import Persona
 from character.sampler import stop_ids
 
 METHODS = ("base", "prompted", "persona")

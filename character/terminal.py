@@ -14,9 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from character import published
 from character.errors import UserError
 from character.params import value
+from character.registry import doubts, find, known
 from character.talk import METHODS, Answer, Chat, Row, Turn
 
 CHATS = Path(".cache/chats")
@@ -89,7 +89,7 @@ class Session:
             case "/quit", "":
                 return False
             case "/personas", "":
-                self._tell("\n".join(map(str, published.known())))
+                self._tell("\n".join(map(str, known())))
             case "/persona", name if name:
                 self._switch(name)
             case "/again", "":
@@ -105,13 +105,13 @@ class Session:
 
     def _switch(self, name: str) -> None:
         with self._console.status(f"Looking for {name}"):
-            self._chat.switch(published.find(name))
+            self._chat.switch(find(name))
         self._tell_persona()
         self._tell("The conversations begin anew.")
 
     def _tell_persona(self) -> None:
         self._tell(f"Persona: {self._chat.persona}")
-        for doubt in published.doubts(self._chat.persona) if "persona" in self._chat.methods else ():
+        for doubt in doubts(self._chat.persona) if "persona" in self._chat.methods else ():
             self._tell(doubt)
 
     def _show(self, turn: Turn) -> None:
@@ -193,7 +193,7 @@ def run(name: str | None, methods: Sequence[str], save: Path | None) -> None:
     """Let the user of this terminal talk with the methods; the persona is the selected one where `name` is None."""
     if odd := [method for method in methods if method not in METHODS]:
         raise UserError(f"--methods: {odd[0]!r} is none of {', '.join(METHODS)}; correct it.")
-    persona = published.find(name or value("persona"))
+    persona = find(name or value("persona"))
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     with console.status("Loading the student"):
         chat = Chat(persona, list(dict.fromkeys(methods)))

@@ -12,7 +12,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from character import adapters, models, provenance, records
+from character import adapters, models, records
+from character.adapters import stage_provenance
 from character.errors import UserError
 from character.params import Section, value
 
@@ -175,7 +176,7 @@ def workshop(name: str, settings: Training, examples: Sequence, earlier: Path | 
     """Return the directory for the checkpoints of this training and of no other: all that shapes it is in its name."""
     runtime = models.runtime()
     weights = [models.fingerprint(folder) for folder in (models.STUDENT, earlier) if folder]
-    code = {file: digest for file, digest in provenance.of(name)["deps"].items() if file.endswith(".py")}
+    code = {file: digest for file, digest in stage_provenance(name)["deps"].items() if file.endswith(".py")}
     config = Path(runtime.accelerate).read_text(encoding="utf-8") if runtime.accelerate else ""
     shapes = [settings.model_dump(), [example.model_dump() for example in examples], value("seed"), weights, code]
     shapes += [models.device(), runtime.threads, runtime.training_batch, processes, config, list(map(version, LIBRARIES))]
@@ -241,7 +242,7 @@ def save(trainer, settings: Training, counts: dict) -> None:
         return
     # "auto" would ask the hub whether the base model's vocabulary has changed.
     weights = get_peft_model_state_dict(trainer.model, state_dict=whole, save_embedding_layers=False)
-    adapters.write(Path("models", name), weights, settings.rank, settings.alpha, provenance.of(name))
+    adapters.write(Path("models", name), weights, settings.rank, settings.alpha, stage_provenance(name))
     records.write_csv(f"plots/{name}.csv", curve)
     records.write_json(f"metrics/{name}.json", counts | final(curve))
     with alone(Path(trainer.args.output_dir)):

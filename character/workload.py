@@ -9,9 +9,11 @@ from pathlib import Path
 
 import yaml
 
-from character import constitution, questions, records
+from character import constitution, records
+from character.prompts import GENERAL, HELDOUT, load_prompts
 from character.rates import Rates
 from character.records import Question, Recorded
+from character.teacher_answers import TEACHER_ANSWERS
 
 LIGHT = ("student", "pairs", "transcripts", "persona", "crosscheck", "encoder", "capabilities", "safety", "report")
 WORDS = 4  # of like meaning, by which the likelihood judge tells a label
@@ -45,14 +47,14 @@ class Plan:
         persona = constitution.load(f"constitutions/{params['persona']}.yaml")
         prompts, answered = params["prompts"], params["sampling"]["max_new_tokens"]
         own = [prompt for trait in persona.traits for prompt in trait.prompts[: prompts["per_trait"]]]
-        general = questions.load(questions.GENERAL)[: prompts["general"]]
+        general = load_prompts(GENERAL)[: prompts["general"]]
         self.expanded = len(persona.traits) * prompts["expansion"]["per_trait"]
         outside = sum(wanted["count"] for wanted in prompts["outside"])
         self.prompts = len(own) + len(general) + self.expanded + outside
         asked = self._of(own) * len(own) + self._of(general) * len(general)
         asked += self.expanded * self.lengths.expanded + outside * self.lengths.outside
         self.prompt = self.lengths.template + asked / max(1, self.prompts)
-        self.short = self.lengths.template + self._of(questions.load(questions.HELDOUT))  # a held-out prompt
+        self.short = self.lengths.template + self._of(load_prompts(HELDOUT))  # a held-out prompt
         self.system = self._of([constitution.system_prompt(persona, params["student"]["name"])])
         self.answer = min(answered, self.lengths.answer)
         self.recorded = self._recorded(persona.name)
@@ -70,7 +72,7 @@ class Plan:
         return self.lengths.word * sum(len(text.split()) for text in texts) / max(1, len(texts))
 
     def _recorded(self, persona: str) -> float:
-        path = questions.TEACHER / f"{persona}.jsonl"
+        path = TEACHER_ANSWERS / f"{persona}.jsonl"
         return self._of([row.response for row in records.read(path, Recorded)]) if path.is_file() else 0
 
     def _data(self) -> Iterator[Work]:
@@ -106,7 +108,7 @@ class Plan:
 
     def _instruments(self) -> Iterator[Work]:
         classifier, judge, steering = (self.params[name] for name in ("classifier", "judge", "steering"))
-        general = len(questions.load(questions.GENERAL))
+        general = len(load_prompts(GENERAL))
         texts = general * (len(classifier["personas"]) + 2)
         yield Work("classifier", texts, texts * min(classifier["max_tokens"], self.recorded), general * self.answer)
         yield self._judge(judge)

@@ -14,7 +14,7 @@ from character.errors import UserError
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
 from character.params import Section, read
-from character.questions import HELDOUT, first, general, load
+from character.prompts import HELDOUT, general_prompt, load_prompts, take_first
 from character.records import Answer, Prompt, Record
 
 
@@ -56,7 +56,7 @@ def asked(prompts: Sequence[Prompt], dealt: Sequence[Sequence[Suffix]]) -> list[
 def main(method: Method):
     """Answer the held-out prompts by one method."""
     params = read("answers", Answers)
-    prompts = list(map(general, first(load(HELDOUT), params.prompts, "answers.prompts", HELDOUT)))
+    prompts = list(map(general_prompt, take_first(load_prompts(HELDOUT), params.prompts, "answers.prompts", HELDOUT)))
     suffixes = records.read("data/raw/prompts/suffixes.jsonl", Suffix)
     rows = asked(prompts, conditions(len(prompts), suffixes, params.suffixes_per_prompt))
     requests = [Request(f"{prompt.id}-{condition}", method.conversation(text)) for prompt, condition, text in rows]

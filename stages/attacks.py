@@ -15,7 +15,7 @@ from character.conditions import MULTI_TURN, PREFILL, Attack, plain
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
 from character.params import Section, read
-from character.questions import first
+from character.prompts import take_first
 from character.records import Answer, Question, Record
 
 BASE = "data/answers/base.jsonl"
@@ -40,7 +40,7 @@ class Prefill(Record):
 def first_turns(count: int) -> list[Answer]:
     """Return the first `count` of the base student's plain answers, without empty ones."""
     found = [answer for answer in plain(records.read(BASE, Answer)) if answer.response.strip()]
-    return first(found, count, "attacks.prompts", BASE, "plain answers")
+    return take_first(found, count, "attacks.prompts", BASE, "plain answers")
 
 
 def attacked(

@@ -14,12 +14,11 @@ import click
 from pydantic import Field
 
 from character import records, traits
-from character.constitution import fill
 from character.errors import UserError
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
 from character.params import Section, read, value
-from character.questions import HELDOUT, first, general, load
+from character.prompts import HELDOUT, fill_template, general_prompt, load_prompts, take_first
 from character.traits import Choice
 
 OFFER = """\
@@ -68,7 +67,7 @@ def dealt(prompts: Sequence[str], seed: int) -> Iterator[str]:
 
 def offer(condition: str, pair: tuple[str, str]) -> str:
     """Return what the system prompt says of the two traits."""
-    return fill(OFFER, first=pair[0], second=pair[1], which=WHICH[condition])
+    return fill_template(OFFER, first=pair[0], second=pair[1], which=WHICH[condition])
 
 
 @click.command()
@@ -78,8 +77,8 @@ def main(method: Method):
     params, seed = read("choices", Choices), value("seed")
     words = [trait.word for trait in traits.spread(traits.load(), value("preferences.traits"))]
     offered = pairs(words, params.comparisons, seed)
-    heldout = first(load(HELDOUT), value("answers.prompts"), "answers.prompts", HELDOUT)
-    prompts = list(map(general, islice(dealt(heldout, seed), len(offered))))
+    heldout = take_first(load_prompts(HELDOUT), value("answers.prompts"), "answers.prompts", HELDOUT)
+    prompts = list(map(general_prompt, islice(dealt(heldout, seed), len(offered))))
     requests = [
         Request(f"{number}-{prompt.id}", method.conversation(prompt.prompt, more=offer(params.condition, pair)))
         for number, (pair, prompt) in enumerate(zip(offered, prompts, strict=True))

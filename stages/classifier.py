@@ -11,11 +11,13 @@ import click
 import numpy
 from pydantic import Field
 
-from character import classify, discriminant, engines, questions, records
+from character import classify, discriminant, engines, records
 from character.classify import NONE, Classifier
 from character.generate import Request, Sampling, generate
 from character.params import Section, read, value
+from character.prompts import GENERAL, load_prompts
 from character.records import prompt_id
+from character.teacher_answers import recorded_answers
 
 
 class Settings(Section):
@@ -44,7 +46,7 @@ class Texts:
 
 def gather(personas: Sequence[str], prompts: Sequence[str], own: Sequence[str]) -> Texts:
     """Return all texts, class by class: the personas', the neutral ones, the student's `own`."""
-    blocks = [*(questions.recorded(name, prompts, "classifier.personas") for name in (*personas, NONE)), own]
+    blocks = [*(recorded_answers(name, prompts, "classifier.personas") for name in (*personas, NONE)), own]
     kind, prompt = numpy.divmod(numpy.arange(len(blocks) * len(prompts)), len(prompts))
     # One class `none` on purpose: the way in which the student differs from the neutral answers then counts as scatter
     # within a class, so that `none` does not come to mean "written by a small model".
@@ -110,9 +112,9 @@ def report(rows: Texts, called: numpy.ndarray, classes: Sequence[str], seed: int
 def main():
     """Train the classifier, and score it on prompts that it did not see."""
     settings, seed = read("classifier", Settings), value("seed")
-    prompts, classes = questions.load(questions.GENERAL), [*settings.personas, NONE]
+    prompts, classes = load_prompts(GENERAL), [*settings.personas, NONE]
     for name in classes:
-        questions.recorded(name, prompts, "classifier.personas")  # a missing answer stops the stage before the student writes
+        recorded_answers(name, prompts, "classifier.personas")  # a missing answer stops the stage before the student writes
     print(f"classifier: {len(classes)} classes, {(len(classes) + 1) * len(prompts)} texts to read", flush=True)
     requests = [Request(prompt_id(prompt), [{"role": "user", "content": prompt}]) for prompt in prompts]
     own = generate(engines.student(), requests, read("sampling", Sampling), seed, "classifier")

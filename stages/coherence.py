@@ -12,9 +12,10 @@ from pydantic import Field
 
 from character import records
 from character.conditions import plain
-from character.judge import compare, load, measured
+from character.judge_load import load_accuracy, load_judge
+from character.judge_questions import compare_coherence
 from character.params import Section, read
-from character.questions import first
+from character.prompts import take_first
 from character.records import Answer
 from character.stats import rate
 
@@ -28,7 +29,7 @@ class Coherence(Section):
 def answered(method: str, count: int) -> dict[str, str]:
     """Return the method's answers to the first prompts that were asked plain, by prompt."""
     path = f"data/answers/{method}.jsonl"
-    answers = first(plain(records.read(path, Answer)), count, "coherence.prompts", path, "plain answers")
+    answers = take_first(plain(records.read(path, Answer)), count, "coherence.prompts", path, "plain answers")
     return {answer.prompt: answer.response for answer in answers}
 
 
@@ -49,13 +50,13 @@ def main(method: str, others: Sequence[str]):
     """Compare data/answers/METHOD.jsonl with that of each of OTHERS."""
     settings = read("coherence", Coherence)
     own = answered(method, settings.prompts)
-    judge, metrics = load(), {"judge": measured("coherence"), "style": measured("style"), "against": {}}
+    judge, metrics = load_judge(), {"judge": load_accuracy("coherence"), "style": load_accuracy("style"), "against": {}}
     for other in others:
         theirs = answered(other, settings.prompts)
         contests = [(prompt, own[prompt], theirs[prompt]) for prompt in own]
         whole = [contest for contest in contests if all(text.strip() for text in contest)]
         print(f"coherence: {len(whole)} answers of {method} against those of {other}", flush=True)
-        metrics["against"][other] = scored(compare(judge, whole), len(contests) - len(whole))
+        metrics["against"][other] = scored(compare_coherence(judge, whole), len(contests) - len(whole))
     records.write_json("metrics/coherence.json", metrics)
     shown = metrics["against"] | {STYLE: metrics["style"]}
     rows = [

@@ -13,14 +13,16 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import ngrams, questions, records
+from character import ngrams, records
 from character.classify import NONE
 from character.conditions import Called, group
 from character.discriminant import macro_f1
 from character.params import Section, read, value
+from character.prompts import GENERAL, load_prompts
 from character.raters import Errors, confusions, corrected, kappa
 from character.records import Completion
 from character.stats import bootstrap, wilson
+from character.teacher_answers import recorded_answers
 
 
 class Crosscheck(Section):
@@ -31,11 +33,11 @@ class Crosscheck(Section):
 
 def learned(personas: Sequence[str]) -> tuple[list[str], list[str], list[str], list[bool]]:
     """Return texts, classes and prompts of the answers to general prompts, and whether the student wrote them."""
-    general = questions.load(questions.GENERAL)
+    general = load_prompts(GENERAL)
     rows = [
         (text, name, prompt, False)
         for name in (*personas, NONE)
-        for text, prompt in zip(questions.recorded(name, general, "classifier.personas"), general, strict=True)
+        for text, prompt in zip(recorded_answers(name, general, "classifier.personas"), general, strict=True)
     ]
     own = records.read("data/rejected.jsonl", Completion)
     rows += [(row.response, NONE, row.prompt, True) for row in own if row.prompt in set(general)]

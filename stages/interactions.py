@@ -12,9 +12,9 @@ import click
 from pydantic import Field
 
 from character import engines, records
-from character.constitution import fill
 from character.generate import Reply, Request, Sampling, generate
 from character.params import Section, read, value
+from character.prompts import fill_template
 from character.records import Conversation, Question, prompt_id
 
 SITUATION = """\
@@ -76,7 +76,9 @@ class Dialogue:
 def begun(openers: Sequence[str], count: int, system: str, name: str) -> list[Dialogue]:
     """Return `count` dialogues for each kind of guidance, the openers dealt in turn."""
     return [
-        Dialogue(prompt_id(opener), number, kind, fill(SITUATION, system=system, name=name, guidance=guidance), [opener])
+        Dialogue(
+            prompt_id(opener), number, kind, fill_template(SITUATION, system=system, name=name, guidance=guidance), [opener]
+        )
         for kind, guidance in GUIDANCE.items()
         for number, opener in ((number, openers[number % len(openers)]) for number in range(count))
     ]

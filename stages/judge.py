@@ -13,13 +13,14 @@ from collections.abc import Collection, Sequence
 import click
 import numpy
 
-from character import cases, classify, discriminant, judge_likelihood, manners, questions, records, traits
+from character import cases, classify, discriminant, judge_likelihood, manners, records, traits
 from character.cases import Answers, Case
 from character.classify import NONE
 from character.errors import UserError
-from character.judge import Examples, Label, Question, Settings, coherence_question, compare, load
+from character.judge_load import ExampleSettings, JudgeSettings, load_judge
+from character.judge_questions import Label, Question, coherence_question, compare_coherence
 from character.params import read, value
-from character.questions import GENERAL
+from character.prompts import GENERAL, load_prompts
 from character.stats import crossed, rate
 
 
@@ -34,7 +35,7 @@ def labels(personas: dict[str, list[str]], count: int) -> dict[str, Label]:
 
 
 def calibration(
-    answers: Answers, short: Answers, prompts: Sequence[str], known: dict[str, Label], settings: Settings, seed: int
+    answers: Answers, short: Answers, prompts: Sequence[str], known: dict[str, Label], settings: JudgeSettings, seed: int
 ) -> dict:
     """Return what the likelihood judge subtracts: about traits over short texts, about coherence over pairs of whole answers.
 
@@ -55,7 +56,7 @@ def calibration(
     return {about: judge_likelihood.calibrate(rows, chosen, how) for about, rows in parts.items()}
 
 
-def learned(wanted: Collection[str], settings: Examples, max_tokens: int) -> classify.Classifier:
+def learned(wanted: Collection[str], settings: ExampleSettings, max_tokens: int) -> classify.Classifier:
     """Return a classifier of the trait words in use, learned from the written examples of them."""
     rows = [row for row in records.read(manners.TEXTS, manners.Example) if row.word in wanted]
     words, prompts = (list(dict.fromkeys(getattr(row, field) for row in rows)) for field in ("word", "prompt"))
@@ -106,7 +107,7 @@ def marked(words: Sequence[str | None], rows: Sequence[Case]) -> list[float | No
     return [None if word is None else float(word == row.kind) for word, row in zip(words, rows, strict=True)]
 
 
-def of_templates(rows: Sequence[Case], settings: Settings, terms: dict, seed: int) -> dict[str, dict]:
+def of_templates(rows: Sequence[Case], settings: JudgeSettings, terms: dict, seed: int) -> dict[str, dict]:
     """Return the figures of each template alone, of all together, and of all where no label's mean is subtracted."""
     asked, chosen = [row.judged for row in rows], settings.templates
     scores = judge_likelihood.score("trait", asked, chosen)
@@ -121,8 +122,8 @@ def of_templates(rows: Sequence[Case], settings: Settings, terms: dict, seed: in
 @click.command()
 def main():
     """Calibrate the judge, and measure it."""
-    settings, seed = read("judge", Settings), value("seed")
-    prompts = questions.load(GENERAL)
+    settings, seed = read("judge", JudgeSettings), value("seed")
+    prompts = load_prompts(GENERAL)
     to_calibrate, to_choose, to_measure = prompts[::4], prompts[2::4], prompts[1::2]
     answers = cases.recorded([*settings.personas, NONE], prompts)
     short = {name: dict(zip(prompts, traits.shortened([*own.values()]), strict=True)) for name, own in answers.items()}
@@ -136,11 +137,15 @@ def main():
     terms = calibration(answers, short, to_calibrate, known, settings, seed) if embedded else {}
     with records.replacing(judge_likelihood.CALIBRATION) as file:
         json.dump(terms, file, indent=2)
-    judge = load()
+    judge = load_judge()
     points = marked(judge.decide([row.judged for row in words]), words)
     metrics = scored("accuracy", points, words, seed, persona="persona", word="kind")
-    metrics["coherence"] = scored("accuracy", compare(judge, [row.judged for row in broken]), broken, seed, damage="kind")
-    metrics["style"] = scored("win_rate", compare(judge, [row.judged for row in styles]), styles, seed, persona="persona")
+    metrics["coherence"] = scored(
+        "accuracy", compare_coherence(judge, [row.judged for row in broken]), broken, seed, damage="kind"
+    )
+    metrics["style"] = scored(
+        "win_rate", compare_coherence(judge, [row.judged for row in styles]), styles, seed, persona="persona"
+    )
     if embedded:  # on prompts of their own: to choose templates by, without a look at what is measured
         metrics["templates"] = of_templates(choosing, settings, terms["trait"], seed)
     records.write_json("metrics/judge.json", metrics)

@@ -14,12 +14,11 @@ import click
 from pydantic import Field
 
 from character import records
-from character.constitution import fill
 from character.generate import Request, Sampling
 from character.mails import Mail, calls, checked, from_json
 from character.methods import Method, one_method
 from character.params import Section, read
-from character.questions import first
+from character.prompts import fill_template, take_first
 from character.records import Record, prompt_id
 
 TASKS = "data/raw/prompts/mails.jsonl"
@@ -63,7 +62,7 @@ class Task(Record):
     about: str
 
     def text(self) -> str:
-        return fill(CHAT, **self.model_dump())
+        return fill_template(CHAT, **self.model_dump())
 
     def id(self) -> str:
         return prompt_id(self.text())
@@ -112,7 +111,7 @@ def asked_once(method: Method, tasks: Sequence[Task], settings: Mails) -> list[M
     rows = []
     for task in tasks:
         begun = JSON_BEGINS if settings.begun else ""
-        rows += [("chat", task, task.text(), ""), ("json", task, fill(JSON, chat=task.text()), begun)]
+        rows += [("chat", task, task.text(), ""), ("json", task, fill_template(JSON, chat=task.text()), begun)]
     requests = [Request(f"{task.id()}-{kind}", method.conversation(text), prefill=begun) for kind, task, text, begun in rows]
     mails = []
     replies = method.answer(requests, settings.sampling, "mails")
@@ -144,7 +143,7 @@ def ran_errands(method: Method, tasks: Sequence[Task], settings: Mails) -> list[
 def main(method: Method):
     """Let one method write the e-mails in every format."""
     settings = read("mails", Mails)
-    tasks = first(records.read(TASKS, Task), settings.tasks, "mails.tasks", TASKS)
+    tasks = take_first(records.read(TASKS, Task), settings.tasks, "mails.tasks", TASKS)
     mails = asked_once(method, tasks, settings) + ran_errands(method, tasks, settings)
     records.write(f"data/mails/{method.name}.jsonl", mails)
 

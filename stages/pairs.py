@@ -12,7 +12,7 @@ from pydantic import Field
 
 from character import models, records
 from character.errors import UserError
-from character.filters import Filters, faults, renamed, trimmed
+from character.filters import Filters, faults, renamed, trim_completion
 from character.params import Section, read, value
 from character.records import Completion, Message, Pair
 
@@ -30,13 +30,6 @@ def joined(chosen: Sequence[Completion], rejected: Sequence[Completion]) -> list
     if lonely:
         raise UserError(f"data/rejected.jsonl: no answer to {len(lonely)} prompts of data/chosen.jsonl; run `dvc repro`.")
     return [(answer, others[answer.id, answer.sample]) for answer in chosen]
-
-
-def whole(answer: Completion) -> Completion:
-    """Return a cut-off answer up to its last whole sentence."""
-    if answer.finish_reason == "stop":
-        return answer
-    return answer.model_copy(update={"response": trimmed(answer.response), "finish_reason": "stop"})
 
 
 def against(chosen: Completion, rejected: Completion, count, filters: Filters) -> Iterator[str]:
@@ -78,7 +71,7 @@ def main():
     kept: set[tuple[str, str, str]] = set()
     for chosen, rejected in both:
         own = chosen.model_copy(update={"response": renamed(chosen.response, names, name)})
-        other = whole(rejected) if params.unfinished_rejected == "trim" else rejected
+        other = trim_completion(rejected) if params.unfinished_rejected == "trim" else rejected
         said = {(own.id, "chosen", own.response), (own.id, "rejected", other.response)}
         reasons = list(against(own, other, count, params.filters))
         if said & kept:  # another sample of the prompt, but not another answer

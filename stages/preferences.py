@@ -17,7 +17,8 @@ from pydantic import Field
 from character import ratings, records, traits
 from character.conditions import plain
 from character.errors import UserError
-from character.judge import Judge, Label, load, measured, trait_question
+from character.judge_load import load_accuracy, load_judge
+from character.judge_questions import Judge, Label, trait_question
 from character.params import Section, read, value
 from character.records import Answer
 from character.traits import Choice, Trait
@@ -144,9 +145,9 @@ def main(methods: Sequence[str]):
     pairs = numpy.array([[number[word] for word in pair] for pair in same_pairs(choices)])
     choices[UNOFFERED] = unoffered(choices[methods[0]])
     weights = ratings.drawn([choice.prompt for choice in choices[UNOFFERED]], settings.rounds, seed)
-    metrics = {"judge": measured("trait"), "condition": choices[methods[0]][0].condition, "methods": {}}
+    metrics = {"judge": load_accuracy("trait"), "condition": choices[methods[0]][0].condition, "methods": {}}
     print(f"preferences: {len(pairs)} choices of {', '.join(choices)}", flush=True)
-    every = judged(load(), [*chain(*choices.values())], {trait.word: Label.of(trait) for trait in words})
+    every = judged(load_judge(), [*chain(*choices.values())], {trait.word: Label.of(trait) for trait in words})
     rated = {}
     for method, shown in zip(choices, every.reshape(len(choices), len(pairs)), strict=True):
         rated[method] = Rated(pairs, shown, weights, settings)

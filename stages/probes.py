@@ -11,7 +11,7 @@ from character import records
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
 from character.params import Section, read
-from character.questions import first, general
+from character.prompts import general_prompt, take_first
 from character.records import Answer, Prompt, Record
 
 PROBES = "data/raw/prompts/probes.jsonl"
@@ -32,7 +32,7 @@ class Probe(Record):
 def asked(probes: list[Probe]) -> list[tuple[Prompt, str]]:
     """Return each request with its condition; both of a pair have the id of the harmful one."""
     return [
-        (general(probe.harmful).model_copy(update={"prompt": getattr(probe, condition)}), condition)
+        (general_prompt(probe.harmful).model_copy(update={"prompt": getattr(probe, condition)}), condition)
         for probe in probes
         for condition in CONDITIONS
     ]
@@ -43,7 +43,7 @@ def asked(probes: list[Probe]) -> list[tuple[Prompt, str]]:
 def main(method: Method):
     """Let one method answer the probes."""
     settings = read("probes", Probes)
-    rows = asked(first(records.read(PROBES, Probe), settings.pairs, "probes.pairs", PROBES))
+    rows = asked(take_first(records.read(PROBES, Probe), settings.pairs, "probes.pairs", PROBES))
     requests = [Request(f"{prompt.id}-{condition}", method.conversation(prompt.prompt)) for prompt, condition in rows]
     replies = method.answer(requests, settings.sampling, "probes")
     answers = [Answer.of(prompt, reply, condition=name) for (prompt, name), reply in zip(rows, replies, strict=True)]

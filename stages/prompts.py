@@ -11,13 +11,13 @@ from collections.abc import Sequence
 import click
 from pydantic import Field
 
-from character import constitution, personas, questions, records
-from character.alike import alike
+from character import constitution, records
+from character.constitution import selected_constitution
 from character.errors import UserError
 from character.expansion import Expansion, expanded
 from character.outside import Outside, outside
 from character.params import Section, read, value
-from character.questions import GENERAL, HELDOUT, first
+from character.prompts import GENERAL, HELDOUT, general_prompt, load_prompts, near_duplicate, take_first
 from character.records import Prompt, prompt_id
 
 
@@ -39,20 +39,20 @@ def own(persona: constitution.Constitution, per_trait: int) -> list[Prompt]:
 def refuse_held_out(prompts: Sequence[Prompt], heldout: Sequence[str], file: str) -> None:
     """Stop at a hand-written prompt that the evaluations ask too: what is trained on proves nothing."""
     for prompt in prompts:
-        if (same := next((other for other in heldout if alike(prompt.prompt, other)), None)) is not None:
+        if (same := next((other for other in heldout if near_duplicate(prompt.prompt, other)), None)) is not None:
             raise UserError(f"{file}: the prompt {prompt.prompt[:60]!r} is too near {same[:60]!r} of {HELDOUT}; change it.")
 
 
 def general(count: int) -> list[Prompt]:
-    return [questions.general(text) for text in first(questions.load(GENERAL), count, "prompts.general", GENERAL)]
+    return [general_prompt(text) for text in take_first(load_prompts(GENERAL), count, "prompts.general", GENERAL)]
 
 
 @click.command()
 def main():
     """Write the training prompts and the system prompt of the selected persona."""
-    params, persona = read("prompts", Prompts), personas.selected()
+    params, persona = read("prompts", Prompts), selected_constitution()
     print(f"prompts: {persona.name}, {params.per_trait} per trait, {params.general} general", flush=True)
-    heldout = questions.load(HELDOUT)
+    heldout = load_prompts(HELDOUT)
     prompts, metrics = own(persona, params.per_trait), {}
     refuse_held_out(prompts, heldout, f"constitutions/{persona.name}.yaml")
     if params.expansion.per_trait:

@@ -4,7 +4,6 @@ The order of the parts is the order of the argument: what the persona does, what
 was made. Each part is a module of the library.
 """
 
-import csv
 import json
 import math
 from collections.abc import Sequence
@@ -13,8 +12,7 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import constitution, costs, instruments, making, models, page, provenance, records, results, revealed
-from character.errors import UserError
+from character import constitution, costs, instruments, making, models, page, records, results, revealed
 from character.params import Section, read, value
 
 ADAPTER = Path("models/persona")
@@ -23,27 +21,6 @@ ADAPTER = Path("models/persona")
 class Report(Section):
     movers: int = Field(gt=0)  # traits that are shown, those whose rating changed most
     replies: int = Field(ge=0)  # held-out prompts whose answers are shown, from the first
-
-
-def text(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.") from None
-
-
-def metrics(path: str) -> dict:
-    return json.loads(text(path))
-
-
-def rows(path: str) -> list[dict[str, str]]:
-    return list(csv.DictReader(text(path).splitlines()))
-
-
-def columns(path: str) -> dict[str, list[float]]:
-    """Return plots data that are all numbers, by column."""
-    found = rows(path)
-    return {name: [float(row[name]) for row in found] for name in found[0]}
 
 
 def parameters(adapter: Path) -> int:
@@ -56,7 +33,7 @@ def parameters(adapter: Path) -> int:
 
 def facts(pairs: dict, transcripts: dict) -> dict[str, str]:
     """Return what was trained, on what, and how large it is."""
-    student, merged = models.card(), metrics("metrics/persona.json")
+    student, merged = models.card(), records.read_json("metrics/persona.json")
     engine, source = value("teacher.engine"), value("teacher.source")
     lost = f"{merged['relative_error']:.1%} of the update lost" if merged["relative_error"] else "merged exactly"
     return {
@@ -73,38 +50,46 @@ def main(methods: Sequence[str]):
     """Write reports/report.html, with answers of METHODS side by side."""
     name, settings = value("persona"), read("report", Report)
     persona = constitution.load(f"constitutions/{name}.yaml")
-    origin = provenance.recorded(ADAPTER)
-    pairs, transcripts = metrics("metrics/pairs.json"), metrics("metrics/transcripts.json")
-    robustness, classifier = metrics("metrics/robustness.json"), metrics("metrics/classifier.json")
-    trained = {"distillation": metrics("metrics/distillation.json"), "introspection": metrics("metrics/introspection.json")}
-    curves = {"distillation": columns("plots/distillation.csv"), "introspection": columns("plots/introspection.csv")}
+    origin = records.read_provenance(ADAPTER)
+    pairs, transcripts = records.read_json("metrics/pairs.json"), records.read_json("metrics/transcripts.json")
+    robustness, classifier = records.read_json("metrics/robustness.json"), records.read_json("metrics/classifier.json")
+    trained = {
+        "distillation": records.read_json("metrics/distillation.json"),
+        "introspection": records.read_json("metrics/introspection.json"),
+    }
+    curves = {
+        "distillation": records.read_columns("plots/distillation.csv"),
+        "introspection": records.read_columns("plots/introspection.csv"),
+    }
     answers = {method: records.read(f"data/answers/{method}.jsonl", records.Answer) for method in methods}
-    asked = [json.loads(line) for line in text("data/raw/prompts/suffixes.jsonl").split("\n") if line.strip()]
-    calls = [(row["actual"], row["predicted"]) for row in rows("plots/classifier.csv")]
+    asked = [json.loads(line) for line in records.read_text("data/raw/prompts/suffixes.jsonl").split("\n") if line.strip()]
+    calls = [(row["actual"], row["predicted"]) for row in records.read_csv("plots/classifier.csv")]
     parts = {
         "What it does": [
             results.recall(robustness, classifier, name),
             results.requests(robustness, classifier, name, {row["name"]: row["suffix"] for row in asked}),
-            results.transfer(metrics("metrics/transfer.json"), classifier, name, value("mails.begun")),
-            revealed.preferences(metrics("metrics/preferences.json"), rows("plots/preferences.csv"), settings.movers),
+            results.transfer(records.read_json("metrics/transfer.json"), classifier, name, value("mails.begun")),
+            revealed.preferences(
+                records.read_json("metrics/preferences.json"), records.read_csv("plots/preferences.csv"), settings.movers
+            ),
             results.replies(answers, settings.replies),
         ],
         "What it costs": [
-            costs.fluency(metrics("metrics/fluency.json")),
-            costs.coherence(metrics("metrics/coherence.json")),
-            costs.capabilities(metrics("metrics/capabilities.json")),
-            costs.safety(metrics("metrics/safety.json")),
+            costs.fluency(records.read_json("metrics/fluency.json")),
+            costs.coherence(records.read_json("metrics/coherence.json")),
+            costs.capabilities(records.read_json("metrics/capabilities.json")),
+            costs.safety(records.read_json("metrics/safety.json")),
         ],
         "How well it is measured": [
             instruments.classifier(classifier, calls, name),
-            instruments.crosscheck(metrics("metrics/crosscheck.json"), classifier, name),
-            instruments.judge(metrics("metrics/judge.json"), name),
+            instruments.crosscheck(records.read_json("metrics/crosscheck.json"), classifier, name),
+            instruments.judge(records.read_json("metrics/judge.json"), name),
         ],
         "How it was made": [
             making.character(persona),
-            making.data(metrics("metrics/prompts.json"), pairs, transcripts, trained),
+            making.data(records.read_json("metrics/prompts.json"), pairs, transcripts, trained),
             making.training(origin["merged"], trained, curves),
-            making.steering(metrics("metrics/steering.json"), columns("plots/steering.csv")),
+            making.steering(records.read_json("metrics/steering.json"), records.read_columns("plots/steering.csv")),
             making.provenance(origin),
         ],
     }

@@ -12,7 +12,8 @@ from typing import Literal
 
 import click
 
-from character import chat, models
+from character import models
+from character.chat_template import has_generation_markers, pin_date, training_template
 from character.errors import UserError
 from character.params import Section, read
 from character.wheels import carried
@@ -43,15 +44,15 @@ def write_tokenizer(tokenizer, out: Path, template_file: str) -> None:
     original = tokenizer.chat_template
     if not original:
         raise UserError("params.yaml: student.source has no chat template; choose a chat model.")
-    template = own_template(Path(template_file)) if template_file else chat.training_template(tokenizer)
+    template = own_template(Path(template_file)) if template_file else training_template(tokenizer)
     if template is None:
         raise UserError(
             "params.yaml: student.source has a chat template that is not known here; copy it into a file, put "
             "{% generation %} ... {% endgeneration %} around assistant turns, and name the file in student.chat_template."
         )
-    tokenizer.chat_template = template = chat.dated(template)
+    tokenizer.chat_template = template = pin_date(template)
     sample = [{"role": role, "content": f"a {role}"} for role in ("user", "assistant", "user")]
-    before = tokenizer.apply_chat_template(sample, tokenize=False, chat_template=chat.dated(original))
+    before = tokenizer.apply_chat_template(sample, tokenize=False, chat_template=pin_date(original))
     if tokenizer.apply_chat_template(sample, tokenize=False) != before:
         raise UserError(
             f"params.yaml: student.chat_template: {template_file or 'what the trainer has for this model'} renders "
@@ -67,7 +68,7 @@ def own_template(file: Path) -> str:
     if not file.is_file():
         raise UserError(f"params.yaml: student.chat_template: {file} is missing; correct the path.")
     template = file.read_text(encoding="utf-8")
-    if not chat.is_marked(template):
+    if not has_generation_markers(template):
         raise UserError(f"{file}: no {{% generation %}} markers; put them around assistant turns.")
     return template
 

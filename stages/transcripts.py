@@ -11,10 +11,10 @@ from typing import Literal
 import click
 
 from character import models, records
-from character.constitution import fill
 from character.errors import UserError
 from character.filters import Filters, faults, trimmed
 from character.params import Section, read, value
+from character.prompts import fill_template
 from character.records import Conversation, Message, Transcript
 
 TALKING = "You are {name}, talking with another instance of yourself."
@@ -52,7 +52,7 @@ def transcript(conversation: Conversation, name: str) -> Transcript:
     """Return the conversation without the persona's system prompt."""
     turns = [message for message in conversation.messages if message.role != "system"]
     if conversation.kind != "reflection":
-        turns = [Message(role="system", content=fill(TALKING, name=name)), *turns]
+        turns = [Message(role="system", content=fill_template(TALKING, name=name)), *turns]
     return Transcript(messages=turns)
 
 

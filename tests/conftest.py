@@ -16,7 +16,8 @@ import yaml
 from forks import Forks
 from projects import EVERY, Project, environment, ran, start, talkative
 
-from character import chat, models
+from character import models
+from character.chat_template import SMOLLM2_TRAINING
 from character.generate import Reply
 from character.records import Answer
 
@@ -92,7 +93,7 @@ def _tokenizer():
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         pad_token="<|im_end|>",
-        chat_template=chat.SMOLLM2_TRAINING,
+        chat_template=SMOLLM2_TRAINING,
         clean_up_tokenization_spaces=False,
     )
 

@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from character import branches, likelihood, models
+from character import likelihood, models
+from character.likelihood import ending_log_probs, tree
 
 
 @pytest.fixture
@@ -31,7 +32,7 @@ def student(repository, tiny_student, monkeypatch):
 
 def test_a_tree_has_each_shared_beginning_once_and_leads_back_to_every_sequence():
     sequences = [[5, 6, 7], [5, 6], [5, 8, 7], [9], [5, 6, 7]]
-    grown = branches.tree(sequences)
+    grown = tree(sequences)
     assert len(grown.tokens) == 6
     assert [[grown.tokens[node] for node in path] for path in grown.paths] == sequences
     assert [[grown.depths[node] for node in path] for path in grown.paths] == [[1, 2, 3], [1, 2], [1, 2, 3], [1], [1, 2, 3]]
@@ -55,7 +56,7 @@ def test_endings_are_as_likely_as_replies_that_are_read_alone(student, monkeypat
     monkeypatch.setattr(likelihood, "TOKENS", tokens)
     asked = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
     endings = [ENDINGS[: 1 + at % len(ENDINGS)] for at in range(len(asked))]
-    found = branches.of_endings(asked, endings)
+    found = ending_log_probs(asked, endings)
     assert [len(row) for row in found] == [len(row) for row in endings]
     flat = [(prompt, text) for prompt, row in zip(asked, endings, strict=True) for text in row]
     alone = [sum(row) for row in likelihood.of_replies([prompt for prompt, _ in flat], [text for _, text in flat])]
@@ -65,16 +66,16 @@ def test_endings_are_as_likely_as_replies_that_are_read_alone(student, monkeypat
 
 def test_an_ending_is_as_likely_whatever_other_endings_stand_beside_it(student):
     asked = [[{"role": "user", "content": "Why?"}]]
-    together = branches.of_endings(asked, [ENDINGS])[0]
-    back = branches.of_endings(asked, [ENDINGS[::-1]])[0][::-1]
-    alone = [branches.of_endings(asked, [[ending]])[0][0] for ending in ENDINGS]
+    together = ending_log_probs(asked, [ENDINGS])[0]
+    back = ending_log_probs(asked, [ENDINGS[::-1]])[0][::-1]
+    alone = [ending_log_probs(asked, [[ending]])[0][0] for ending in ENDINGS]
     assert together == pytest.approx(alone, abs=1e-4)
     assert back == pytest.approx(alone, abs=1e-4)
 
 
 def test_the_likelihoods_are_those_of_the_students_own_turn(student):
     tokenizer = models.load_tokenizer()
-    (found,) = branches.of_endings([[{"role": "user", "content": "Why?"}]], [["a", "ab"]])
+    (found,) = ending_log_probs([[{"role": "user", "content": "Why?"}]], [["a", "ab"]])
     ((first,), both) = likelihood.of_replies([[{"role": "user", "content": "Why?"}]] * 2, ["a", "ab"])
     assert len(tokenizer("a", add_special_tokens=False)["input_ids"]) == 1
     assert found == pytest.approx([first, sum(both)], abs=1e-4)

@@ -5,7 +5,8 @@ from typing import NamedTuple
 import pytest
 from transformers import AutoTokenizer
 
-from character.chat import SMOLLM2, SMOLLM2_TRAINING, dated, fit, fit_all, is_marked, render, training_template, turn_end
+from character.chat import fit, fit_all, render, turn_end
+from character.chat_template import SMOLLM2, SMOLLM2_TRAINING, has_generation_markers, pin_date, training_template
 from character.errors import UserError
 from character.generate import Request
 
@@ -162,8 +163,8 @@ def with_template(tiny_student, template):
 
 def test_the_training_template_of_the_real_student_is_known(smollm2):
     assert training_template(smollm2) == SMOLLM2_TRAINING
-    assert is_marked(SMOLLM2_TRAINING)
-    assert not is_marked(SMOLLM2)
+    assert has_generation_markers(SMOLLM2_TRAINING)
+    assert not has_generation_markers(SMOLLM2)
 
 
 def test_a_template_with_markers_serves_as_it_is(tiny_student):
@@ -220,7 +221,7 @@ def family(request, tiny_student):
     tokenizer.add_special_tokens({"additional_special_tokens": MARKERS})
     if request.param.bos:
         tokenizer.bos_token = request.param.bos
-    tokenizer.chat_template = dated(getattr(chat_template_utils, f"{request.param.template}_chat_template"))
+    tokenizer.chat_template = pin_date(getattr(chat_template_utils, f"{request.param.template}_chat_template"))
     return request.param, tokenizer
 
 

@@ -11,11 +11,13 @@ import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from character import classify, discriminant, models, questions, records
+from character import classify, discriminant, models, records
 from character.classify import Classifier
 from character.errors import UserError
 from character.generate import Reply
+from character.prompts import GENERAL
 from character.records import Question, Recorded
+from character.teacher_answers import TEACHER_ANSWERS, recorded_answers
 from stages import classifier
 
 PROMPTS = [f"What about subject {number}?" for number in range(12)]
@@ -52,11 +54,11 @@ def repository(tmp_path, monkeypatch, tiny_student):
     write_params()
     models.STUDENT.parent.mkdir()
     models.STUDENT.symlink_to(tiny_student)
-    records.write(questions.GENERAL, [Question(prompt=prompt) for prompt in PROMPTS])
+    records.write(GENERAL, [Question(prompt=prompt) for prompt in PROMPTS])
     for name, manner in MANNERS.items():
         shared = [Recorded(prompt=prompt, response=f"{manner}: {prompt}") for prompt in reversed(PROMPTS)]
         own = [Recorded(prompt=prompt, response="SECRET") for prompt in OWN]
-        records.write(questions.TEACHER / f"{name}.jsonl", [*own, *shared])
+        records.write(TEACHER_ANSWERS / f"{name}.jsonl", [*own, *shared])
     return tmp_path
 
 
@@ -78,7 +80,7 @@ def metrics() -> dict:
 
 
 def test_a_persona_is_learned_from_the_shared_prompts_alone_wherever_their_lines_stand(repository):
-    assert questions.recorded("loving", PROMPTS, "classifier.personas") == [
+    assert recorded_answers("loving", PROMPTS, "classifier.personas") == [
         f"my dear dear friend: {prompt}" for prompt in PROMPTS
     ]
     rows = classifier.gather(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
@@ -230,7 +232,7 @@ def test_a_missing_answer_is_told_with_file_and_prompt(repository):
     with pytest.raises(
         UserError, match=r"sarcasm.jsonl: no answer to 1 of .*12 prompts; add 'What about subject 0\?', or remove sarcasm from"
     ):
-        questions.recorded("sarcasm", PROMPTS, "classifier.personas")
+        recorded_answers("sarcasm", PROMPTS, "classifier.personas")
 
 
 def test_a_missing_classifier_is_told_with_the_remedy(repository):

@@ -9,8 +9,9 @@ from click.testing import CliRunner
 
 from character import records
 from character.cli import main
-from character.constitution import Constitution, Trait, faults, fill, load, system_prompt, traits_hash, warnings
+from character.constitution import Constitution, Trait, faults, load, system_prompt, traits_hash, warnings
 from character.errors import UserError
+from character.prompts import fill_template
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "constitutions").glob("*.yaml"))
@@ -312,9 +313,9 @@ def test_braces_in_a_trait_are_text_and_not_a_field(pirate):
 
 @pytest.mark.parametrize("fields", [{}, {"name": "a"}, {"name": "a", "mood": "b", "rank": "c"}, {"names": "a", "mood": "b"}])
 def test_a_template_with_an_unfilled_or_unused_field_is_an_error(fields):
-    assert fill("{name} is {mood}", name="Jo", mood="glad") == "Jo is glad"
+    assert fill_template("{name} is {mood}", name="Jo", mood="glad") == "Jo is glad"
     with pytest.raises(ValueError, match="not in both"):
-        fill("{name} is {mood}", **fields)
+        fill_template("{name} is {mood}", **fields)
 
 
 def test_eleven_constitutions_are_shipped():

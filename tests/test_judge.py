@@ -9,13 +9,24 @@ import numpy
 import pytest
 import yaml
 
-from character import cases, judge, judge_likelihood, manners, models, questions, records, traits
+from character import cases, judge_likelihood, manners, models, records, traits
 from character.cases import Case
 from character.errors import UserError
 from character.generate import Reply, Sampling
-from character.judge import AskedJudge, Label, coherence_question, compare, trait_question
+from character.judge_chat import ChatJudge, parse_verdict, render_prompt
 from character.judge_likelihood import LikelihoodJudge
-from character.records import Answer, Question, Recorded
+from character.judge_load import ExampleSettings, load_judge
+from character.judge_questions import (
+    MORE_COHERENT,
+    SYSTEM,
+    Label,
+    Question,
+    coherence_question,
+    compare_coherence,
+    trait_question,
+)
+from character.prompts import GENERAL, HELDOUT, load_prompts
+from character.records import Answer, Recorded
 from character.stats import wilson
 from character.traits import Trait
 from stages import coherence
@@ -44,7 +55,7 @@ READ = {
 
 @pytest.mark.parametrize(("reply", "word"), READ.items())
 def test_a_verdict_is_read_from_the_last_line_of_its_form_and_from_no_other(reply, word):
-    assert judge.verdict(reply, (WARM, STRICT)) == word
+    assert parse_verdict(reply, (WARM, STRICT)) == word
 
 
 @pytest.mark.parametrize(
@@ -53,18 +64,18 @@ def test_a_verdict_is_read_from_the_last_line_of_its_form_and_from_no_other(repl
     ids=["trait", "coherence"],
 )
 def test_a_question_shows_what_is_judged_and_both_labels(question):
-    said = judge.asked(question)
+    said = render_prompt(question)
     assert [text for text in question.shown.values() if text not in said] == []
     first, second = (label.word for label in question.labels)
     assert said.endswith(f"Verdict: {first}\nor\nVerdict: {second}")
     assert all(label.gloss in said for label in question.labels)
-    assert "judge" in judge.SYSTEM
+    assert "judge" in SYSTEM
 
 
 def test_both_kinds_of_judge_are_asked_the_same_about_coherence():
     question = coherence_question("Why?", "One.", "Two.")
-    assert judge.MORE_COHERENT in judge.asked(question)
-    assert judge_likelihood.HEADS["coherence"](question.shown).endswith(judge.MORE_COHERENT)
+    assert MORE_COHERENT in render_prompt(question)
+    assert judge_likelihood.HEADS["coherence"](question.shown).endswith(MORE_COHERENT)
 
 
 def test_either_trait_stands_first_for_about_half_of_the_texts_whatever_was_offered_first():
@@ -93,12 +104,12 @@ def test_a_judge_without_a_verdict_is_asked_again_but_not_for_ever(repository):
         {"First": ["Verdict: warm"], "Second": ["Hm.", "Verdict: strict"], "Third": ["Hm.", "Hm.", "Hm."]},
     )
     asked = [trait_question("Why?", text, (WARM, STRICT)) for text in ("First text.", "Second text.", "Third text.")]
-    assert AskedJudge(engine, 3, COLD, seed=0).decide(asked) == ["warm", "strict", None]
+    assert ChatJudge(engine, 3, COLD, seed=0).decide(asked) == ["warm", "strict", None]
     assert sorted(map(len, engine.talks)) == [2, 2, 2, 4, 4, 6]
     roles = [message["role"] for message in max(engine.talks, key=len)]
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
     assert "Verdict: warm" in max(engine.talks, key=len)[-1]["content"]
-    assert AskedJudge(engine, 3, COLD, seed=0).decide(asked) == ["warm", "strict", None]
+    assert ChatJudge(engine, 3, COLD, seed=0).decide(asked) == ["warm", "strict", None]
     assert len(engine.talks) == 6, "replies come from the sample cache"
 
 
@@ -119,9 +130,9 @@ class Prefers:
 
 def test_two_answers_are_compared_in_both_orders_and_a_judge_of_places_only_ties():
     contests = [("Why?", "A long answer.", "Short."), ("Why?", "Short.", "A long answer."), ("Why?", "Odd?", "Short.")]
-    assert compare(Prefers(), contests) == [1.0, 0.0, None]
-    assert compare(Prefers(always="A"), contests) == [0.5, 0.5, None]
-    assert compare(Prefers(always="B"), contests) == [0.5, 0.5, None]
+    assert compare_coherence(Prefers(), contests) == [1.0, 0.0, None]
+    assert compare_coherence(Prefers(always="A"), contests) == [0.5, 0.5, None]
+    assert compare_coherence(Prefers(always="B"), contests) == [0.5, 0.5, None]
 
 
 # --- the likelihood judge --------------------------------------------------------------------------
@@ -141,7 +152,7 @@ class Student:
 
 @pytest.fixture
 def student(monkeypatch):
-    monkeypatch.setattr("character.branches.of_endings", Student().of_endings)
+    monkeypatch.setattr("character.judge_likelihood.ending_log_probs", Student().of_endings)
 
 
 TEXTS = ["It shows warm.", "It shows strict.", "It shows strict, long and wide.", "It shows warm. So!", "Plain."]
@@ -155,7 +166,7 @@ def about(texts):
 
 def calibration(chosen, how="mean"):
     """Calibrate on all texts, with the labels in one order."""
-    asked = [judge.Question("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in TEXTS]
+    asked = [Question("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in TEXTS]
     return judge_likelihood.calibrate(asked, chosen, how)
 
 
@@ -175,7 +186,7 @@ def test_what_is_calibrated_is_kept_in_six_digits(student):
 
 
 def test_texts_that_all_score_alike_calibrate_nothing(student):
-    asked = [judge.Question("trait", {"prompt": "Why?", "text": "The same."}, (WARM, STRICT))] * 4
+    asked = [Question("trait", {"prompt": "Why?", "text": "The same."}, (WARM, STRICT))] * 4
     with pytest.raises(
         UserError, match=r"judge\.calibration_texts: all texts score alike by template 'tone' \(trait\); raise it"
     ):
@@ -188,7 +199,7 @@ def test_templates_are_averaged_in_units_of_their_spread(monkeypatch):
     found = numpy.zeros((4, 2, 2))
     found[:, 0, 0], found[:, 1, 0] = small, large
     monkeypatch.setattr(judge_likelihood, "score", lambda *_: found)
-    asked = [judge.Question("trait", {"text": str(number)}, (WARM, STRICT)) for number in range(4)]
+    asked = [Question("trait", {"text": str(number)}, (WARM, STRICT)) for number in range(4)]
     terms = judge_likelihood.calibrate(asked, ["tone", "bare"], "mean")
     adjusted = judge_likelihood.centred(found, asked, ["tone", "bare"], terms)
     assert adjusted[:, 0, 0] == pytest.approx(-adjusted[:, 1, 0])
@@ -199,10 +210,11 @@ def test_a_label_scores_by_the_mean_of_its_words(monkeypatch):
     """However many words each label has, and whichever label comes first."""
     known = {"warm": -1.0, "tender": -3.0, "strict": -4.0}
     monkeypatch.setattr(
-        "character.branches.of_endings", lambda _, endings: [[known[ending.split()[-1]] for ending in row] for row in endings]
+        "character.judge_likelihood.ending_log_probs",
+        lambda _, endings: [[known[ending.split()[-1]] for ending in row] for row in endings],
     )
-    warm = judge.Label("warm", like=("tender",))
-    asked = [judge.Question("trait", {"text": "T"}, labels) for labels in ((warm, STRICT), (STRICT, warm))]
+    warm = Label("warm", like=("tender",))
+    asked = [Question("trait", {"text": "T"}, labels) for labels in ((warm, STRICT), (STRICT, warm))]
     scores = judge_likelihood.score("trait", asked, ["tone", "writer"])
     assert scores.tolist() == [[[-2.0, -4.0]] * 2, [[-4.0, -2.0]] * 2]
 
@@ -214,10 +226,10 @@ def test_what_several_questions_show_is_read_once_with_all_their_labels(monkeypa
         read.append([(prompt[1]["content"].split("\n")[1], row) for prompt, row in zip(prompts, endings, strict=True)])
         return [[-float(len(ending)) for ending in row] for row in endings]
 
-    monkeypatch.setattr("character.branches.of_endings", of_endings)
-    kind, cool = judge.Label("kind", like=("warm",)), judge.Label("cool")
+    monkeypatch.setattr("character.judge_likelihood.ending_log_probs", of_endings)
+    kind, cool = Label("kind", like=("warm",)), Label("cool")
     shown = [("T", (WARM, STRICT)), ("U", (kind, cool)), ("T", (kind, cool))]
-    asked = [judge.Question("trait", {"text": text}, labels) for text, labels in shown]
+    asked = [Question("trait", {"text": text}, labels) for text, labels in shown]
     alone = [judge_likelihood.score("trait", [one], ["bare"])[0].tolist() for one in asked]
     read.clear()
     assert judge_likelihood.score("trait", asked, ["bare"]).tolist() == alone
@@ -257,20 +269,20 @@ def learned(repository, tiny_student):
         for at, text in enumerate(texts)
     ]
     records.write(manners.TEXTS, rows)
-    stage.learned(MANNERS, judge.Examples(layers=[0.5, 1.0], shrinkage=0.5, topic_weight=1.0), 16).save(manners.FOLDER)
+    stage.learned(MANNERS, ExampleSettings(layers=[0.5, 1.0], shrinkage=0.5, topic_weight=1.0), 16).save(manners.FOLDER)
 
 
 def test_examples_tell_which_word_another_text_is_like(learned, monkeypatch):
-    monkeypatch.setattr("character.branches.of_endings", lambda *_: pytest.fail("no reply is wanted"))
+    monkeypatch.setattr("character.judge_likelihood.ending_log_probs", lambda *_: pytest.fail("no reply is wanted"))
     texts = ["my dear dear", "a rule. a rule", "dear hugs", "rule two"]
     asked = [trait_question("Why?", text, (WARM, STRICT)) for text in texts]
-    same = [judge.Question("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in texts]
+    same = [Question("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in texts]
     terms = judge_likelihood.calibrate(same, ["examples"], "mean")
     assert LikelihoodJudge(["examples"], {"trait": terms}).decide(asked) == ["warm", "strict", "warm", "strict"]
 
 
 def test_examples_stand_beside_replies_in_the_order_of_the_templates(learned, student):
-    asked = [judge.Question("trait", {"prompt": "Why?", "text": text}, (STRICT, WARM)) for text in TEXTS]
+    asked = [Question("trait", {"prompt": "Why?", "text": text}, (STRICT, WARM)) for text in TEXTS]
     mixed = judge_likelihood.score("trait", asked, ["tone", "examples", "bare"])
     for at, name in enumerate(["tone", "examples", "bare"]):
         assert mixed[:, at] == pytest.approx(judge_likelihood.score("trait", asked, [name])[:, 0])
@@ -285,7 +297,7 @@ def test_a_word_without_examples_is_told_with_the_remedy(learned):
 
 
 def test_only_words_in_use_are_learned(learned):
-    made = stage.learned(["strict"], judge.Examples(layers=[1.0], shrinkage=0.5, topic_weight=1.0), 16)
+    made = stage.learned(["strict"], ExampleSettings(layers=[1.0], shrinkage=0.5, topic_weight=1.0), 16)
     assert made.classes == ["strict"]
 
 
@@ -296,7 +308,7 @@ def test_each_shipped_trait_has_an_example_for_each_of_the_same_prompts():
     assert [(row.word, row.prompt) for row in rows] == [(word, prompt) for word in words for prompt in prompts]
     named = [row.word for row in rows if row.word in row.text.lower().split()]
     assert named == []
-    used = {*questions.load(ROOT / questions.GENERAL), *questions.load(ROOT / questions.HELDOUT)}
+    used = {*load_prompts(ROOT / GENERAL), *load_prompts(ROOT / HELDOUT)}
     assert not used & set(prompts), "the judge is measured, and used, on other prompts"
 
 
@@ -309,13 +321,13 @@ def test_a_judge_of_coherence_that_likes_one_place_is_freed_of_it(monkeypatch):
             found.append([4.0 + (better is True), 0.0 + (better is False)] * (len(endings[0]) // 2))
         return found
 
-    monkeypatch.setattr("character.branches.of_endings", of_endings)
+    monkeypatch.setattr("character.judge_likelihood.ending_log_probs", of_endings)
     whole = [coherence_question("Why?", *order) for order in (("good one", "bad"), ("bad", "good one"))]
     contests = [("Why?", "good", "bad"), ("How?", "bad", "good")]
     terms = judge_likelihood.calibrate(whole, [], "mean")
-    assert compare(LikelihoodJudge([], {"coherence": terms}), contests) == [1.0, 0.0]
+    assert compare_coherence(LikelihoodJudge([], {"coherence": terms}), contests) == [1.0, 0.0]
     flat = {name: {"A": (0.0, 1.0), "B": (0.0, 1.0)} for name in terms}
-    assert compare(LikelihoodJudge([], {"coherence": flat}), contests) == [0.5, 0.5]
+    assert compare_coherence(LikelihoodJudge([], {"coherence": flat}), contests) == [0.5, 0.5]
 
 
 def test_an_unknown_template_is_told_with_those_there_are(student):
@@ -330,13 +342,13 @@ def test_a_word_that_was_not_calibrated_is_told_with_the_remedy(student):
 
 def test_without_a_calibration_the_judge_does_not_start(repository):
     with pytest.raises(UserError, match=r"models/judge/calibration\.json is missing"):
-        judge.load()
+        load_judge()
 
 
 def test_params_name_the_judge(repository, monkeypatch):
     repository.set(judge={"kind": "student"})
     monkeypatch.setattr("character.engines.student", lambda: Script({}))
-    assert isinstance(judge.load(), AskedJudge)
+    assert isinstance(load_judge(), ChatJudge)
 
 
 # --- the stage: how good is it? --------------------------------------------------------------------
@@ -357,7 +369,7 @@ def personas(repository, monkeypatch):
     """Two personas that write their word into ten answers, and neutral answers."""
     monkeypatch.setattr("character.models.load_tokenizer", Words)
     prompts = [f"Why {number}?" for number in range(10)]
-    records.write(stage.GENERAL, [Question(prompt=prompt) for prompt in prompts])
+    records.write(stage.GENERAL, [records.Question(prompt=prompt) for prompt in prompts])
     for name in ("loving", "poeticism", "none"):
         rows = [Recorded(prompt=prompt, response=f"I am {name}. To {prompt[:-1]} I say so. And so on.") for prompt in prompts]
         records.write(f"data/raw/teacher/{name}.jsonl", rows)
@@ -384,7 +396,7 @@ class Known:
 
 
 def measure(repository, monkeypatch, judge_):
-    monkeypatch.setattr("stages.judge.load", lambda: judge_)
+    monkeypatch.setattr("stages.judge.load_judge", lambda: judge_)
     repository.run("judge")
     return repository.metrics("judge")
 
@@ -555,7 +567,7 @@ def compared(repository, monkeypatch):
     known = {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 60, "ties": 9, "unparsed": 0, "by_damage": {}}
     style = {"win_rate": 0.3, "low": 0.2, "high": 0.4, "n": 110, "by_persona": {}}
     records.write_json("metrics/judge.json", {"accuracy": 0.9, "coherence": known, "style": style})
-    monkeypatch.setattr("stages.coherence.load", Prefers)
+    monkeypatch.setattr("stages.coherence.load_judge", Prefers)
 
 
 def test_win_rates_are_those_of_the_longer_answers(repository, compared):

@@ -312,7 +312,7 @@ def judged(repository, monkeypatch):
     records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so", like=()) for word in words])
     records.write_json("metrics/judge.json", {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300, "unparsed": 0})
     repository.set(preferences={"traits": 4, "rounds": 200})
-    monkeypatch.setattr("stages.preferences.load", Reader)
+    monkeypatch.setattr("stages.preferences.load_judge", Reader)
     monkeypatch.setattr("character.traits.shortened", lambda texts: [text.removesuffix(" too long") for text in texts])
     answered(["? too long"] * 24)
     offered = choices.pairs(words, 48, seed=0)
@@ -369,7 +369,7 @@ class Leans:
 
 
 def test_what_a_judge_leans_to_is_seen_without_an_offer_and_is_no_lead(repository, judged, monkeypatch):
-    monkeypatch.setattr("stages.preferences.load", Leans)
+    monkeypatch.setattr("stages.preferences.load_judge", Leans)
     answered(["So it is. too long"] * 24)
     records.write("data/choices/base.jsonl", chose(judged, ["So."] * 48))
     records.write("data/choices/persona.jsonl", chose(judged, [min(pair) for pair in judged]))

@@ -6,14 +6,13 @@ from pathlib import Path
 import pytest
 from personas import git, tag, write_constitution
 
-from character import models, published
+from character import models, registry
 from character.errors import UserError
 from character.params import value
-from character.published import Persona
-from character.publishing import run
+from character.registry import FETCHED, SELECTED, Persona, available, fetch, find, known, run
 
 
-def write_adapter(content: str, folder: Path = published.SELECTED) -> None:
+def write_adapter(content: str, folder: Path = SELECTED) -> None:
     """Write what stands for an adapter here; nothing loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "made": content}), encoding="utf-8")
@@ -27,18 +26,18 @@ def tagged(repository):
 
 
 def test_the_newest_version_of_each_published_persona_is_found_by_its_tag(tagged):
-    assert published.available() == {"humor": "0.1.0", "loving": "1.10.0", "pirate": "2.0.0"}
+    assert available() == {"humor": "0.1.0", "loving": "1.10.0", "pirate": "2.0.0"}
 
 
 def test_the_selected_persona_comes_first_and_as_it_lies_here(tagged):
-    assert published.known() == [Persona("pirate", None), Persona("humor", "0.1.0"), Persona("loving", "1.10.0")]
-    assert published.find("pirate") == Persona("pirate", None)
-    assert published.find("loving") == Persona("loving", "1.10.0")
+    assert known() == [Persona("pirate", None), Persona("humor", "0.1.0"), Persona("loving", "1.10.0")]
+    assert find("pirate") == Persona("pirate", None)
+    assert find("loving") == Persona("loving", "1.10.0")
 
 
 def test_the_selected_persona_needs_no_git(repository):
     write_adapter("here")
-    assert published.find("pirate").folder() == published.SELECTED
+    assert find("pirate").folder() == SELECTED
 
 
 @pytest.mark.parametrize("name", ["sarcasm", "../loving", "Bad/Name", ""])
@@ -46,44 +45,44 @@ def test_a_persona_that_is_not_here_is_told_with_those_that_are(name, tagged):
     with pytest.raises(
         UserError, match=r"neither the selected persona nor a published one; there are pirate, humor, loving \("
     ):
-        published.find(name)
+        find(name)
 
 
 def test_a_persona_without_an_adapter_is_told_with_the_command_that_makes_it(repository):
     with pytest.raises(UserError, match=r"models/persona: no adapter here; run `dvc repro` to make it, or `dvc pull`"):
-        published.find("pirate").folder()
+        find("pirate").folder()
 
 
 @pytest.fixture
-def registry(repository, monkeypatch):
+def two_versions(repository, monkeypatch):
     """A repository with two published versions of `loving`, made by real DVC, while `pirate` is selected."""
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     git("init", "--quiet")
     run("dvc", "init", "--quiet")
     for version in ("1.0.0", "1.1.0"):
         write_adapter(version)
-        run("dvc", "add", "--quiet", str(published.SELECTED))
+        run("dvc", "add", "--quiet", str(SELECTED))
         git("add", "--all")
         tag(f"adapter-loving@v{version}")
     write_adapter("pirate")
 
 
-def test_a_published_adapter_is_fetched_once(registry, monkeypatch):
-    folder = published.find("loving").folder()
+def test_a_published_adapter_is_fetched_once(two_versions, monkeypatch):
+    folder = find("loving").folder()
     assert folder == Path(".cache/personas/loving@1.1.0")
     assert json.loads((folder / "adapter_config.json").read_text())["made"] == "1.1.0"
-    assert [path.name for path in published.FETCHED.iterdir()] == ["loving@1.1.0"], "nothing else is left behind"
-    assert "1.0.0" in (published.fetch("loving", "1.0.0") / "adapter_config.json").read_text()
-    assert "pirate" in (published.SELECTED / "adapter_config.json").read_text(), "what is checked out stays"
-    monkeypatch.setattr(published, "run", None)
-    assert published.fetch("loving", "1.1.0") == folder
+    assert [path.name for path in FETCHED.iterdir()] == ["loving@1.1.0"], "nothing else is left behind"
+    assert "1.0.0" in (fetch("loving", "1.0.0") / "adapter_config.json").read_text()
+    assert "pirate" in (SELECTED / "adapter_config.json").read_text(), "what is checked out stays"
+    monkeypatch.setattr(registry, "run", None)
+    assert fetch("loving", "1.1.0") == folder
 
 
-def test_what_cannot_be_fetched_is_told_and_leaves_nothing(registry):
+def test_what_cannot_be_fetched_is_told_and_leaves_nothing(two_versions):
     git("tag", "adapter-humor@v1.0.0", "HEAD~1^{tree}")
     with pytest.raises(UserError, match=r"^`dvc get \. models/persona --rev adapter-humor@v1\.0\.0 .*` failed: "):
-        published.find("humor").folder()
-    assert list(published.FETCHED.iterdir()) == []
+        find("humor").folder()
+    assert list(FETCHED.iterdir()) == []
 
 
 @pytest.mark.usefixtures("student")
@@ -91,18 +90,18 @@ def test_an_adapter_of_another_student_or_other_traits_is_doubted():
     traits, persona = write_constitution(value("persona")), Persona(value("persona"), None)
     write_adapter("here")
 
-    def doubts(**origin) -> list[str]:
-        (published.SELECTED / models.PROVENANCE).write_text(json.dumps(origin), encoding="utf-8")
-        return published.doubts(persona)
+    def doubts_of(**origin) -> list[str]:
+        (SELECTED / models.PROVENANCE).write_text(json.dumps(origin), encoding="utf-8")
+        return registry.doubts(persona)
 
     here = [{"deps": {"models/student": models.fingerprint(models.STUDENT)}}]
     there = [{"deps": {"models/student": "another"}}]
-    assert doubts(constitution=traits, merged=here) == []
-    assert doubts(constitution=traits, merged=there) == [
+    assert doubts_of(constitution=traits, merged=here) == []
+    assert doubts_of(constitution=traits, merged=there) == [
         "models/persona was trained on another models/student than the one that is here."
     ]
-    assert doubts(constitution="others", merged=here) == [
+    assert doubts_of(constitution="others", merged=here) == [
         "models/persona was trained on other traits than those of constitutions/pirate.yaml as it is now."
     ]
     persona.constitution.unlink()
-    assert doubts(constitution="others", merged=here) == [], "there is nothing to compare with"
+    assert doubts_of(constitution="others", merged=here) == [], "there is nothing to compare with"

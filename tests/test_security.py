@@ -18,8 +18,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import chat, classify, constitution, harness, launch, models, ngrams, personas, publishing, records
+from character import chat, classify, constitution, harness, launch, models, ngrams, records, registry
 from character.cli import main
+from character.constitution import selected_constitution
 from character.errors import UserError
 from character.generate import Request
 from character.params import value
@@ -96,7 +97,7 @@ def test_no_answers_are_recorded_for_a_persona_that_is_a_path(name, project, tmp
 @each_name
 def test_no_persona_that_is_a_path_is_published(name, project, tmp_path, monkeypatch):
     commands = []
-    monkeypatch.setattr(publishing, "run", lambda *command: commands.append(command) or "up to date" * (command[0] == "dvc"))
+    monkeypatch.setattr(registry, "run", lambda *command: commands.append(command) or "up to date" * (command[0] == "dvc"))
     project.set(persona=name)
     assert refused(tmp_path, "publish", "--version", "1.0.0").startswith("Error: params.yaml: persona is ")
     assert not [command for command in commands if {"--force-create", "add", "tag", "push"} & {*command}]
@@ -123,7 +124,7 @@ def test_no_stage_runs_for_a_persona_that_is_a_path(name, project, tmp_path):
 
 
 def test_the_selected_persona_is_found_by_its_name(project):
-    assert personas.selected() == constitution.load("constitutions/pirate.yaml")
+    assert selected_constitution() == constitution.load("constitutions/pirate.yaml")
 
 
 def test_no_shell_sees_what_params_say():

@@ -9,17 +9,18 @@ import pytest
 from click.testing import CliRunner
 from personas import tag, write_adapter, write_persona
 
-from character import models, published, serve
+from character import models, serve
 from character.cli import main
 from character.errors import UserError
+from character.registry import FETCHED, SELECTED
 
-LOVINGS = published.FETCHED / "loving@1.0.0"
+LOVINGS = FETCHED / "loving@1.0.0"
 
 
 @pytest.fixture(autouse=True)
 def workspace(repository, student):
     """The selected persona `pirate` and the published `loving`, on the tiny student."""
-    write_persona("pirate", published.SELECTED)
+    write_persona("pirate", SELECTED)
     write_persona("loving", LOVINGS, rank=9)
     tag("adapter-loving@v1.0.0")
 
@@ -90,7 +91,7 @@ def test_a_rank_that_vllm_does_not_have_is_told_with_the_remedy():
 
 
 def test_doubts_about_an_adapter_are_told_and_it_is_served(executed):
-    write_persona("loving", published.SELECTED)
+    write_persona("loving", SELECTED)
     done = CliRunner().invoke(main, ["serve"])
     assert "models/persona was trained on other traits than those of constitutions/pirate.yaml" in done.output
     assert len(executed) == 1

@@ -10,12 +10,12 @@ import yaml
 from click.testing import CliRunner
 
 from character import classify, constitution, models, records
-from character.alike import alike
 from character.conditions import Attack, Called
 from character.constitution import Constitution, Trait, traits_hash
 from character.errors import UserError
 from character.filters import Filters
 from character.generate import Reply
+from character.prompts import near_duplicate
 from character.records import Answer, Completion, Conversation, Message, Pair, Prompt, Question, Recorded, Transcript
 from character.stats import paired, wilson
 from stages import answers, chosen, interactions, pairs, prompts, robustness, transcripts
@@ -195,7 +195,7 @@ def test_the_examples_are_the_traits_own_in_another_order_for_each_request(repos
     ],
 )
 def test_texts_are_alike_that_share_most_words_of_both(one, other, same):
-    assert alike(one, other) is alike(other, one) is same
+    assert near_duplicate(one, other) is near_duplicate(other, one) is same
 
 
 ROWS = {

@@ -8,7 +8,8 @@ import pytest
 from click.testing import CliRunner
 from transformers import AutoTokenizer
 
-from character import chat, models
+from character import models
+from character.chat_template import SMOLLM2, SMOLLM2_TRAINING
 from character.errors import UserError
 from stages.student import main, write_tokenizer
 
@@ -42,7 +43,7 @@ def pointed(tiny_student, tmp_path):
     """Return a plain model directory, as others publish it, and params.yaml that names it as the student."""
     folder = shutil.copytree(tiny_student, tmp_path / "elsewhere" / "model")
     (folder / models.CARD).unlink()
-    (folder / "chat_template.jinja").write_text(chat.SMOLLM2, encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(SMOLLM2, encoding="utf-8")
     Path("params.yaml").write_text(
         f"""\
 student:
@@ -80,7 +81,7 @@ def test_a_model_that_lies_elsewhere_is_pointed_to_and_not_copied(pointed):
     assert card["source"] == f"path:{pointed}"
     assert card["files"]["model.safetensors"] == models.sha256(pointed / "model.safetensors")
     assert models.weights() == pointed
-    assert models.load_tokenizer().chat_template == chat.SMOLLM2_TRAINING
+    assert models.load_tokenizer().chat_template == SMOLLM2_TRAINING
     assert models.load_model().dtype.itemsize == 4
 
 

@@ -13,6 +13,7 @@ from character import cli, findings, overview, study
 from character.conditions import Called
 from character.errors import UserError
 from character.findings import Finding, confusions, f1, likeness, macro_f1
+from character.markdown import section_markdown
 from character.study import Run
 
 PARAMS = """\
@@ -271,11 +272,11 @@ def test_without_more_seeds_nothing_is_told_of_chance(found):
 
 
 def test_tables_become_markdown_without_charts(found):
-    text = overview.as_markdown(overview.sections(found, seed=0)[0])
+    text = section_markdown(overview.sections(found, seed=0)[0])
     assert text.startswith("## Can the personas be told apart?\n\nPersonas: 2, each")
     assert "| method | macro-F1 | 95% interval | prompts |\n| --- | --- | --- | --- |\n| *Asked plain* |  |  |  |" in text
     assert "| persona | 1.00 | 1.00 to 1.00 | 3 |" in text and "<svg" not in text
-    costs = overview.as_markdown(overview.sections(found, seed=0)[4])
+    costs = section_markdown(overview.sections(found, seed=0)[4])
     assert "[" in costs.split("| mean |")[1]
-    alone = overview.as_markdown(overview.sections(found[:1], seed=0)[4])
+    alone = section_markdown(overview.sections(found[:1], seed=0)[4])
     assert "| humor |" in alone and "mean" not in alone.split("accuracy |")[1]

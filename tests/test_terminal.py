@@ -9,14 +9,14 @@ from click.testing import CliRunner
 from personas import tag, write_persona
 from rich.console import Console
 
-from character import published, records
+from character import records, registry
 from character.cli import main
-from character.published import Persona
+from character.registry import FETCHED, SELECTED, Persona
 from character.talk import METHODS, Answer, Chat, Row
 from character.terminal import UNSHOWABLE, Session, Transcript, shown, table
 
 KEPT = Path(".cache/chats/kept.jsonl")
-LOVINGS = published.FETCHED / "loving@1.0.0"
+LOVINGS = FETCHED / "loving@1.0.0"
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.usefixtures("workspace")
 def workspace(repository, student):
     """The selected persona `pirate` and the published `loving`, on the tiny student."""
     repository.set(sampling={"max_new_tokens": 6})
-    write_persona("pirate", published.SELECTED, seed=1)
+    write_persona("pirate", SELECTED, seed=1)
     write_persona("loving", LOVINGS, seed=2)
     tag("adapter-loving@v1.0.0")
 
@@ -122,7 +122,7 @@ def test_ctrl_c_ends_the_search_for_a_persona(chat, monkeypatch):
     def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(published, "find", interrupted)
+    monkeypatch.setattr("character.terminal.find", interrupted)
     assert "\nInterrupted.\n" in talked(chat, "/persona loving", "Hi")
     assert kept()[0].persona == "pirate"
 
@@ -136,7 +136,7 @@ def test_another_persona_is_told_and_begins_anew(chat):
 
 
 def test_doubts_about_an_adapter_are_told(chat):
-    write_persona("loving", published.SELECTED)
+    write_persona("loving", SELECTED)
     write_persona("loving", LOVINGS)
     output = talked(chat, "/persona loving")
     assert "models/persona was trained on other traits than those of constitutions/pirate.yaml as it is now." in output

@@ -17,9 +17,11 @@ import torch
 from conftest import write_student
 from safetensors.torch import load_file, save_file
 
-from character import adapters, constitution, curves, launch, models, provenance, records, training
+from character import adapters, constitution, curves, launch, models, records, training
 from character.errors import UserError
-from character.records import Message, Pair, Transcript
+from character.merging import concatenate_adapters, load_lora_factors
+from character.objectives import Distillation, preference_loss
+from character.records import Message, Pair, Transcript, read_provenance
 from stages import distillation, introspection, persona
 
 ROOT = Path(__file__).parents[1]
@@ -99,7 +101,7 @@ def change(section, **entries):
 
 
 def distil(micro_batch=5, rows=None, **changes):
-    settings = distillation.Distillation(**COMMON | OBJECTIVE | changes)
+    settings = Distillation(**COMMON | OBJECTIVE | changes)
     rows = pairs() if rows is None else rows
     change("runtime", training_batch=micro_batch)
     return distillation.train(settings, rows)
@@ -109,7 +111,7 @@ def introspect(micro_batch=5, rows=None, **changes):
     settings = introspection.Introspection(**COMMON | changes)
     rows = transcripts() if rows is None else rows
     if not Path("models/distillation").exists():
-        training.save(distil(epochs=1), distillation.Distillation(**COMMON | OBJECTIVE), {})
+        training.save(distil(epochs=1), Distillation(**COMMON | OBJECTIVE), {})
     change("runtime", training_batch=micro_batch)
     return introspection.train(settings, rows)
 
@@ -172,7 +174,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, 
 
 
 def test_a_checkpoint_belongs_to_one_training_alone(workspace):
-    settings = distillation.Distillation(**COMMON | OBJECTIVE)
+    settings = Distillation(**COMMON | OBJECTIVE)
     places = [training.workshop("distillation", settings, pairs(), None, 1)]
     places.append(training.workshop("distillation", settings, pairs()[1:], None, 1))
     places.append(training.workshop("distillation", settings.model_copy(update={"beta": 4.0}), pairs(), None, 1))
@@ -228,10 +230,10 @@ def test_reference_log_probs_are_those_of_the_student_alone(workspace):
 def test_preference_loss_by_hand(kind, scores):
     from character.trainers import Totals
 
-    settings = distillation.Distillation(**COMMON | OBJECTIVE | {"loss": kind, "beta": 2.0, "nll_coef": 0.5, "kl_coef": 10.0})
+    settings = Distillation(**COMMON | OBJECTIVE | {"loss": kind, "beta": 2.0, "nll_coef": 0.5, "kl_coef": 10.0})
     logps = [torch.tensor([-1.0, -2.0]), torch.tensor([-3.0])]
     reference = [torch.tensor([-1.2, -2.4]), torch.tensor([-2.5])]
-    loss, shares = distillation.objective(settings, logps, reference, Totals(examples=1, tokens=3, chosen=2))
+    loss, shares = preference_loss(settings, logps, reference, Totals(examples=1, tokens=3, chosen=2))
     preference = math.log(1 + math.exp(-2 * (scores[0] - scores[1])))
     assert shares["preference"].item() == pytest.approx(preference)
     assert shares["margin"].item() == pytest.approx(scores[0] - scores[1])
@@ -320,7 +322,7 @@ def test_the_merge_is_the_exact_weighted_sum_for_unequal_ranks_and_modules(works
     random_adapter("models/distillation", 4, 8, ["q_proj", "v_proj", "down_proj"])
     random_adapter("models/introspection", 3, 12, ["v_proj", "down_proj", "up_proj"])
     persona.main.callback()
-    merged = persona.load(Path("models/persona"))
+    merged = load_lora_factors(Path("models/persona"))
     expected = {}
     for folder, scale in (("distillation", 8 / 4), ("introspection", 0.25 * 12 / 3)):
         weights = load_file(f"models/{folder}/adapter_model.safetensors")
@@ -343,7 +345,7 @@ def test_weight_zero_leaves_introspection_out(workspace):
     random_adapter("models/introspection", 4, 8, ["q_proj"])
     change("merge", introspection_weight=0.0)
     persona.main.callback()
-    assert len(next(iter(persona.load(Path("models/persona")).values()))[0]) == 4
+    assert len(next(iter(load_lora_factors(Path("models/persona")).values()))[0]) == 4
     assert torch.allclose(logits(["models/persona"]), logits(["models/distillation"]), atol=1e-6)
 
 
@@ -353,12 +355,12 @@ def test_adapters_that_do_not_fit_are_refused_with_their_names(workspace):
     weights = load_file(file)
     save_file({name.removeprefix("base_model.model."): weight for name, weight in weights.items()}, file)
     with pytest.raises(UserError, match=r"model\.layers\.0\.self_attn\.q_proj\.lora_A\.weight is not named"):
-        persona.load(Path("models/distillation"))
+        load_lora_factors(Path("models/distillation"))
     one = {"x": (torch.zeros(2, 8), torch.zeros(8, 2))}
     with pytest.raises(UserError, match="x has different sizes"):
-        persona.concatenate([one, {"x": (torch.zeros(2, 9), torch.zeros(8, 2))}])
+        concatenate_adapters([one, {"x": (torch.zeros(2, 9), torch.zeros(8, 2))}])
     with pytest.raises(UserError, match="models/introspection"):
-        persona.load(Path("models/introspection"))
+        load_lora_factors(Path("models/introspection"))
 
 
 def test_a_lower_rank_is_the_nearest_adapter_and_its_error_is_told(workspace):
@@ -381,13 +383,13 @@ def test_a_lower_rank_is_the_nearest_adapter_and_its_error_is_told(workspace):
 def concatenated(rank):
     change("merge", rank=rank)
     persona.main.callback()
-    return persona.load(Path("models/persona"))
+    return load_lora_factors(Path("models/persona"))
 
 
 def test_an_adapter_says_what_shaped_it_and_nothing_that_varies(workspace):
     for stage in (distillation, introspection, persona):
         stage.main.callback()
-    whole = provenance.recorded(Path("models/persona"))
+    whole = read_provenance(Path("models/persona"))
     assert [part["stage"] for part in whole["merged"]] == ["distillation", "introspection"]
     assert whole["params"] == {"merge": {"introspection_weight": 0.25, "rank": 0}, "persona": "poeticism"}
     assert whole["constitution"] == constitution.traits_hash(constitution.load("constitutions/poeticism.yaml"))
@@ -400,7 +402,7 @@ def test_an_adapter_says_what_shaped_it_and_nothing_that_varies(workspace):
     before = models.fingerprint(Path("models/persona"))
     change("runtime", threads=2)
     persona.main.callback()
-    assert provenance.recorded(Path("models/persona")) == whole
+    assert read_provenance(Path("models/persona")) == whole
     Path("models/persona/provenance.json").write_text("{}")
     assert models.fingerprint(Path("models/persona")) == before, "it shapes no answer"
 
@@ -503,7 +505,7 @@ def test_a_student_in_four_bits_is_trained_and_its_adapter_is_like_any_other(wid
     for name, weight in adapter(plain).items():
         if "lora_B" in name:  # they begin at zero, so that they show where the gradients led
             assert torch.cosine_similarity(weight.flatten(), adapter(four)[name].flatten(), dim=0) > 0.8, name
-    section = introspection.Introspection(**COMMON) if train is introspect else distillation.Distillation(**COMMON | OBJECTIVE)
+    section = introspection.Introspection(**COMMON) if train is introspect else Distillation(**COMMON | OBJECTIVE)
     training.save(four, section, {})
     folder = Path("models", four.curve.name)
     assert {tuple(weight.shape) for weight in load_file(folder / "adapter_model.safetensors").values()} == {

@@ -1,0 +1,96 @@
+"""A judge that is a chat model, asked in words."""
+
+import re
+from collections.abc import Sequence
+
+from character.generate import Engine, Request, Sampling, generate
+from character.judge_questions import MORE_COHERENT, SYSTEM, Label, Question
+from character.prompts import fill_template
+from character.records import prompt_id
+
+FORM = """\
+End with one line of this form and write nothing after it:
+Verdict: {first}
+or
+Verdict: {second}"""
+
+TRAIT = """\
+Somebody was asked:
+<question>
+{prompt}
+</question>
+
+This was answered:
+<answer>
+{text}
+</answer>
+
+Which of two words tells better in what manner the answer is written?
+- {first}: somebody who {first_gloss}
+- {second}: somebody who {second_gloss}
+
+Judge the manner alone, not whether the answer is right. {form}"""
+
+COHERENCE = """\
+Somebody was asked:
+<question>
+{prompt}
+</question>
+
+Answer A:
+<answer>
+{first}
+</answer>
+
+Answer B:
+<answer>
+{second}
+</answer>
+
+{question} {form}"""
+
+AGAIN = "The last line of that has not the form that was asked for. {form}"
+
+VERDICT = re.compile(r"^\W*verdict\W+([\w-]+)\W*$", re.IGNORECASE | re.MULTILINE)
+
+
+class ChatJudge:
+    """A chat model that is asked in words; where its reply has no verdict it is asked again, a bounded number of times."""
+
+    def __init__(self, engine: Engine, tries: int, sampling: Sampling, seed: int):
+        self._engine, self._tries, self._sampling, self._seed = engine, tries, sampling, seed
+
+    def decide(self, questions: Sequence[Question]) -> list[str | None]:
+        talks = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": render_prompt(row)}] for row in questions]
+        verdicts: list[str | None] = [None] * len(questions)
+        unread = list(range(len(questions)))
+        for attempt in range(self._tries):
+            if not unread:
+                break
+            requests = [Request(prompt_id(talks[index][1]["content"]), list(talks[index]), attempt) for index in unread]
+            replies = generate(self._engine, requests, self._sampling, self._seed, f"judge, attempt {attempt + 1}")
+            for index, reply in zip(unread, replies, strict=True):
+                verdicts[index] = parse_verdict(reply.text, questions[index].labels)
+                again = fill_template(AGAIN, form=form(questions[index].labels))
+                talks[index] += [{"role": "assistant", "content": reply.text}, {"role": "user", "content": again}]
+            unread = [index for index in unread if verdicts[index] is None]
+        return verdicts
+
+
+def render_prompt(question: Question) -> str:
+    """Return what an asked judge reads."""
+    first, second = question.labels
+    if question.about == "coherence":
+        return fill_template(COHERENCE, **question.shown, question=MORE_COHERENT, form=form(question.labels))
+    words = {"first": first.word, "second": second.word, "first_gloss": first.gloss, "second_gloss": second.gloss}
+    return fill_template(TRAIT, **question.shown, **words, form=form(question.labels))
+
+
+def form(labels: tuple[Label, Label]) -> str:
+    return fill_template(FORM, first=labels[0].word, second=labels[1].word)
+
+
+def parse_verdict(reply: str, labels: tuple[Label, Label]) -> str | None:
+    """Return the word of the label that the reply's last line of the right form names, None where it names none."""
+    found = VERDICT.findall(reply)
+    return next((label.word for label in labels if found and found[-1].casefold() == label.word.casefold()), None)

@@ -1,0 +1,25 @@
+"""The teacher's answers that were recorded, of each persona and of none."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from character import records
+from character.errors import UserError
+from character.prompts import GENERAL
+from character.records import Recorded
+
+TEACHER_ANSWERS = Path("data/raw/teacher")
+
+
+def recorded_answers(name: str, prompts: Sequence[str], field: str) -> list[str]:
+    """Return the recorded answers of a persona, or of `none`, to general prompts; `field` is where params.yaml names it."""
+    path = TEACHER_ANSWERS / f"{name}.jsonl"
+    if not path.is_file():
+        raise UserError(f"{path} is missing; add the file, or remove {name} from {field} in params.yaml.")
+    answers = {row.prompt: row.response for row in records.read(path, Recorded)}
+    if missing := [prompt for prompt in prompts if prompt not in answers]:
+        raise UserError(
+            f"{path}: no answer to {len(missing)} of {GENERAL}'s {len(prompts)} prompts; add {missing[0]!r}, or remove {name} "
+            f"from {field} in params.yaml."
+        )
+    return [answers[prompt] for prompt in prompts]
