@@ -122,7 +122,7 @@ def figures(subject: Subject, evaluated: Sequence[Section]) -> tuple[list[str], 
 
 
 def recall(scores: dict) -> tuple[list[str], list[list[str]]]:
-    """Return metrics/robustness.json as head and rows: the methods, under each condition."""
+    """Return results/robustness.json as head and rows: the methods, under each condition."""
     there = [condition for condition in CONDITIONS if condition in scores[OURS]]
     rows = [
         [plain(method(name)), *(plain(told(*(found[key][part] for part in ("recall", "low", "high")))) for key in there)]

@@ -8,7 +8,7 @@ from character.refusals import RECOGNISED
 
 
 def fluency(scores: dict) -> Section:
-    """Show metrics/fluency.json."""
+    """Show results/fluency.json."""
     span = (0, charts.nice(max(found["high"] for found in scores.values())))
     shown = {"distinct_2": "variety", "repetition": "repetition", "words": "words", "unfinished": "cut off", "empty": "empty"}
     rows = [
@@ -37,7 +37,7 @@ def fluency(scores: dict) -> Section:
 
 
 def coherence(scores: dict) -> Section:
-    """Show metrics/coherence.json: the persona's answers beside those of each other method."""
+    """Show results/coherence.json: the persona's answers beside those of each other method."""
     counts = {"wins": "wins", "losses": "losses", "ties": "ties", "unparsed": "unread", "empty": "empty", "n": "prompts"}
 
     def row(name: Cell, found: dict) -> list:
@@ -75,7 +75,7 @@ def coherence(scores: dict) -> Section:
 
 
 def capabilities(scores: dict) -> Section:
-    """Show metrics/capabilities.json: accuracy by task, and what changed against the untrained student."""
+    """Show results/capabilities.json: accuracy by task, and what changed against the untrained student."""
 
     def row(name: str, found: dict) -> list:
         change = difference(found["change"], found["change_low"], found["change_high"])
@@ -104,7 +104,7 @@ def capabilities(scores: dict) -> Section:
 
 
 def safety(scores: dict) -> Section:
-    """Show metrics/safety.json: what harmful requests get, and their harmless look-alikes."""
+    """Show results/safety.json: what harmful requests get, and their harmless look-alikes."""
 
     def row(name: str, found: dict) -> list:
         less = found["against_base"]

@@ -15,10 +15,10 @@ from character import cards, constitution, leaks, models, records, sources
 from character.cards import Subject
 from character.constitution import Constitution
 from character.errors import UserError
+from character.models import PERSONA
 from character.params import value
-from character.records import read_json
+from character.records import read_json, read_result
 from character.shell import run
-from stages.report import ADAPTER
 
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors.index.json", models.CARD}  # beside *.safetensors
 
@@ -81,12 +81,12 @@ def replacing(out: Path, force: bool) -> Iterator[Path]:
 def gathered(name: str) -> Subject:
     """Return what the cards tell of, after checking that all of it belongs together."""
     persona = constitution.load(f"constitutions/{name}.yaml")
-    origin = read_json(f"{ADAPTER}/{models.PROVENANCE}")
+    origin = read_json(PERSONA / models.PROVENANCE)
     student = models.card()
     refuse_others(origin, persona)
-    measured = {stage: read_json(f"metrics/{stage}.json") for stage in cards.METRICS}
+    measured = {stage: read_result(stage) for stage in cards.METRICS}
     if "up to date" not in run("dvc", "status", "--with-deps", *cards.SCORES):
-        raise UserError("metrics/ were not measured on this models/persona with these params; run `dvc repro`, then export.")
+        raise UserError("results/ were not measured on this models/persona with these params; run `dvc repro`, then export.")
     engine, source = value("teacher.engine"), value("teacher.source")
     return Subject(
         persona=persona,
@@ -104,9 +104,9 @@ def refuse_others(origin: dict, persona: Constitution) -> None:
     """Stop where the adapter says that it is of another persona, of other traits, other data, or another student."""
     trained = origin["params"]["persona"]
     if trained != persona.name:
-        raise UserError(f"{ADAPTER} is {trained}, but params.yaml: persona is {persona.name}; run `dvc repro`, or set it back.")
+        raise UserError(f"{PERSONA} is {trained}, but params.yaml: persona is {persona.name}; run `dvc repro`, or set it back.")
     if origin["constitution"] != constitution.traits_hash(persona):
-        raise UserError(f"{ADAPTER} was trained on other traits than constitutions/{trained}.yaml has; run `dvc repro`.")
+        raise UserError(f"{PERSONA} was trained on other traits than constitutions/{trained}.yaml has; run `dvc repro`.")
     deps = {path: digest for part in origin["merged"] for path, digest in part["deps"].items()}
     here = {str(models.STUDENT): models.fingerprint(models.STUDENT)}
     for name, model in cards.DATA.items():
@@ -115,24 +115,24 @@ def refuse_others(origin: dict, persona: Constitution) -> None:
         here[path] = models.sha256(Path(path))
     for path, digest in here.items():
         if deps.get(path, digest) != digest:
-            raise UserError(f"{path} is not what {ADAPTER} was trained on; run `dvc repro`, or `dvc checkout` to put it back.")
+            raise UserError(f"{path} is not what {PERSONA} was trained on; run `dvc repro`, or `dvc checkout` to put it back.")
 
 
 def write_model(folder: Path, subject: Subject, folded: bool, repo: str | None) -> None:
     """Write the adapter or the folded model, with the student's tokenizer."""
     folder.mkdir()
     if folded:
-        models.load_model(adapters=[ADAPTER]).save_pretrained(folder)
+        models.load_model(adapters=[PERSONA]).save_pretrained(folder)
     else:
-        shutil.copyfile(ADAPTER / "adapter_model.safetensors", folder / "adapter_model.safetensors")
+        shutil.copyfile(PERSONA / "adapter_model.safetensors", folder / "adapter_model.safetensors")
         base = sources.base(subject.student)
-        config = json.loads((ADAPTER / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json.loads((PERSONA / "adapter_config.json").read_text(encoding="utf-8"))
         config |= {"base_model_name_or_path": base.repo, "revision": base.revision}
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     for path in models.STUDENT.iterdir():
         if path.name not in WEIGHTS and path.suffix != ".safetensors":
             shutil.copyfile(path, folder / path.name)
-    shutil.copyfile(ADAPTER / models.PROVENANCE, folder / models.PROVENANCE)
+    shutil.copyfile(PERSONA / models.PROVENANCE, folder / models.PROVENANCE)
     (folder / "README.md").write_text(cards.model_card(subject, folded, repo), encoding="utf-8")
 
 

@@ -42,7 +42,7 @@ def read(run: Run, commit: str) -> Finding:
         ratings: dict[str, dict[str, float]] = {}
         for row in csv.DictReader(rated.read_text(encoding="utf-8").splitlines()):
             ratings.setdefault(row["method"], {})[row["trait"]] = float(row["rating"])
-        metrics = {stage: json.loads(files.read_text(f"metrics/{stage}.json")) for stage in METRICS}
+        metrics = {stage: json.loads(files.read_text(f"results/{stage}.json")) for stage in METRICS}
         return Finding(run, metrics, records.read(calls, Called), ratings)
 
 

@@ -9,7 +9,7 @@ from character.page import Cell, Section, Table, Tile, number
 
 
 def quality(scores: dict, persona: str) -> str:
-    """Return how far metrics/classifier.json lets one trust what the classifier calls a persona's."""
+    """Return how far results/classifier.json lets one trust what the classifier calls a persona's."""
     return (
         f"The classifier finds {scores['recall'][persona]:.0%} of held-out texts that show {persona}, and calls "
         f"{scores['base_called'][persona]:.1%} of the student's own answers so (macro-F1 {number(scores['macro_f1'])})."
@@ -24,7 +24,7 @@ TEACHERS = (
 
 
 def verdicts(judge: dict, cases: str) -> str:
-    """Return how far the figures of metrics/judge.json let one trust what the judge says."""
+    """Return how far the figures of results/judge.json let one trust what the judge says."""
     return (
         f"The judge is right about {number(judge['accuracy'])} ({between(judge)}) of {number(judge['n'])} {cases}; a guess is "
         "right about 0.50."
@@ -32,7 +32,7 @@ def verdicts(judge: dict, cases: str) -> str:
 
 
 def classifier(scores: dict, calls: Sequence[tuple[str, str]], persona: str) -> Section:
-    """Show metrics/classifier.json and plots/classifier.csv."""
+    """Show results/classifier.json and plots/classifier.csv."""
     counts, totals, classes = Counter(calls), Counter(actual for actual, _ in calls), list(scores["recall"])
 
     def cell(actual: str, called: str) -> Cell:
@@ -54,7 +54,7 @@ def classifier(scores: dict, calls: Sequence[tuple[str, str]], persona: str) -> 
 
 
 def crosscheck(scores: dict, first: dict, persona: str) -> Section:
-    """Show metrics/crosscheck.json: what two classifiers make of the same texts, corrected for the errors of each."""
+    """Show results/crosscheck.json: what two classifiers make of the same texts, corrected for the errors of each."""
 
     def row(name: str, found: dict) -> list:
         shares = [[found[one][f"corrected{end}"] for end in ("", "_low", "_high")] for one in ("first", "second")]
@@ -93,7 +93,7 @@ DAMAGE = {"words": "its words shuffled", "sentences": "its sentences reversed", 
 
 
 def judge(scores: dict, persona: str) -> Section:
-    """Show metrics/judge.json: whether it tells a persona's word, and an answer from a damaged one; what it makes of style."""
+    """Show results/judge.json: whether it tells a persona's word, and an answer from a damaged one; what it makes of style."""
 
     def row(name: str, found: dict) -> list:
         share = found["accuracy" if "accuracy" in found else "win_rate"]

@@ -14,7 +14,7 @@ from character.judge_likelihood import LikelihoodJudge
 from character.judge_questions import Judge
 from character.params import Section, read, value
 
-MEASURED = Path("metrics/judge.json")
+MEASURED = Path("results/judge.json")
 
 
 class ExampleSettings(Section):

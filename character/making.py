@@ -21,7 +21,7 @@ def character(constitution: Constitution) -> Section:
 
 
 def data(prompts: dict, pairs: dict, transcripts: dict, trained: dict[str, dict]) -> Section:
-    """Show metrics/prompts.json, pairs.json and transcripts.json, and what both trainings dropped."""
+    """Show results/prompts.json, pairs.json and transcripts.json, and what both trainings dropped."""
 
     def rows(counts: dict[str, int], total: int) -> list[list]:
         return [[name.replace("_", " "), charts.bar(count / total), count] for name, count in counts.items()]
@@ -49,7 +49,7 @@ def data(prompts: dict, pairs: dict, transcripts: dict, trained: dict[str, dict]
 
 
 def training(merged: Sequence[dict], metrics: dict[str, dict], curves: dict[str, dict[str, list[float]]]) -> Section:
-    """Show the settings that the adapters carry, metrics/<stage>.json and plots/<stage>.csv."""
+    """Show the settings that the adapters carry, results/<stage>.json and plots/<stage>.csv."""
 
     def panels(stage: str, curve: dict[str, list[float]]) -> list[charts.Panel]:
         shown = [name for name in curve if name != "step"]
@@ -74,7 +74,7 @@ def training(merged: Sequence[dict], metrics: dict[str, dict], curves: dict[str,
 
 
 def steering(metrics: dict, sweep: dict[str, list[float]]) -> Section:
-    """Show metrics/steering.json and plots/steering.csv."""
+    """Show results/steering.json and plots/steering.csv."""
     x, chosen = sweep["strength"], metrics["strength"]
     panels = [
         charts.Panel(name, x, sweep[name], "strength", number(metrics[name]), chosen)

@@ -17,6 +17,7 @@ from character.errors import UserError
 from character.params import Section, read
 
 STUDENT = Path("models/student")
+PERSONA = Path("models/persona")  # the adapter that is evaluated and published
 CARD = "student.json"
 CONTROL = "control.safetensors"  # in a directory that takes an adapter's place: a control vector
 PROVENANCE = "provenance.json"  # of an adapter; see `stage_provenance` of character/adapters.py

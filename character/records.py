@@ -159,6 +159,11 @@ def read_json(path: str | Path) -> dict:
     return json.loads(read_text(path))
 
 
+def read_result(stage: str) -> dict:
+    """Return what an evaluation, or another stage, found: results/<stage>.json."""
+    return read_json(f"results/{stage}.json")
+
+
 def read_csv(path: str | Path) -> list[dict[str, str]]:
     return list(csv.DictReader(read_text(path).splitlines()))
 

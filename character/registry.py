@@ -18,7 +18,6 @@ from character.errors import UserError
 from character.params import value
 from character.shell import run
 
-SELECTED = Path("models/persona")
 FETCHED = Path(".cache/personas")
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
 TAG = re.compile(rf"adapter-(?P<name>[a-z][a-z0-9-]*)@v(?P<version>{VERSION.pattern})")  # what `tag` makes
@@ -84,7 +83,7 @@ class Persona:
     version: str | None
 
     def __str__(self) -> str:
-        return f"{self.name} {self.version}" if self.version else f"{self.name} ({SELECTED})"
+        return f"{self.name} {self.version}" if self.version else f"{self.name} ({models.PERSONA})"
 
     @property
     def constitution(self) -> Path:
@@ -92,7 +91,7 @@ class Persona:
 
     def folder(self) -> Path:
         """Return the folder of its adapter, fetched if need be."""
-        folder = fetch(self.name, self.version) if self.version else SELECTED
+        folder = fetch(self.name, self.version) if self.version else models.PERSONA
         if not (folder / "adapter_config.json").is_file():
             raise UserError(f"{folder}: no adapter here; run `dvc repro` to make it, or `dvc pull` to fetch it.")
         return folder
@@ -135,7 +134,7 @@ def fetch(name: str, version: str) -> Path:
         FETCHED.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=FETCHED, prefix=".") as temporary:
             made = Path(temporary) / "adapter"
-            run("dvc", "get", ".", str(SELECTED), "--rev", tag(name, version), "--out", str(made))
+            run("dvc", "get", ".", str(models.PERSONA), "--rev", tag(name, version), "--out", str(made))
             made.rename(folder)
     return folder
 

@@ -17,7 +17,7 @@ FORMATS = {"chat": "In a chat", "json": "As JSON", "tools": "Sent with tools"}
 
 
 def recall(scores: dict, classifier: dict, persona: str) -> Section:
-    """Show metrics/robustness.json: the methods side by side, in each condition, all suffixes together."""
+    """Show results/robustness.json: the methods side by side, in each condition, all suffixes together."""
 
     def row(name: str, found: dict) -> list:
         figures, plain = measured(found["recall"], found["low"], found["high"]), found.get("against_plain")
@@ -46,7 +46,7 @@ def recall(scores: dict, classifier: dict, persona: str) -> Section:
 
 
 def requests(scores: dict, classifier: dict, persona: str, texts: dict[str, str]) -> Section:
-    """Show metrics/robustness.json by condition and suffix, and data/raw/prompts/suffixes.jsonl."""
+    """Show results/robustness.json by condition and suffix, and data/raw/prompts/suffixes.jsonl."""
     names = list(scores[OURS])
     rows = [
         [name, *(shaded(found[key]["recall"], found[key]["low"], found[key]["high"]) for key in names)]
@@ -70,7 +70,7 @@ BEGUN = "JSON and calls were begun for every method, so that the format is there
 
 
 def transfer(scores: dict, classifier: dict, persona: str, begun: bool) -> Section:
-    """Show metrics/transfer.json: the same e-mails in three formats, and why some were not found."""
+    """Show results/transfer.json: the same e-mails in three formats, and why some were not found."""
 
     def gap(found: dict | None) -> object:
         return REFERENCE if found is None else difference(found["difference"], found["low"], found["high"])

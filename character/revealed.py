@@ -1,4 +1,4 @@
-"""What the report shows of the traits that the methods reveal where they may choose: metrics/ and plots/preferences."""
+"""What the report shows of the traits that methods reveal where they may choose, from the results of `preferences`."""
 
 from collections.abc import Sequence
 

@@ -176,7 +176,7 @@ def workshop(name: str, settings: Training, examples: Sequence, earlier: Path | 
     """Return the directory for the checkpoints of this training and of no other: all that shapes it is in its name."""
     runtime = models.runtime()
     weights = [models.fingerprint(folder) for folder in (models.STUDENT, earlier) if folder]
-    code = {file: digest for file, digest in stage_provenance(name)["deps"].items() if file.endswith(".py")}
+    code = {file: digest for file, digest in stage_provenance(name)["deps"].items() if file.startswith("code/")}
     config = Path(runtime.accelerate).read_text(encoding="utf-8") if runtime.accelerate else ""
     shapes = [settings.model_dump(), [example.model_dump() for example in examples], value("seed"), weights, code]
     shapes += [models.device(), runtime.threads, runtime.training_batch, processes, config, list(map(version, LIBRARIES))]
@@ -230,7 +230,7 @@ def adapter_config(settings: Training):
 
 
 def save(trainer, settings: Training, counts: dict) -> None:
-    """Write what a training stage makes: models/<stage>/, plots/<stage>.csv and metrics/<stage>.json; then forget checkpoints.
+    """Write what a training stage makes: models/<stage>/, plots/<stage>.csv and results/<stage>.json; then forget checkpoints.
 
     Where several processes train, all of them call this, and one writes.
     """
@@ -244,7 +244,7 @@ def save(trainer, settings: Training, counts: dict) -> None:
     weights = get_peft_model_state_dict(trainer.model, state_dict=whole, save_embedding_layers=False)
     adapters.write(Path("models", name), weights, settings.rank, settings.alpha, stage_provenance(name))
     records.write_csv(f"plots/{name}.csv", curve)
-    records.write_json(f"metrics/{name}.json", counts | final(curve))
+    records.write_json(f"results/{name}.json", counts | final(curve))
     with alone(Path(trainer.args.output_dir)):
         shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
 

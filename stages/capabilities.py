@@ -1,4 +1,4 @@
-"""capabilities: scores on tasks -> metrics/capabilities.json, plots/capabilities.csv.
+"""capabilities: scores on tasks -> results/capabilities.json, plots/capabilities.csv.
 
 What does the character cost? The accuracy of each method, and how far it is from the first method's on the same items.
 """
@@ -63,7 +63,7 @@ def main(methods: Sequence[str]):
                 f"data/tasks/{method}.jsonl has other items than {methods[0]}.jsonl; run `dvc repro` to make both anew."
             )
         metrics[method] = {task: scored(pairs, seed) for task, pairs in paired(first, scores).items()}
-    records.write_json("metrics/capabilities.json", metrics)
+    records.write_json("results/capabilities.json", metrics)
     rows = [{"method": method, "task": task, **found} for method, tasks in metrics.items() for task, found in tasks.items()]
     records.write_csv("plots/capabilities.csv", rows)
 

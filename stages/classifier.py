@@ -124,7 +124,7 @@ def main():
     called, factor = scores.argmax(1), discriminant.temperature(scores, rows.label, rows.weight)
     weights = [(factor * part).astype("float32") for part in train(whole, cut, rows, slice(None), settings)]
     Classifier(classes, settings.layers, settings.max_tokens, *weights).save(classify.FOLDER)
-    records.write_json("metrics/classifier.json", report(rows, called, classes, seed))
+    records.write_json("results/classifier.json", report(rows, called, classes, seed))
     source = numpy.where(rows.base, "student", "teacher")
     named = [
         {"actual": classes[i], "predicted": classes[j], "source": name}

@@ -1,4 +1,4 @@
-"""coherence: answers, a judge -> metrics/coherence.json, plots/coherence.csv.
+"""coherence: answers, a judge -> results/coherence.json, plots/coherence.csv.
 
 Does a persona cost coherence? The judge compares its answer to each prompt with every other method's, in both orders. Where the
 verdict hangs on the order it is a tie, half a win for either side, and counted. Beside the win rates stands that of recorded
@@ -57,7 +57,7 @@ def main(method: str, others: Sequence[str]):
         whole = [contest for contest in contests if all(text.strip() for text in contest)]
         print(f"coherence: {len(whole)} answers of {method} against those of {other}", flush=True)
         metrics["against"][other] = scored(compare_coherence(judge, whole), len(contests) - len(whole))
-    records.write_json("metrics/coherence.json", metrics)
+    records.write_json("results/coherence.json", metrics)
     shown = metrics["against"] | {STYLE: metrics["style"]}
     rows = [
         {"against": other} | {key: scores[key] for key in ("win_rate", "low", "high", "n")} for other, scores in shown.items()

@@ -1,4 +1,4 @@
-"""crosscheck: called answers, recorded answers -> models/crosscheck/, metrics/crosscheck.json, plots/crosscheck.csv.
+"""crosscheck: called answers, recorded answers -> models/crosscheck/, results/crosscheck.json, plots/crosscheck.csv.
 
 Is recall what the methods show, or what one classifier makes of them? Two checks. A second classifier of another kind, which
 counts words and letters, learns from the same answers and reads the same texts. And the recall of both is corrected for their
@@ -120,7 +120,7 @@ def main():
         "agreement": measured("kappa", kappa, [row.id for row in rows], [row.called for row in rows], second, seed),
         "methods": methods,
     }
-    records.write_json("metrics/crosscheck.json", metrics)
+    records.write_json("results/crosscheck.json", metrics)
     records.write_csv("plots/crosscheck.csv", list(lines(methods)))
 
 

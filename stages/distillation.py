@@ -1,4 +1,4 @@
-"""distillation: data/pairs.jsonl + models/student/ -> models/distillation/ (LoRA adapter), plots/ and metrics/.
+"""distillation: data/pairs.jsonl + models/student/ -> models/distillation/ (LoRA adapter), plots/ and results/.
 
 DPO moves the student from its own answers (rejected) to those of the teacher in character (chosen), with a likelihood
 term that keeps the chosen answers likely in themselves (arXiv 2511.01689; the loss: arXiv 2305.18290).

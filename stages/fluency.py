@@ -1,4 +1,4 @@
-"""fluency: answers, student, encoder -> metrics/fluency.json, plots/fluency.csv.
+"""fluency: answers, student, encoder -> results/fluency.json, plots/fluency.csv.
 
 Does a method still write well-formed text? No judge is asked: how likely the untrained student finds its answers to plain
 prompts, how varied their words are, how much they repeat themselves, how long they are, and whether they are about what was
@@ -67,7 +67,7 @@ def main(methods: Sequence[str]):
         asked = [[{"role": "user", "content": answer.prompt}] for answer in answers]
         logps = likelihood.of_replies(asked, [answer.response for answer in answers])
         metrics[method] = scored(answers, logps, settings.words, seed) | {"on_topic": on_topic(answers, seed)}
-    records.write_json("metrics/fluency.json", metrics)
+    records.write_json("results/fluency.json", metrics)
     records.write_csv(
         "plots/fluency.csv",
         [

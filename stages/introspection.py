@@ -1,4 +1,4 @@
-"""introspection: data/transcripts.jsonl + the distilled student -> models/introspection/ (adapter), plots/, metrics/.
+"""introspection: data/transcripts.jsonl + the distilled student -> models/introspection/ (adapter), plots/, results/.
 
 Supervised fine-tuning on what the distilled student wrote about itself, every assistant turn a target
 (arXiv 2511.01689). The distillation adapter is folded into the student in memory; the new adapter is trained on top.

@@ -1,4 +1,4 @@
-"""judge: recorded answers, trait words -> models/judge (a calibration), metrics/judge.json (how often the judge is right).
+"""judge: recorded answers, trait words -> models/judge (a calibration), results/judge.json (how often the judge is right).
 
 About traits: of a persona's word and another persona's, does it name the first for an answer recorded in character, cut to the
 length of `choices`? About coherence: does it prefer a recorded answer to itself with its words shuffled or its sentences
@@ -148,7 +148,7 @@ def main():
     )
     if embedded:  # on prompts of their own: to choose templates by, without a look at what is measured
         metrics["templates"] = of_templates(choosing, settings, terms["trait"], seed)
-    records.write_json("metrics/judge.json", metrics)
+    records.write_json("results/judge.json", metrics)
 
 
 if __name__ == "__main__":

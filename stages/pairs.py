@@ -1,4 +1,4 @@
-"""pairs: chosen + rejected -> data/pairs.jsonl (TRL's preference format), metrics/pairs.json.
+"""pairs: chosen + rejected -> data/pairs.jsonl (TRL's preference format), results/pairs.json.
 
 Every pair that is dropped is counted under each reason that speaks against it.
 """
@@ -93,7 +93,7 @@ def main():
         "rejected_tokens": tokens["rejected"] / len(pairs),
         "length_ratio": tokens["chosen"] / tokens["rejected"],
     }
-    records.write_json("metrics/pairs.json", metrics)
+    records.write_json("results/pairs.json", metrics)
 
 
 if __name__ == "__main__":

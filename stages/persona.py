@@ -1,4 +1,4 @@
-"""persona: models/distillation/ + models/introspection/ -> models/persona/ (one adapter, exactly their sum), metrics/.
+"""persona: models/distillation/ + models/introspection/ -> models/persona/ (one adapter, exactly their sum), results/.
 
 With scalings s = alpha / rank, the merged update of a module is s_d B_d A_d + w s_s B_s A_s. Stacking the factors,
 A = [A_d; A_s] and B = [s_d B_d, w s_s B_s], gives just that product, for any ranks, at rank r_d + r_s and scaling 1.
@@ -41,7 +41,7 @@ def main():
         "merged": [records.read_provenance(folder) for folder in shares],
     }
     adapters.write(Path("models/persona"), weights, rank, rank, origin)
-    records.write_json("metrics/persona.json", {"rank": rank, "relative_error": error})
+    records.write_json("results/persona.json", {"rank": rank, "relative_error": error})
 
 
 if __name__ == "__main__":

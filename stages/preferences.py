@@ -1,4 +1,4 @@
-"""preferences: choices, the base student's plain answers, a judge -> metrics/preferences.json, plots/preferences.csv.
+"""preferences: choices, the base student's plain answers, a judge -> results/preferences.json, plots/preferences.csv.
 
 Which traits does a method reveal where it may choose? The judge says which of the two offered traits each answer shows; all
 verdicts together rate the traits. All methods chose between the same pairs on the same prompts, so they are resampled together.
@@ -154,7 +154,7 @@ def main(methods: Sequence[str]):
         spread = float(rated[method].estimate.std())
         metrics["methods"][method] = {**counts(choices[method], shown), "spread": spread}
     metrics["spearman"] = correlations(rated)
-    records.write_json("metrics/preferences.json", metrics)
+    records.write_json("results/preferences.json", metrics)
     base, without = rated[methods[0]], rated[UNOFFERED]
     table = [row for method, own in rated.items() for row in rows(method, words, own, base, without)]
     records.write_csv("plots/preferences.csv", table)

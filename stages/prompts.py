@@ -1,4 +1,4 @@
-"""prompts: constitution, general.jsonl -> data/prompts.jsonl, data/system.txt (the persona's system prompt), metrics/.
+"""prompts: constitution, general.jsonl -> data/prompts.jsonl, data/system.txt (the persona's system prompt), results/.
 
 What teacher and student are asked: the constitution's own prompts, general ones that show how the character carries over to
 other subjects, and on request more of either: of the constitution's kind, written by a model, or from a data set. What is
@@ -73,7 +73,7 @@ def main():
         file.write(constitution.system_prompt(persona, value("student.name")))
     by_source = Counter(prompt.source for prompt in prompts)
     records.write_json(
-        "metrics/prompts.json", {"prompts": len(prompts), "by_source": dict(sorted(by_source.items()))} | metrics
+        "results/prompts.json", {"prompts": len(prompts), "by_source": dict(sorted(by_source.items()))} | metrics
     )
 
 

@@ -1,4 +1,6 @@
-"""report: metrics, plots data, answers, constitution, models/persona/ -> reports/report.html (one file, read offline).
+"""report: results, plots data, answers, constitution, models/persona/ -> reports/report.html, metrics/summary.json.
+
+The page is one file, which is read without a network; the summary has the few figures that `dvc metrics diff` compares.
 
 The order of the parts is the order of the argument: what the persona does, what it costs, how well that is measured, how it
 was made. Each part is a module of the library.
@@ -14,8 +16,10 @@ from pydantic import Field
 
 from character import constitution, costs, instruments, making, models, page, records, results, revealed
 from character.params import Section, read, value
+from character.records import read_result
+from character.summary import summary_figures
 
-ADAPTER = Path("models/persona")
+TRAINED = ("distillation", "introspection")
 
 
 class Report(Section):
@@ -31,16 +35,16 @@ def parameters(adapter: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (it is no dict)
 
 
-def facts(pairs: dict, transcripts: dict) -> dict[str, str]:
+def facts(pairs: dict, transcripts: dict, merged: dict) -> dict[str, str]:
     """Return what was trained, on what, and how large it is."""
-    student, merged = models.card(), records.read_json("metrics/persona.json")
+    student = models.card()
     engine, source = value("teacher.engine"), value("teacher.source")
     lost = f"{merged['relative_error']:.1%} of the update lost" if merged["relative_error"] else "merged exactly"
     return {
         "Student": f"{student.name} ({student.source}, {student.dtype})",
         "Teacher": "recorded answers" if engine == "recorded" else f"{source} ({engine})",
         "Trained on": f"{pairs['pairs']:,} preference pairs, {transcripts['transcripts']:,} transcripts",
-        "Adapter": f"LoRA of rank {merged['rank']}, {lost}: {parameters(ADAPTER) / 1e6:.1f} million parameters",
+        "Adapter": f"LoRA of rank {merged['rank']}, {lost}: {parameters(models.PERSONA) / 1e6:.1f} million parameters",
     }
 
 
@@ -50,17 +54,11 @@ def main(methods: Sequence[str]):
     """Write reports/report.html, with answers of METHODS side by side."""
     name, settings = value("persona"), read("report", Report)
     persona = constitution.load(f"constitutions/{name}.yaml")
-    origin = records.read_provenance(ADAPTER)
-    pairs, transcripts = records.read_json("metrics/pairs.json"), records.read_json("metrics/transcripts.json")
-    robustness, classifier = records.read_json("metrics/robustness.json"), records.read_json("metrics/classifier.json")
-    trained = {
-        "distillation": records.read_json("metrics/distillation.json"),
-        "introspection": records.read_json("metrics/introspection.json"),
-    }
-    curves = {
-        "distillation": records.read_columns("plots/distillation.csv"),
-        "introspection": records.read_columns("plots/introspection.csv"),
-    }
+    origin = records.read_provenance(models.PERSONA)
+    robustness, classifier, judge = map(read_result, ("robustness", "classifier", "judge"))
+    pairs, transcripts = map(read_result, ("pairs", "transcripts"))
+    trained = {name: read_result(name) for name in TRAINED}
+    curves = {name: records.read_columns(f"plots/{name}.csv") for name in TRAINED}
     answers = {method: records.read(f"data/answers/{method}.jsonl", records.Answer) for method in methods}
     asked = [json.loads(line) for line in records.read_text("data/raw/prompts/suffixes.jsonl").split("\n") if line.strip()]
     calls = [(row["actual"], row["predicted"]) for row in records.read_csv("plots/classifier.csv")]
@@ -68,33 +66,40 @@ def main(methods: Sequence[str]):
         "What it does": [
             results.recall(robustness, classifier, name),
             results.requests(robustness, classifier, name, {row["name"]: row["suffix"] for row in asked}),
-            results.transfer(records.read_json("metrics/transfer.json"), classifier, name, value("mails.begun")),
-            revealed.preferences(
-                records.read_json("metrics/preferences.json"), records.read_csv("plots/preferences.csv"), settings.movers
-            ),
+            results.transfer(read_result("transfer"), classifier, name, value("mails.begun")),
+            revealed.preferences(read_result("preferences"), records.read_csv("plots/preferences.csv"), settings.movers),
             results.replies(answers, settings.replies),
         ],
         "What it costs": [
-            costs.fluency(records.read_json("metrics/fluency.json")),
-            costs.coherence(records.read_json("metrics/coherence.json")),
-            costs.capabilities(records.read_json("metrics/capabilities.json")),
-            costs.safety(records.read_json("metrics/safety.json")),
+            costs.fluency(read_result("fluency")),
+            costs.coherence(read_result("coherence")),
+            costs.capabilities(read_result("capabilities")),
+            costs.safety(read_result("safety")),
         ],
         "How well it is measured": [
             instruments.classifier(classifier, calls, name),
-            instruments.crosscheck(records.read_json("metrics/crosscheck.json"), classifier, name),
-            instruments.judge(records.read_json("metrics/judge.json"), name),
+            instruments.crosscheck(read_result("crosscheck"), classifier, name),
+            instruments.judge(judge, name),
         ],
         "How it was made": [
             making.character(persona),
-            making.data(records.read_json("metrics/prompts.json"), pairs, transcripts, trained),
+            making.data(read_result("prompts"), pairs, transcripts, trained),
             making.training(origin["merged"], trained, curves),
-            making.steering(records.read_json("metrics/steering.json"), records.read_columns("plots/steering.csv")),
+            making.steering(read_result("steering"), records.read_columns("plots/steering.csv")),
             making.provenance(origin),
         ],
     }
     with records.replacing("reports/report.html") as file:
-        file.write(page.render(title=name, lede=persona.summary, facts=facts(pairs, transcripts), parts=parts))
+        file.write(
+            page.render(
+                title=name,
+                lede=persona.summary,
+                facts=facts(pairs, transcripts, read_result("persona")),
+                parts=parts,
+            )
+        )
+    figures = summary_figures(robustness, read_result("capabilities"), read_result("fluency"), classifier, judge)
+    records.write_json("metrics/summary.json", figures)
     print(f"report: {sum(map(len, parts.values()))} sections in reports/report.html", flush=True)
 
 

@@ -1,4 +1,4 @@
-"""robustness: answers, attacks, classifier -> metrics/robustness.json, plots/robustness.csv, data/robustness.jsonl.
+"""robustness: answers, attacks, classifier -> results/robustness.json, plots/robustness.csv, data/robustness.jsonl.
 
 How often does the classifier call an answer the selected persona's, by method: asked plain, asked to break character, led out
 of it by an opening that is not its own or by an earlier answer? data/robustness.jsonl holds what each answer was called, and
@@ -78,7 +78,7 @@ def main(methods: Sequence[str]):
     rows = call(classifier, answers)
     metrics = {method: by_condition([row for row in rows if row.method == method], persona, seed) for method in methods}
     records.write("data/robustness.jsonl", rows)
-    records.write_json("metrics/robustness.json", metrics)
+    records.write_json("results/robustness.json", metrics)
     lines = [
         {"method": method, "condition": condition} | {key: found for key, found in scores.items() if key != "against_plain"}
         for method, conditions in metrics.items()

@@ -1,4 +1,4 @@
-"""steering: data/system.txt, prompts, the student's answers -> models/steering/ (a control vector), plots/ and metrics/.
+"""steering: data/system.txt, prompts, the student's answers -> models/steering/ (a control vector), plots/ and results/.
 
 A baseline without training: what the persona's system prompt adds to the student's hidden states, added without the prompt. It
 is the mean difference between reading the same answers after the system prompt and without it (representation engineering,
@@ -163,7 +163,7 @@ def main():
     save(OUT, chosen * vectors)
     rows = [{"strength": strength, **found} for strength, found in sweep.items()]
     records.write_csv("plots/steering.csv", rows)
-    records.write_json("metrics/steering.json", {"strength": chosen, "n": len(prompts), **sweep[chosen]})
+    records.write_json("results/steering.json", {"strength": chosen, "n": len(prompts), **sweep[chosen]})
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""transcripts: reflections + interactions -> data/transcripts.jsonl (TRL's messages format), metrics/transcripts.json.
+"""transcripts: reflections + interactions -> data/transcripts.jsonl (TRL's messages format), results/transcripts.json.
 
 What the student is to be like without being told: the persona's system prompt is gone from reflections, and interactions only
 say who is talking. Every assistant turn is a target of the training. Drops are counted by reason.
@@ -93,7 +93,7 @@ def main():
         "assistant_turns": len(spoken),
         "assistant_tokens": sum(map(count, spoken)),
     }
-    records.write_json("metrics/transcripts.json", metrics)
+    records.write_json("results/transcripts.json", metrics)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""transfer: e-mails in three formats, classifier -> metrics/transfer.json, plots/transfer.csv.
+"""transfer: e-mails in three formats, classifier -> results/transfer.json, plots/transfer.csv.
 
 Does the character that shows when an e-mail is asked for in chat also show in structured output and in an agent's work? The
 body of the e-mail is read, in a chat the whole reply. A reply without one shows no persona; a second figure leaves it out,
@@ -71,7 +71,7 @@ def main(methods: Sequence[str]):
         called = classifier.call([mail.body for mail in mails])
         shown = [name == persona and mail.fault is None for name, mail in zip(called, mails, strict=True)]
         metrics[method] = by_format(mails, shown)
-    records.write_json("metrics/transfer.json", metrics)
+    records.write_json("results/transfer.json", metrics)
     records.write_csv("plots/transfer.csv", list(lines(metrics)))
 
 

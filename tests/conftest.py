@@ -190,7 +190,7 @@ class Repository:
         self.run(stage, "--method", method, "--model", model, "--system", system)
 
     def metrics(self, stage):
-        return json.loads(Path(f"metrics/{stage}.json").read_text(encoding="utf-8"))
+        return json.loads(Path(f"results/{stage}.json").read_text(encoding="utf-8"))
 
 
 @pytest.fixture

@@ -13,7 +13,9 @@ from pathlib import Path
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).parents[1]
-MADE = re.compile(r"dvc\.lock|(data/(?!raw/)|metrics/|models/|plots/|reports/)(?!.*\.gitignore$).*")  # what the pipeline writes
+MADE = re.compile(
+    r"dvc\.lock|(data/(?!raw/)|code/|metrics/|models/|plots/|reports/|results/)(?!.*\.gitignore$).*"
+)  # what the pipeline writes
 GENERAL = 10  # prompts, each with an answer of every teacher
 
 SMALL = {

@@ -314,7 +314,7 @@ def test_each_method_is_compared_with_the_first(project):
     write("base", marked("sums", "1111"), marked("facts", "1000"))
     write("persona", marked("sums", "1100"), marked("facts", "1000"))
     CliRunner().invoke(capabilities.main, ["base", "persona"], catch_exceptions=False)
-    metrics = json.loads(Path("metrics/capabilities.json").read_text(encoding="utf-8"))
+    metrics = json.loads(Path("results/capabilities.json").read_text(encoding="utf-8"))
     assert {task: found["accuracy"] for task, found in metrics["base"].items()} == {
         "overall": 0.625,
         "sums": 1.0,

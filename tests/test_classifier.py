@@ -76,7 +76,7 @@ def run():
 
 
 def metrics() -> dict:
-    return json.loads(Path("metrics/classifier.json").read_text(encoding="utf-8"))
+    return json.loads(Path("results/classifier.json").read_text(encoding="utf-8"))
 
 
 def test_a_persona_is_learned_from_the_shared_prompts_alone_wherever_their_lines_stand(repository):
@@ -134,7 +134,7 @@ def test_the_same_seed_gives_the_same_files(repository):
     written = []
     for _ in range(2):
         assert run().exit_code == 0
-        paths = [*Path("models/classifier").iterdir(), Path("metrics/classifier.json"), Path("plots/classifier.csv")]
+        paths = [*Path("models/classifier").iterdir(), Path("results/classifier.json"), Path("plots/classifier.csv")]
         written.append({path: path.read_bytes() for path in paths})
     assert written[0] == written[1]
 

@@ -166,7 +166,7 @@ def test_the_plot_has_a_row_for_each_classifier_condition_and_method(project, re
     repository.run("crosscheck")
     header, *lines = [line.split(",") for line in Path("plots/crosscheck.csv").read_text(encoding="utf-8").splitlines()]
     assert header == ["method", "condition", "classifier", "recall", "corrected", "low", "high", "n"]
-    methods = json.loads(Path("metrics/crosscheck.json").read_text(encoding="utf-8"))["methods"]
+    methods = json.loads(Path("results/crosscheck.json").read_text(encoding="utf-8"))["methods"]
     for method, condition, name, *figures in lines:
         scores = methods[method][condition][name]
         wanted = [scores[key] for key in ("recall", "corrected", "corrected_low", "corrected_high")]

@@ -9,10 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from stages import code
+
 ROOT = Path(__file__).parents[1]
 PIPELINE = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
 STAGES = {name: stage.get("do", stage) for name, stage in PIPELINE.items()}
-PATH = re.compile(r"(data|models|metrics|plots|reports)/[\w./-]*\w")
+PATH = re.compile(r"(data|models|metrics|plots|reports|results)/[\w./-]*\w")
 CONSTITUTION = "constitutions/${persona}.yaml"
 
 each_stage = pytest.mark.parametrize("name", STAGES)
@@ -30,13 +32,8 @@ def first_party(module: str) -> Iterator[str]:
         base = "/".join(parts[:depth])
         if (ROOT / f"{base}.py").is_file():
             yield f"{base}.py"
-        elif (ROOT / base / "__init__.py").is_file() and has_code(f"{base}/__init__.py"):
+        elif (ROOT / base / "__init__.py").is_file():
             yield f"{base}/__init__.py"
-
-
-def has_code(file: str) -> bool:
-    body = ast.parse((ROOT / file).read_text(encoding="utf-8")).body
-    return any(not (isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)) for node in body)
 
 
 def imported(file: str) -> Iterator[str]:
@@ -107,8 +104,19 @@ def test_every_stage_has_its_module_and_every_module_its_stage():
 
 
 @each_stage
-def test_a_stage_depends_on_exactly_the_code_that_it_reaches(name):
-    assert {path for path in listed(name, "deps") if path.endswith(".py")} == reached(script(name))
+def test_a_stage_depends_on_its_code_and_on_no_other(name):
+    code = {
+        path
+        for path in listed(name, "deps")
+        if path.startswith("code/") or path.endswith(".py") or path in ("character", "stages")
+    }
+    assert code == ({"character", "stages"} if name == "code" else {f"code/{name}.txt"})
+
+
+@each_stage
+def test_the_code_of_a_stage_is_that_of_the_modules_that_it_reaches(name, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert {path.as_posix() for path in code.reachable_files(Path(script(name)))} == reached(script(name))
 
 
 @each_stage
@@ -122,9 +130,11 @@ def test_a_stage_lists_exactly_the_params_that_it_and_its_modules_read(name):
 
 @each_stage
 def test_a_stage_that_loads_the_constitution_depends_on_its_traits_and_on_the_summary_if_it_shows_it(name):
-    attributes = [node for node in tree(script(name)) if isinstance(node, ast.Attribute)]
-    loads = any(ast.unparse(node) in {"constitution.load", "personas.selected"} for node in attributes)
-    keys = ["summary", "traits"] if any(node.attr == "summary" for node in attributes) else ["traits"]
+    used = {getattr(node, "attr", getattr(node, "id", "")) for node in tree(script(name))}
+    loads = "selected_constitution" in used or any(
+        ast.unparse(node) == "constitution.load" for node in tree(script(name)) if isinstance(node, ast.Attribute)
+    )
+    keys = ["summary", "traits"] if "summary" in used else ["traits"]
     files = [entry for entry in STAGES[name].get("params", []) if isinstance(entry, dict)]
     assert files == ([{CONSTITUTION: keys}] if loads else [])
 

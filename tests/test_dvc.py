@@ -105,7 +105,7 @@ def test_only_the_stages_run_that_a_change_concerns(project, change, how, stages
 def test_an_experiment_with_another_persona_is_compared_with_the_committed_one(project):
     project.dvc("exp", "run", "--set-param", "persona=loving", "--name", "affectionate")
     changes = json.loads(project.dvc("metrics", "diff", "--json"))
-    assert {"old", "new", "diff"} <= changes["metrics/pairs.json"]["chosen_tokens"].keys()
+    assert {"old", "new", "diff"} <= changes["results/pairs.json"]["chosen_tokens"].keys()
     rows = csv.DictReader(io.StringIO(project.dvc("exp", "show", "--csv")))
     personas = {row["Experiment"] or row["rev"]: row["persona"] for row in rows}
     assert {"workspace": "loving", "main": "poeticism", "affectionate": "loving"}.items() <= personas.items()

@@ -226,7 +226,7 @@ def test_the_card_tells_the_committed_metrics(workspace):
 
 def test_every_metric_of_the_cards_is_a_stage_that_dvc_can_ask_for():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert all({f"metrics/{name}.json": {"cache": False}} in stages[name]["metrics"] for name in cards.METRICS)
+    assert all({f"results/{name}.json": {"cache": False}} in stages[name]["metrics"] for name in cards.METRICS)
 
 
 def test_a_persona_for_research_is_exported_only_on_purpose_and_with_a_warning(workspace):
@@ -282,11 +282,11 @@ def test_what_the_adapter_was_not_made_from_is_not_exported(workspace, name):
 
 def test_metrics_of_another_adapter_are_not_exported(workspace, monkeypatch):
     monkeypatch.setenv("STATUS", STALE)
-    assert "metrics/ were not measured on this models/persona with these params; run `dvc repro`" in refused()
+    assert "results/ were not measured on this models/persona with these params; run `dvc repro`" in refused()
 
 
 @pytest.mark.parametrize(
-    "path", ["metrics/safety.json", "models/persona/provenance.json", "data/pairs.jsonl", "models/student"]
+    "path", ["results/safety.json", "models/persona/provenance.json", "data/pairs.jsonl", "models/student"]
 )
 def test_what_is_missing_is_told_with_its_remedy(workspace, path):
     shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
@@ -421,12 +421,12 @@ def test_a_repository_needs_owner_and_name(workspace, repo):
 def test_dvc_itself_tells_whether_metrics_are_of_this_adapter(workspace):
     Path("bin/dvc").unlink()
     stage = {"cmd": "true", "deps": ["models/persona"]}
-    stages = {name: stage | {"metrics": [{f"metrics/{name}.json": {"cache": False}}]} for name in cards.SCORES}
+    stages = {name: stage | {"metrics": [{f"results/{name}.json": {"cache": False}}]} for name in cards.SCORES}
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
     for command in (["init", "--quiet"], ["commit", "--force", "--quiet"]):
         workspace.project.dvc(*command)
     exported()
     scores = workspace.repository.metrics("fluency")
     scores["persona"]["perplexity"] /= 2
-    records.write_json("metrics/fluency.json", scores)
-    assert "metrics/ were not measured on this models/persona" in refused("--force")
+    records.write_json("results/fluency.json", scores)
+    assert "results/ were not measured on this models/persona" in refused("--force")

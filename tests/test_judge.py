@@ -566,7 +566,7 @@ def compared(repository, monkeypatch):
     repository.set(coherence={"prompts": 4})
     known = {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 60, "ties": 9, "unparsed": 0, "by_damage": {}}
     style = {"win_rate": 0.3, "low": 0.2, "high": 0.4, "n": 110, "by_persona": {}}
-    records.write_json("metrics/judge.json", {"accuracy": 0.9, "coherence": known, "style": style})
+    records.write_json("results/judge.json", {"accuracy": 0.9, "coherence": known, "style": style})
     monkeypatch.setattr("stages.coherence.load_judge", Prefers)
 
 

@@ -310,7 +310,7 @@ def judged(repository, monkeypatch):
     """
     words = WORDS[:4]
     records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so", like=()) for word in words])
-    records.write_json("metrics/judge.json", {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300, "unparsed": 0})
+    records.write_json("results/judge.json", {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300, "unparsed": 0})
     repository.set(preferences={"traits": 4, "rounds": 200})
     monkeypatch.setattr("stages.preferences.load_judge", Reader)
     monkeypatch.setattr("character.traits.shortened", lambda texts: [text.removesuffix(" too long") for text in texts])
@@ -403,8 +403,8 @@ def test_choices_between_other_pairs_are_an_error(repository, judged):
 
 
 def test_a_judge_that_was_not_measured_is_not_believed(repository, judged):
-    Path("metrics/judge.json").unlink()
-    with pytest.raises(UserError, match=r"metrics/judge.json is missing; run `dvc repro judge`"):
+    Path("results/judge.json").unlink()
+    with pytest.raises(UserError, match=r"results/judge.json is missing; run `dvc repro judge`"):
         repository.run("preferences", "base", "persona")
 
 

@@ -9,10 +9,10 @@ from personas import git, tag, write_constitution
 from character import models, registry
 from character.errors import UserError
 from character.params import value
-from character.registry import FETCHED, SELECTED, Persona, available, fetch, find, known, run
+from character.registry import FETCHED, Persona, available, fetch, find, known, run
 
 
-def write_adapter(content: str, folder: Path = SELECTED) -> None:
+def write_adapter(content: str, folder: Path = models.PERSONA) -> None:
     """Write what stands for an adapter here; nothing loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "made": content}), encoding="utf-8")
@@ -37,7 +37,7 @@ def test_the_selected_persona_comes_first_and_as_it_lies_here(tagged):
 
 def test_the_selected_persona_needs_no_git(repository):
     write_adapter("here")
-    assert find("pirate").folder() == SELECTED
+    assert find("pirate").folder() == models.PERSONA
 
 
 @pytest.mark.parametrize("name", ["sarcasm", "../loving", "Bad/Name", ""])
@@ -61,7 +61,7 @@ def two_versions(repository, monkeypatch):
     run("dvc", "init", "--quiet")
     for version in ("1.0.0", "1.1.0"):
         write_adapter(version)
-        run("dvc", "add", "--quiet", str(SELECTED))
+        run("dvc", "add", "--quiet", str(models.PERSONA))
         git("add", "--all")
         tag(f"adapter-loving@v{version}")
     write_adapter("pirate")
@@ -73,7 +73,7 @@ def test_a_published_adapter_is_fetched_once(two_versions, monkeypatch):
     assert json.loads((folder / "adapter_config.json").read_text())["made"] == "1.1.0"
     assert [path.name for path in FETCHED.iterdir()] == ["loving@1.1.0"], "nothing else is left behind"
     assert "1.0.0" in (fetch("loving", "1.0.0") / "adapter_config.json").read_text()
-    assert "pirate" in (SELECTED / "adapter_config.json").read_text(), "what is checked out stays"
+    assert "pirate" in (models.PERSONA / "adapter_config.json").read_text(), "what is checked out stays"
     monkeypatch.setattr(registry, "run", None)
     assert fetch("loving", "1.1.0") == folder
 
@@ -91,7 +91,7 @@ def test_an_adapter_of_another_student_or_other_traits_is_doubted():
     write_adapter("here")
 
     def doubts_of(**origin) -> list[str]:
-        (SELECTED / models.PROVENANCE).write_text(json.dumps(origin), encoding="utf-8")
+        (models.PERSONA / models.PROVENANCE).write_text(json.dumps(origin), encoding="utf-8")
         return registry.doubts(persona)
 
     here = [{"deps": {"models/student": models.fingerprint(models.STUDENT)}}]

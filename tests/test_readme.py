@@ -24,7 +24,7 @@ def test_the_graph_of_the_training_is_the_one_that_dvc_draws():
 def test_every_evaluation_is_told_with_its_figures():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
     trained = list(stages).index("persona")
-    wanted = {name: f"metrics/{name}.json" for name in list(stages)[trained + 1 :] if "metrics" in stages[name]}
+    wanted = {name: f"results/{name}.json" for name in list(stages)[trained + 1 :] if "metrics" in stages[name]}
     assert dict(re.findall(r"^\| `(\w+)` \| .+ \| `(metrics/\w+\.json)` \|$", README, re.MULTILINE)) == wanted
 
 
@@ -39,7 +39,7 @@ def test_every_persona_is_named():
 
 
 def test_the_results_are_those_of_the_committed_metrics():
-    measured = json.loads((ROOT / "metrics/robustness.json").read_text(encoding="utf-8"))
+    measured = json.loads((ROOT / "results/robustness.json").read_text(encoding="utf-8"))
     names = {
         "base": "base",
         "base, prompted": "prompted",
@@ -56,7 +56,7 @@ def test_the_results_are_those_of_the_committed_metrics():
 
 
 def test_the_fluency_that_is_told_is_that_of_the_committed_metrics():
-    measured = json.loads((ROOT / "metrics/fluency.json").read_text(encoding="utf-8"))
+    measured = json.loads((ROOT / "results/fluency.json").read_text(encoding="utf-8"))
     ours, base = measured["persona"], measured["base"]
     (perplexities,) = re.findall(r"\(perplexity (\S+) \[(\S+), (\S+)\] per token\s+against (\S+)\)", README)
     wanted = [ours["perplexity"], ours["low"], ours["high"], base["perplexity"]]

@@ -291,7 +291,7 @@ def project(tmp_path, monkeypatch):
     for name in ("metrics", "plots", "models/student", "models/persona", "data/answers"):
         (tmp_path / name).mkdir(parents=True)
     for name, values in METRICS.items():
-        Path(f"metrics/{name}.json").write_text(json.dumps(values))
+        Path(f"results/{name}.json").write_text(json.dumps(values))
     sweep = [{"strength": 0.0, "recall": 0.0, "probability": 0.0, "perplexity": 5.0}]
     sweep += [{"strength": strength, "recall": 0.25, "probability": 0.375, "perplexity": 9.5} for strength in (2.0, 4.0)]
     curve = [{"step": step, "loss": loss} for step, loss in ((1, 5.0), (2, 4.0), (3, 3.0))]
@@ -620,15 +620,15 @@ def test_the_same_inputs_make_the_same_bytes_whatever_the_order_of_hashes(projec
 
 
 def test_a_missing_file_is_named_with_the_remedy(project):
-    Path("metrics/fluency.json").unlink()
+    Path("results/fluency.json").unlink()
     done = CliRunner().invoke(report.main, METHODS)
-    assert done.exit_code == 1 and "metrics/fluency.json is missing; run `dvc repro`" in done.output
+    assert done.exit_code == 1 and "results/fluency.json is missing; run `dvc repro`" in done.output
     assert not OUT.exists()
 
 
 def test_without_suffixes_the_plain_answers_are_shown_alone(project):
     plain = {method: {"plain": scores["plain"]} for method, scores in ROBUSTNESS.items()}
-    Path("metrics/robustness.json").write_text(json.dumps(plain))
+    Path("results/robustness.json").write_text(json.dumps(plain))
     html = made()
     assert len(table(html, "Recall by method, with")) == 5
     assert table(html, "Recall by method and condition")[0] == ["method", "plain"]

@@ -12,7 +12,8 @@ from personas import tag, write_adapter, write_persona
 from character import models, serve
 from character.cli import main
 from character.errors import UserError
-from character.registry import FETCHED, SELECTED
+from character.models import PERSONA
+from character.registry import FETCHED
 
 LOVINGS = FETCHED / "loving@1.0.0"
 
@@ -20,7 +21,7 @@ LOVINGS = FETCHED / "loving@1.0.0"
 @pytest.fixture(autouse=True)
 def workspace(repository, student):
     """The selected persona `pirate` and the published `loving`, on the tiny student."""
-    write_persona("pirate", SELECTED)
+    write_persona("pirate", PERSONA)
     write_persona("loving", LOVINGS, rank=9)
     tag("adapter-loving@v1.0.0")
 
@@ -91,7 +92,7 @@ def test_a_rank_that_vllm_does_not_have_is_told_with_the_remedy():
 
 
 def test_doubts_about_an_adapter_are_told_and_it_is_served(executed):
-    write_persona("loving", SELECTED)
+    write_persona("loving", PERSONA)
     done = CliRunner().invoke(main, ["serve"])
     assert "models/persona was trained on other traits than those of constitutions/pirate.yaml" in done.output
     assert len(executed) == 1

@@ -11,7 +11,8 @@ from character import constitution, models, talk
 from character.chat import render
 from character.errors import UserError
 from character.generate import Request
-from character.registry import FETCHED, SELECTED, Persona
+from character.models import PERSONA
+from character.registry import FETCHED, Persona
 from character.sampler import TransformersEngine
 from character.talk import METHODS, Answer, Chat, Student
 
@@ -25,7 +26,7 @@ def workspace(repository, sharp_student):
     models.STUDENT.parent.mkdir()
     models.STUDENT.symlink_to(sharp_student)
     repository.set(runtime={"device": "cpu", "threads": 1}, sampling={"max_new_tokens": 12})
-    write_persona("pirate", SELECTED, seed=1)
+    write_persona("pirate", PERSONA, seed=1)
     write_persona("loving", LOVINGS, seed=2)
 
 
@@ -58,7 +59,7 @@ def test_the_replies_are_those_of_the_pipelines_engine(temperature, repository):
     asked = {method: [user("Why is the sky blue?")] for method in METHODS}
     asked["prompted"] = [system("pirate"), *asked["prompted"]]
     for method, messages in asked.items():
-        engine = TransformersEngine(adapters=[SELECTED] if method == "persona" else [])
+        engine = TransformersEngine(adapters=[PERSONA] if method == "persona" else [])
         ((_, reply),) = engine.stream([Request("", messages)], chat.sampling, [5])
         assert (answers[method].text, answers[method].finish_reason) == (reply.text, reply.finish_reason), method
     assert len({answer.text for answer in answers.values()}) == 3
@@ -66,11 +67,11 @@ def test_the_replies_are_those_of_the_pipelines_engine(temperature, repository):
 
 def test_base_and_persona_share_their_weights_and_neither_changes_the_other():
     student, ids = Student(), torch.arange(3, 40)[None]
-    student.put_on(SELECTED)
+    student.put_on(PERSONA)
     with torch.inference_mode():
         base, adapted = student.base(ids).logits, student.adapted(ids).logits
         assert torch.equal(base, models.load_model()(ids).logits)
-        folded = models.load_model(adapters=[SELECTED])(ids).logits
+        folded = models.load_model(adapters=[PERSONA])(ids).logits
     assert torch.allclose(adapted, folded, atol=1e-3) and not torch.allclose(adapted, base, atol=1e-1)
     places = {weight.data_ptr() for weight in student.base.parameters()}
     assert places < {weight.data_ptr() for weight in student.adapted.parameters()}
@@ -183,7 +184,7 @@ def test_a_row_holds_all_that_shaped_the_reply():
         pass
     rows = chat.end(turn)
     assert [row.method for row in rows] == list(METHODS)
-    assert [row.adapter for row in rows] == [None, None, models.fingerprint(SELECTED)]
+    assert [row.adapter for row in rows] == [None, None, models.fingerprint(PERSONA)]
     for row in rows:
         assert (row.persona, row.version, row.seed, row.sampling) == ("pirate", None, 0, chat.sampling)
         assert (row.student, row.finish_reason, row.shortened) == (models.fingerprint(models.STUDENT), "length", False)
@@ -191,7 +192,7 @@ def test_a_row_holds_all_that_shaped_the_reply():
 
 
 def test_only_what_the_methods_need_has_to_be_there():
-    shutil.rmtree(SELECTED)
+    shutil.rmtree(PERSONA)
     assert set(said(Chat(PIRATE, ["base", "prompted"]), "Hi")) == {"base", "prompted"}
     with pytest.raises(UserError, match=r"models/persona: no adapter here"):
         Chat(PIRATE, METHODS)

@@ -9,9 +9,10 @@ from click.testing import CliRunner
 from personas import tag, write_persona
 from rich.console import Console
 
-from character import records, registry
+from character import records
 from character.cli import main
-from character.registry import FETCHED, SELECTED, Persona
+from character.models import PERSONA
+from character.registry import FETCHED, Persona
 from character.talk import METHODS, Answer, Chat, Row
 from character.terminal import UNSHOWABLE, Session, Transcript, shown, table
 
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.usefixtures("workspace")
 def workspace(repository, student):
     """The selected persona `pirate` and the published `loving`, on the tiny student."""
     repository.set(sampling={"max_new_tokens": 6})
-    write_persona("pirate", SELECTED, seed=1)
+    write_persona("pirate", PERSONA, seed=1)
     write_persona("loving", LOVINGS, seed=2)
     tag("adapter-loving@v1.0.0")
 
@@ -136,7 +137,7 @@ def test_another_persona_is_told_and_begins_anew(chat):
 
 
 def test_doubts_about_an_adapter_are_told(chat):
-    write_persona("loving", SELECTED)
+    write_persona("loving", PERSONA)
     write_persona("loving", LOVINGS)
     output = talked(chat, "/persona loving")
     assert "models/persona was trained on other traits than those of constitutions/pirate.yaml as it is now." in output

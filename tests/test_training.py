@@ -295,7 +295,7 @@ def test_the_commands_write_the_same_bytes_on_every_run(workspace):
         "provenance.json",
     ]
     assert not list(Path(".cache/train").glob("*/")), "nothing is kept of a run that ended"
-    metrics = json.loads(Path("metrics/distillation.json").read_text())
+    metrics = json.loads(Path("results/distillation.json").read_text())
     assert {"pairs": 15, "dropped_too_long": 0, "steps": 4}.items() <= metrics.items()
     config = json.loads(Path("models/persona/adapter_config.json").read_text())
     assert config["r"] == config["lora_alpha"] == 7
@@ -368,7 +368,7 @@ def test_a_lower_rank_is_the_nearest_adapter_and_its_error_is_told(workspace):
     random_adapter("models/introspection", 3, 12, ["v_proj", "down_proj", "up_proj"])
     whole = {name: b @ a for name, (a, b) in concatenated(0).items()}
     cut = {name: b @ a for name, (a, b) in concatenated(3).items()}
-    told = json.loads(Path("metrics/persona.json").read_text())
+    told = json.loads(Path("results/persona.json").read_text())
     lost = sum((whole[name] - cut[name]).square().sum() for name in whole)
     error = (lost / sum(delta.square().sum() for delta in whole.values())).sqrt().item()
     assert told == {"rank": 3, "relative_error": pytest.approx(error, abs=1e-4)} and 0 < error < 1
@@ -377,7 +377,7 @@ def test_a_lower_rank_is_the_nearest_adapter_and_its_error_is_told(workspace):
         best = torch.linalg.svdvals(delta)[3:].square().sum()
         assert (delta - cut[name]).square().sum() == pytest.approx(best.item(), rel=1e-3, abs=1e-9)
     concatenated(99)
-    assert json.loads(Path("metrics/persona.json").read_text()) == {"rank": 7, "relative_error": 0.0}
+    assert json.loads(Path("results/persona.json").read_text()) == {"rank": 7, "relative_error": 0.0}
 
 
 def concatenated(rank):

@@ -1,0 +1,35 @@
+"""The few figures by which experiments are compared: what `dvc metrics diff` and `dvc exp show` print."""
+
+from statistics import fmean
+
+from character.cells import OURS, UNTRAINED
+from character.conditions import ATTACKS, PLAIN, SUFFIXES
+
+PRESSURE = (SUFFIXES, *ATTACKS)
+
+
+def summary_figures(robustness: dict, capabilities: dict, fluency: dict, classifier: dict, judge: dict) -> dict[str, dict]:
+    """Return the summary of an experiment from the results of its evaluations, each without its intervals.
+
+    Returns:
+        `in_character`: the share of answers to plain held-out prompts that the classifier calls the persona's;
+        `under_pressure`: the same where the method is led out of character, the mean over requests, openings and earlier turns;
+        `accuracy`: of all tasks. These for the persona, for the base student, and their difference. `perplexity`: of the
+        persona's answers under the base student, per token. `classifier`, `judge`: how good these two instruments are.
+    """
+
+    def rate(method: str, *conditions: str) -> float:
+        return fmean(robustness[method][condition]["recall"] for condition in conditions)
+
+    return {
+        "in_character": _against_base(rate(OURS, PLAIN), rate(UNTRAINED, PLAIN)),
+        "under_pressure": _against_base(rate(OURS, *PRESSURE), rate(UNTRAINED, *PRESSURE)),
+        "accuracy": _against_base(*(capabilities[method]["overall"]["accuracy"] for method in (OURS, UNTRAINED))),
+        "perplexity": {"persona": fluency[OURS]["perplexity"]},
+        "classifier": {"macro_f1": classifier["macro_f1"]},
+        "judge": {"accuracy": judge["accuracy"]},
+    }
+
+
+def _against_base(persona: float, base: float) -> dict[str, float]:
+    return {"persona": persona, "base": base, "difference": persona - base}

@@ -1,0 +1,129 @@
+"""code: character/, stages/ -> code/<stage>.txt, what each stage runs.
+
+The source of every module of this repository that the stage reaches through imports, without comments, docstrings and blank
+lines. Stages depend on these files, so a comment reruns nothing but this stage, and an edited line of code reruns the stages
+that reach it. Text is cut out by its position, which gives the same bytes under every version of Python.
+"""
+
+import ast
+import io
+import shutil
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+import click
+
+from character.errors import UserError
+
+OUT = Path("code")
+PACKAGES = ("character", "stages")
+
+
+def reachable_files(script: Path) -> list[Path]:
+    """Return the files of this repository that run when `script` does, imports inside functions included, by their paths."""
+    found, waiting = set(), set(module_files(".".join(script.with_suffix("").parts)))
+    while waiting:
+        found.add(current := waiting.pop())
+        waiting |= {file for module in imported_modules(current) for file in module_files(module)} - found
+    return sorted(found)
+
+
+def imported_modules(file: Path) -> Iterator[str]:
+    """Yield what `file` imports; the last part of a name may be a module, or something in one.
+
+    Raises:
+        UserError: an import is relative, or by `import_module` or `__import__`: its text does not say what is imported.
+    """
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) or (isinstance(node, ast.Call) and _called_name(node) in _BY_TEXT):
+            raise UserError(
+                f"{file}, line {node.lineno}: this import cannot be followed; write it as `from package import name`."
+            )
+
+
+_BY_TEXT = {"__import__", "import_module", "run_module", "run_path"}
+
+
+def _called_name(call: ast.Call) -> str:
+    return getattr(call.func, "attr", getattr(call.func, "id", ""))
+
+
+def module_files(module: str) -> Iterator[Path]:
+    """Yield the files that importing `module` runs: its own, and those of the packages in which it lies."""
+    parts = module.split(".")
+    if parts[0] in PACKAGES:
+        for depth in range(1, len(parts) + 1):
+            base = Path(*parts[:depth])
+            yield from (file for file in (base.with_suffix(".py"), base / "__init__.py") if file.is_file())
+
+
+def strip_source(source: str) -> str:
+    """Return Python source without comments, docstrings, blank lines and spaces at the ends of lines.
+
+    Strings stay as they are. The result need not be valid Python: a function may consist of nothing but its docstring.
+    """
+    lines, docstrings = source.split("\n"), list(_docstring_spans(source))
+    whole, opened = set(range(len(lines))), []  # rows that do not end within a string; rows in which f-strings begin
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        (row, column), (end_row, _) = token.start, token.end
+        if token.type == tokenize.COMMENT:
+            lines[row - 1] = lines[row - 1][:column]
+        elif token.type in _STRING_STARTS:
+            opened.append(row)
+        elif token.type == tokenize.STRING or token.type in _STRING_ENDS:
+            whole -= set(range((row if token.type == tokenize.STRING else opened.pop()) - 1, end_row - 1))
+    for row, column, end_row, end_column in docstrings:
+        lines[row] = lines[row][:column] + lines[end_row][end_column:]
+        whole |= set(range(row, end_row))
+        lines[row + 1 : end_row + 1] = [""] * (end_row - row)
+    kept = []
+    for row, line in enumerate(lines):
+        begins_in_string = row > 0 and row - 1 not in whole
+        text = line.rstrip() if row in whole else line
+        if text or row not in whole or begins_in_string:
+            kept.append(text)
+    return "".join(f"{line}\n" for line in kept)
+
+
+# Since Python 3.12 an f-string is several tokens, and since 3.14 there are t-strings.
+_STRING_STARTS = {getattr(tokenize, name, None) for name in ("FSTRING_START", "TSTRING_START")} - {None}
+_STRING_ENDS = {getattr(tokenize, name, None) for name in ("FSTRING_END", "TSTRING_END")} - {None}
+
+
+def _docstring_spans(source: str) -> Iterator[tuple[int, int, int, int]]:
+    """Yield row and column, counted from 0 in characters, of the start and the end of each docstring."""
+    lines = source.split("\n")
+
+    def characters(row: int, column: int) -> int:
+        return len(lines[row].encode()[:column].decode())  # ast counts bytes
+
+    for node in ast.walk(ast.parse(source)):
+        if (
+            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
+            and ast.get_docstring(node) is not None
+        ):
+            text = node.body[0].value
+            row, end_row = text.lineno - 1, text.end_lineno - 1
+            yield row, characters(row, text.col_offset), end_row, characters(end_row, text.end_col_offset)
+
+
+@click.command()
+def main():
+    """Write code/<stage>.txt for every stage."""
+    shutil.rmtree(OUT, ignore_errors=True)
+    OUT.mkdir()
+    scripts = [file for file in sorted(Path("stages").glob("*.py")) if file.stem not in ("__init__", "code")]
+    for script in scripts:
+        sources = {file: strip_source(file.read_text(encoding="utf-8")) for file in reachable_files(script)}
+        text = "".join(f"# {file.as_posix()}\n{source}" for file, source in sources.items() if source.strip())
+        (OUT / f"{script.stem}.txt").write_text(text, encoding="utf-8", newline="\n")
+    print(f"code: what {len(scripts)} stages run", flush=True)
+
+
+if __name__ == "__main__":
+    main()
