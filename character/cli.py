@@ -225,14 +225,14 @@ def study(
 def recipe(name: str | None) -> None:
     """Write a recipe into params.yaml, or list all.
 
-    NAME is one of recipes/NAME.yaml. Comments, `persona`, `seed` and `runtime` stay; what changes is told.
+    NAME is one of recipes/NAME.yaml. Comments, `persona`, `seed` and `runtime` stay. Prints what changes.
     """
     from character import recipes
 
     if name:
-        click.echo("\n".join(recipes.write(name)) or f"params.yaml has the values of {name} already")
+        click.echo("\n".join(recipes.write_recipe(name)) or f"params.yaml has the values of {name} already")
     else:
-        click.echo("\n".join(f"{known:<12} {about}" for known, about in recipes.names().items()))
+        click.echo("\n".join(f"{known:<12} {about}" for known, about in recipes.list_recipes().items()))
 
 
 @main.command()

@@ -30,8 +30,8 @@ class Asked:
 
 def estimate(name: str, asked: Asked) -> str:
     """Return the estimate of a recipe, with what it rests on, as text."""
-    text, _ = recipes.applied(name)
-    params, known = recipes.parsed(text), rates.load()
+    params, _ = recipes.apply_recipe(name)
+    known = rates.load()
     size = asked.parameters or known.size(params["student"]["source"])
     machine = _machine(asked, known, size)
     works = Plan(params, known).works()

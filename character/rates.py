@@ -66,6 +66,6 @@ class Rates(Section):
 
 def load() -> Rates:
     try:
-        return Rates.model_validate(recipes.parsed(FILE.read_text(encoding="utf-8")))
+        return Rates.model_validate(recipes.safe_yaml().load(FILE))
     except ValidationError as error:
         raise UserError(f"{FILE}: {first_fault(error)}") from None

@@ -1,17 +1,21 @@
 """Recipes: values for params.yaml that go together, from a first try to the paper's scale.
 
 recipes/default.yaml holds every entry that some recipe sets, with the default's value. Another recipe holds what differs from
-it, or from the recipe that it is `like`. So what a recipe writes does not hang on which one was written before.
+it, or from the recipe that it is `like`. So what a recipe writes does not depend on which one was written before.
 
-A value is copied as it is written in the recipe, and the text around it stays: a YAML library would move comments.
+params.yaml is written in the style in which DVC writes it, so that `dvc exp run -S` changes no other line afterwards.
 """
 
+import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import reduce
+from io import StringIO
+from operator import getitem
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
-import yaml
+from ruamel.yaml import YAML, YAMLError
 
 from character import marked, records
 from character.errors import UserError
@@ -19,121 +23,135 @@ from character.params import PARAMS
 
 FOLDER = Path("recipes")
 DEFAULT = "default"
-RATES = "rates"  # the file beside the recipes that is none: how fast machines are, for character/estimate.py
+RATES = "rates"  # the file in the folder that is no recipe: how fast machines are, for character/estimate.py
 LIKE = "like"
 OTHERS = ("persona", "seed", "runtime")  # of params.yaml: who, which draw and how to run, whatever the scale
 WHOLE = ("tasks.metrics",)  # mappings that are one value, since their keys are no settings
-DEPTH = 4  # of a recipe, as far as its faults are looked for
+DEPTH = 8  # of a file, as far as keys that are given twice are looked for
 
 KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping"}
 
 
-@dataclass(frozen=True)
-class Written:
-    """A value in the text of a file: from `start` to `end`, in a `block` of lines or on one line."""
-
-    text: str
-    start: int
-    end: int
-    column: int
-    block: bool
-
-    def value(self):
-        return parsed(" " * self.column + self.text)
-
-    def kind(self) -> str:
-        found = self.value()
-        return next((told for kind, told in KINDS.items() if isinstance(found, kind)), "nothing")
-
-    def told(self) -> str:
-        return shorten(self.text, 80, placeholder=" ...")
-
-
-def names() -> dict[str, str]:
-    """Return the name of each recipe, with what its first line says of it."""
+def list_recipes() -> dict[str, str]:
+    """Return the name of each recipe with its description, the first line of its file."""
     files = sorted((path for path in FOLDER.glob("*.yaml") if path.stem != RATES), key=lambda path: path.stem)
     return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in files}
 
 
-def write(name: str) -> list[str]:
-    """Write a recipe's values into params.yaml, which keeps its comments and all other entries; return what changed."""
-    text, changes = applied(name)
+def write_recipe(name: str) -> list[str]:
+    """Write a recipe's values into params.yaml, which keeps its comments and all other entries.
+
+    Returns:
+        What changed, `entry: old -> new`.
+
+    Raises:
+        UserError: the recipe or params.yaml has a fault; params.yaml stays as it was.
+    """
+    params, changes = apply_recipe(name)
     with records.replacing(PARAMS) as file:
-        file.write(text)
+        file.write(format_params(params))
     return changes
 
 
-def applied(name: str) -> tuple[str, list[str]]:
-    """Return the text of params.yaml with a recipe's values, and what they change: `entry: old -> new`."""
-    wanted, (text, there) = entries(name), _read(PARAMS)
-    if missing := [entry for entry in wanted if entry not in there]:
+def apply_recipe(name: str) -> tuple[dict, list[str]]:
+    """Return params.yaml with a recipe's values, and what they change: `entry: old -> new`."""
+    wanted, params = recipe_entries(name), _load_yaml(PARAMS, params_yaml())
+    current = dict(_flatten(params))
+    if missing := [entry for entry in wanted if entry not in current]:
         raise UserError(f"{PARAMS}: `{missing[0]}` is missing; add it (`git diff {PARAMS}` shows what was there).")
-    changes = [entry for entry, new in wanted.items() if new.value() != there[entry].value()]
-    for entry in sorted(changes, key=lambda entry: -there[entry].start):
-        old, new = there[entry], wanted[entry]
-        if new.block and not old.block:
-            raise UserError(f"{PARAMS}: {entry} stands on one line; write it in the recipe in brackets too.")
-        moved = new.text.replace("\n" + " " * new.column, "\n" + " " * old.column)
-        text = text[: old.start] + moved + text[old.end :]
-    return text, [f"{entry}: {there[entry].told()} -> {wanted[entry].told()}" for entry in changes]
+    changed = [entry for entry, value in wanted.items() if value != current[entry]]
+    for entry in changed:
+        _set_entry(params, entry, wanted[entry])
+    return params, [f"{entry}: {_show(current[entry])} -> {_show(wanted[entry])}" for entry in changed]
 
 
-def entries(name: str, liked_by: tuple[str, ...] = ()) -> dict[str, Written]:
-    """Return what a recipe and those below it set, by dotted name of the entry."""
+def recipe_entries(name: str, liked_by: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the values that a recipe and those below it set, by the entry's dotted name."""
     path = FOLDER / f"{name}.yaml"
-    _, found = _read(path)
-    if other := [entry for entry in found if entry.partition(".")[0] in OTHERS]:
+    own = own_entries(path)
+    if other := [entry for entry in own if entry.partition(".")[0] in OTHERS]:
         raise UserError(f"{path}: {other[0]} is not for recipes; set it in {PARAMS} and remove it here.")
     if name == DEFAULT:
-        return found
-    like = found.pop(LIKE).value() if LIKE in found else DEFAULT
+        return own
+    like = own.pop(LIKE, DEFAULT)
     if like in (*liked_by, name):
         raise UserError(f"{path}: {LIKE} leads from {like} back to itself; remove it in one of them.")
-    below = entries(like, (*liked_by, name))
-    for entry, new in found.items():
-        if entry not in below:
-            default = FOLDER / f"{DEFAULT}.yaml"
-            raise UserError(f"{path}: {entry} is not in {default}; correct the name, or add it there with the default's value.")
-        if new.kind() != below[entry].kind() and (new.kind(), below[entry].kind()) != (KINDS[int], KINDS[float]):
-            raise UserError(f"{path}: {entry} is {new.kind()}, but {below[entry].kind()} is needed; correct it.")
-    return below | found
+    below = recipe_entries(like, (*liked_by, name))
+    for entry, value in own.items():
+        _check_entry(path, entry, value, below)
+    return below | own
 
 
-def parsed(text: str):
-    """Return what YAML 1.2 says, in which 1e-05 is a number."""
-    from ruamel.yaml import YAML
-
-    return YAML(typ="safe", pure=True).load(text)
+def own_entries(path: Path) -> dict[str, Any]:
+    """Return the values in one recipe's file, by the entry's dotted name; `like` among them."""
+    return dict(_flatten(_load_yaml(path, safe_yaml())))
 
 
-def _read(path: Path) -> tuple[str, dict[str, Written]]:
-    """Return the text of a file, and each of its entries."""
-    places = marked.read(path, DEPTH)  # tells what is wrong with the file
-    if not isinstance(places[0].data, dict):
+def safe_yaml() -> YAML:
+    """Return a reader of plain values by YAML 1.2, in which 1e-05 is a number."""
+    return YAML(typ="safe", pure=True)
+
+
+def params_yaml() -> YAML:
+    """Return a reader and writer that keeps comments and formats as DVC does (`dvc.utils.serialize`)."""
+    yaml = YAML()
+    yaml.default_flow_style = False
+    return yaml
+
+
+def format_params(params: dict) -> str:
+    """Return the text of params.yaml."""
+    text = StringIO()
+    params_yaml().dump(params, text)
+    return text.getvalue()
+
+
+def _check_entry(path: Path, entry: str, value: Any, below: dict[str, Any]) -> None:
+    """Raise a UserError where a recipe sets an unknown entry, or one of another kind than the recipe below has."""
+    if entry not in below:
+        default = FOLDER / f"{DEFAULT}.yaml"
+        raise UserError(f"{path}: {entry} is not in {default}; correct the name, or add it there with the default's value.")
+    kind, needed = _kind(value), _kind(below[entry])
+    if kind != needed and (kind, needed) != (KINDS[int], KINDS[float]):
+        raise UserError(f"{path}: {entry} is {kind}, but {needed} is needed; correct it.")
+
+
+def _kind(value: Any) -> str:
+    return next((name for kind, name in KINDS.items() if isinstance(value, kind)), "nothing")
+
+
+def _show(value: Any) -> str:
+    text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
+    return shorten(text, 80, placeholder=" ...")
+
+
+def _load_yaml(path: Path, reader: YAML) -> dict:
+    nodes = marked.read(path, DEPTH)  # raises a UserError with the line of what is wrong
+    if not isinstance(nodes[0].data, dict):
         raise UserError(f"{path}: expected sections as in the default's {PARAMS}; correct it.")
-    if again := next(marked.repeated_keys(places), None):
+    if again := next(marked.repeated_keys(nodes), None):
         raise UserError(f"{path}, line {again[1].line}: {again[1].where[-1]} is given twice; remove one.")
-    text = path.read_text(encoding="utf-8")
-    return text, dict(_entries(yaml.compose(text, Loader=yaml.SafeLoader), text))
+    try:
+        return reader.load(path.read_text(encoding="utf-8"))
+    except YAMLError as error:  # such as a tag, of which the reader above takes no notice
+        line = error.problem_mark.line + 1
+        raise UserError(f"{path}, line {line}: not plain YAML ({error.problem}); correct it.") from None
 
 
-def _entries(node: yaml.MappingNode, text: str, above: str = "") -> Iterator[tuple[str, Written]]:
-    for key, found in node.value:
-        entry = f"{above}{key.value}"
-        if isinstance(found, yaml.MappingNode) and entry not in WHOLE:
-            yield from _entries(found, text, f"{entry}.")
+def _flatten(section: dict, above: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        entry = f"{above}{key}"
+        if isinstance(value, dict) and entry not in WHOLE:
+            yield from _flatten(value, f"{entry}.")
         else:
-            start, end = found.start_mark.index, _end(found)
-            yield entry, Written(text[start:end], start, end, found.start_mark.column, _is_block(found))
+            yield entry, value
 
 
-def _is_block(node: yaml.Node) -> bool:
-    return isinstance(node, yaml.CollectionNode) and not node.flow_style
-
-
-def _end(node: yaml.Node) -> int:
-    """Return where a value's text ends: the end that YAML tells of a block stands behind the comments that follow it."""
-    if not _is_block(node):
-        return node.end_mark.index
-    last = node.value[-1]
-    return _end(last[1] if isinstance(last, tuple) else last)
+def _set_entry(params: dict, entry: str, value: Any) -> None:
+    *sections, key = entry.split(".")
+    section = reduce(getitem, sections, params)
+    section[key] = value
+    if comment := section.ca.items.get(key):
+        # The comment keeps the column it was read at, so a longer value would move it for good. Column 0 means one space.
+        # The last item is set where a list with lines of its own was; with it, ruamel writes an empty list as broken YAML.
+        comment[2].start_mark.column, comment[3] = 0, None

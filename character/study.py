@@ -68,7 +68,7 @@ def numbers(text: str) -> list[int]:
 
 def digest() -> str:
     """Return a short hash of the params that all runs of a study share."""
-    entries = recipes.parsed(params.PARAMS.read_text(encoding="utf-8"))
+    entries = recipes.safe_yaml().load(params.PARAMS)
     shared = {name: entry for name, entry in entries.items() if name not in APART}
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
 

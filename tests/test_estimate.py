@@ -46,7 +46,7 @@ def top(monkeypatch):
 
 
 def params(recipe: str, **changes: dict) -> dict:
-    found = recipes.parsed(recipes.applied(recipe)[0])
+    found = recipes.apply_recipe(recipe)[0]
     return found | {name: found[name] | section for name, section in changes.items()}
 
 
@@ -122,7 +122,7 @@ def test_a_model_takes_the_hours_that_its_size_says():
 
 
 def test_what_endpoints_answer_costs_money_and_no_hours(tmp_path, monkeypatch):
-    text = Path("params.yaml").read_text(encoding="utf-8").replace("prices: [0, 0]", "prices: [1, 2]")
+    text = Path("params.yaml").read_text(encoding="utf-8").replace("    - 0\n    - 0\n", "    - 1\n    - 2\n")
     for name in ("recipes", "constitutions", "data/raw", "dvc.yaml"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(ROOT / name)

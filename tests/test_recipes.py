@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from dvc.utils.hydra import apply_overrides
+from dvc.utils.serialize import dumps_yaml
 from forks import Forks
 from projects import EVERY, environment, ran, start, talkative
 from test_params import own_sections
@@ -39,27 +41,27 @@ def params() -> str:
 
 
 def test_the_default_is_what_params_yaml_has(here):
-    assert recipes.write("default") == []
+    assert recipes.write_recipe("default") == []
     assert params() == SHIPPED
 
 
 def test_the_default_holds_what_others_set_and_nothing_else(here):
-    own = set().union(*(recipes._read(Path(f"recipes/{name}.yaml"))[1] for name in NAMES))
-    assert set(recipes.entries("default")) == own - {recipes.LIKE}
+    own = set().union(*(recipes.own_entries(Path(f"recipes/{name}.yaml")) for name in NAMES))
+    assert set(recipes.recipe_entries("default")) == own - {recipes.LIKE}
 
 
 @each_recipe
 def test_after_any_recipe_the_default_gives_the_file_back_byte_for_byte(name, here):
-    assert recipes.write(name)
+    assert recipes.write_recipe(name)
     assert params() != SHIPPED
-    recipes.write("default")
+    recipes.write_recipe("default")
     assert params() == SHIPPED
 
 
 @each_recipe
 def test_comments_and_what_is_no_recipes_business_stay(name, here):
     Path("params.yaml").write_text(SHIPPED.replace("persona: poeticism", "persona: loving").replace("seed: 0", "seed: 7"))
-    recipes.write(name)
+    recipes.write_recipe(name)
     assert COMMENT.findall(params()) == COMMENT.findall(SHIPPED)
     assert "\npersona: loving" in params() and "\nseed: 7\n" in params()
     assert params().endswith(SHIPPED[SHIPPED.index("\nruntime:") :])
@@ -67,7 +69,7 @@ def test_comments_and_what_is_no_recipes_business_stay(name, here):
 
 @each_recipe
 def test_every_stage_accepts_its_section(name, here):
-    recipes.write(name)
+    recipes.write_recipe(name)
     for module, section, model in own_sections():
         found = import_module(module)
         for part in model.split("."):
@@ -76,10 +78,10 @@ def test_every_stage_accepts_its_section(name, here):
 
 
 def test_a_recipe_leaves_the_same_whichever_was_there_before(here):
-    recipes.write("smoke")
+    recipes.write_recipe("smoke")
     straight = params()
-    recipes.write("paper-gemma")
-    recipes.write("smoke")
+    recipes.write_recipe("paper-gemma")
+    recipes.write_recipe("smoke")
     assert params() == straight
 
 
@@ -103,9 +105,10 @@ PAPER["introspection"] |= LORA
 
 @pytest.mark.parametrize("student", ["llama", "qwen", "gemma"])
 def test_the_papers_numbers_are_those_of_the_paper(student, here):
-    recipes.write(f"paper-{student}")
-    assert_holds(recipes.parsed(params()), PAPER)
-    assert f"\n  source: hub:{ {'llama': 'meta-llama', 'qwen': 'Qwen', 'gemma': 'google'}[student] }/" in params()
+    recipes.write_recipe(f"paper-{student}")
+    assert_holds(recipes.safe_yaml().load(params()), PAPER)
+    source = recipes.safe_yaml().load(params())["student"]["source"]
+    assert source.startswith({"llama": "hub:meta-llama/", "qwen": "hub:Qwen/", "gemma": "hub:google/"}[student])
 
 
 def assert_holds(found, wanted):
@@ -138,7 +141,7 @@ FAULTS = {
     "no YAML": ("a: [", "mine.yaml, line 1: not YAML"),
     "no sections": ("- a", "mine.yaml: expected sections as in the default's params.yaml; correct it."),
     "entry given twice": ("answers: {prompts: 4, prompts: 5}", "mine.yaml, line 1: prompts is given twice; remove one."),
-    "lines for brackets": ("teacher:\n  names:\n    - GLM", "params.yaml: teacher.names stands on one line; write it in"),
+    "a tag": ("answers: {prompts: !x 4}", "mine.yaml, line 1: not plain YAML (could not determine a constructor for the tag"),
 }
 
 
@@ -146,7 +149,7 @@ FAULTS = {
 def test_a_mistake_is_told_and_params_yaml_stays(text, told, here):
     Path("recipes/mine.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as error:
-        recipes.write("mine")
+        recipes.write_recipe("mine")
     assert told in error.value.message
     assert "\n" not in error.value.message
     assert params() == SHIPPED
@@ -154,15 +157,79 @@ def test_a_mistake_is_told_and_params_yaml_stays(text, told, here):
 
 def test_a_recipe_of_ones_own_may_build_on_another(here):
     Path("recipes/mine.yaml").write_text("# Mine.\nlike: smoke\ndistillation: {beta: 1}\n", encoding="utf-8")
-    recipes.write("mine")
-    found = recipes.parsed(params())
+    recipes.write_recipe("mine")
+    found = recipes.safe_yaml().load(params())
     assert (found["distillation"]["beta"], found["answers"]["prompts"]) == (1, 4)
+
+
+@pytest.mark.parametrize("names", ["[GLM]", "\n  - GLM", "\n    - GLM"])
+def test_a_list_may_be_written_in_brackets_or_in_lines(names, here):
+    Path("recipes/mine.yaml").write_text(f"teacher:\n  names: {names}\n", encoding="utf-8")
+    recipes.write_recipe("mine")
+    assert params() == SHIPPED.replace("  names: []\n", "  names:\n  - GLM\n")
+
+
+def test_a_comment_next_to_a_list_survives_a_longer_value_and_an_empty_one(here):
+    original = SHIPPED.replace("  names: []\n", "  names: [] # of the teacher\n").replace(
+        "comparisons: 240 #", "comparisons: 9 #"
+    )
+    Path("params.yaml").write_text(original, encoding="utf-8")
+    recipes.write_recipe("paper")
+    assert "\n  names: # of the teacher\n  - ChatGLM\n" in params() and "\n  comparisons: 10080 # of each method" in params()
+    recipes.write_recipe("default")
+    assert params() == original.replace("comparisons: 9 #", "comparisons: 240 #")
 
 
 def test_an_entry_that_params_yaml_lacks_is_told(here):
     Path("params.yaml").write_text(SHIPPED.replace("  samples: 1 #", "  #"), encoding="utf-8")
     with pytest.raises(UserError, match=r"params\.yaml: `pairs\.samples` is missing; add it"):
-        recipes.write("paper")
+        recipes.write_recipe("paper")
+
+
+# --- the style of DVC ------------------------------------------------------------------------------
+
+SET_BY_DVC = {
+    "persona": ("persona=loving", 1),
+    "seed": ("seed=1", 1),
+    "an entry of a section": ("distillation.learning_rate=0.00001", 1),
+    "an entry of a nested section": ("judge.sampling.temperature=0.5", 1),
+    "an entry of a list": ("distillation.adam_betas=[0.9,0.95]", 1),
+    "a whole list": ("steering.layers=[0.2,0.7]", 2),
+}
+
+
+def changed_by_dvc(*overrides: str) -> list[str]:
+    """Set entries by the function behind `dvc exp run -S`; return the lines of params.yaml that it wrote anew."""
+    before = params().splitlines()
+    apply_overrides("params.yaml", list(overrides))
+    after = params().splitlines()
+    assert len(after) == len(before)
+    return [new for old, new in zip(before, after, strict=True) if old != new]
+
+
+@pytest.mark.parametrize(("override", "lines"), SET_BY_DVC.values(), ids=SET_BY_DVC)
+def test_dvc_changes_the_lines_of_an_entry_and_no_other(override, lines, here):
+    changed = changed_by_dvc(override)
+    assert len(changed) == lines
+    assert sorted(COMMENT.findall(params())) == sorted(COMMENT.findall(SHIPPED))
+
+
+@each_recipe
+def test_dvc_changes_one_line_after_any_recipe_too(name, here):
+    recipes.write_recipe(name)
+    assert changed_by_dvc("seed=1") == ["seed: 1"]
+
+
+@pytest.mark.parametrize("entry", ["prompts.outside", "teacher.names", "runtime.report_to", "runtime.openai.endpoints"])
+def test_dvc_can_fill_a_list_and_empty_it(entry, here):
+    for value in ("[a,b]", "[]"):
+        apply_overrides("params.yaml", [f"{entry}={value}"])
+    assert params() == SHIPPED
+
+
+def test_params_are_written_as_dvc_writes_them(here):
+    document = recipes.params_yaml().load(SHIPPED)
+    assert recipes.format_params(document) == dumps_yaml(document) == SHIPPED
 
 
 # --- the command -----------------------------------------------------------------------------------
@@ -204,7 +271,7 @@ AT_ONCE = ("paper-llama", "smoke")  # of which the others are alike to DVC, whic
 @pytest.mark.parametrize("name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in AT_ONCE)) for name in NAMES])
 def test_dvc_can_plan_every_recipe(name, project, monkeypatch):
     monkeypatch.chdir(project.root)
-    recipes.write(name)
+    recipes.write_recipe(name)
     assert ran(project.dvc("repro", "--dry")) == EVERY
 
 
@@ -214,7 +281,7 @@ def test_smoke_runs_through(tiny_student, tmp_path, monkeypatch):
         project = start(tmp_path / "project", talkative(tiny_student, tmp_path / "student"), python=python)
         student = project.params()["student"]
         monkeypatch.chdir(project.root)
-        recipes.write("smoke")
+        recipes.write_recipe("smoke")
         project.set({"student.source": student["source"], "student.name": student["name"]})
         assert ran(project.dvc("repro")) == EVERY
         assert "up to date" in project.dvc("status")
