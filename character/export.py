@@ -40,7 +40,7 @@ def write(out: Path, folded: bool, repo: str | None, understood: bool, force: bo
         subject = gathered(name)
         write_model(made / "model", subject, folded, repo)
         write_data(made / "data", subject, repo)
-        leaks.refuse(made)
+        leaks.check_no_secrets(made)
     return [(str(path.relative_to(out)), path.stat().st_size) for path in sorted(out.rglob("*")) if path.is_file()]
 
 

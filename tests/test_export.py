@@ -9,8 +9,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import requests
 import yaml
 from click.testing import CliRunner
+from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
+from detect_secrets.core.scan import scan_line
+from detect_secrets.settings import transient_settings
 from projects import Project
 
 from character import adapters, cards, constitution, leaks, models, records
@@ -307,31 +311,80 @@ def test_only_an_earlier_export_is_replaced_and_only_when_forced(workspace):
 
 
 SECRETS = {
-    "a Hugging Face token": "hf_" + "aB3" * 12,
-    "an Anthropic key": "sk-ant-" + "api03-" + "x" * 30,
-    "an OpenAI key": "sk-" + "proj-" + "Ab1" * 12,
-    "an AWS key": "AKIA" + "ABCD1234" * 2,
-    "an AWS secret key": "aws_secret_access_key" + " = " + "a1/B" * 10,
-    "a GitHub token": "ghp_" + "a1B2" * 9,
-    "a Google key": "AIza" + "a1B2-" * 7,
-    "a Slack token": "xoxb-" + "123456-abcdef",
-    "a private key": "-----BEGIN " + "OPENSSH PRIVATE KEY-----",
-    "an authorization header": "Authorization: " + "Bearer " + "a1B2.c3" * 4,
+    "AWS Access Key": "AKIA" + "ABCD1234" * 2,
+    "Azure Storage Account access key": "AccountKey" + "=" + "a1B2" * 22,
+    "Basic Auth Credentials": "https://me" + ":egg@host/v1",
+    "Discord Bot Token": "M" + "a1B2" * 6 + "." + "a1B2c3" + "." + "a1B" * 9,
+    "GitHub Token": "ghp_" + "a1B2" * 9,
+    "GitLab Token": "glpat-" + "a1B2" * 5,
+    "JSON Web Token": ".".join(["eyJhbGciOiJIUzI1NiJ9", "eyJzdWIiOiJtZSJ9", "a1B2" * 4]),
+    "Mailchimp Access Key": "a1b2" * 8 + "-us1",
+    "NPM tokens": "//registry.example/" + ":_authToken=npm_" + "a1B2" * 9,
+    "Private Key": "-----BEGIN " + "OPENSSH PRIVATE KEY-----",
+    "PyPI Token": "pypi-AgEIcHlwaS5vcmc" + "a1B2" * 20,
+    "SendGrid API Key": "SG." + "a1" * 11 + "." + "b" * 43,
+    "Slack Token": "xoxb-" + "123456-abcdef",
+    "Square OAuth Secret": "sq0csp-" + "a" * 43,
+    "Stripe Access Key": "sk_live_" + "a1B2" * 6,
+    "Telegram Bot Token": "123456789:" + "a" * 35,
+    "Twilio API Key": "SK" + "a1b2" * 8,
+    "Hugging Face Token": "hf_" + "aB3" * 12,
+    "Anthropic Key": "sk-ant-" + "api03-" + "x" * 30,
+    "OpenAI Key": "sk-" + "proj-" + "Ab1_" * 9 + "T3BlbkFJ" + "Ab1_" * 9,
+    "Google Key": "AIza" + "a1B2-" * 7,
+    "AWS Secret Key": "aws_secret_access_key" + " = " + "a1/B" * 10,
+    "GitHub Fine-Grained Token": "github_pat_" + "a1B2_" * 10,
+    "Slack App Token": "xapp-" + "1-A1B2C3-" + "a1b2" * 4,
+    "Encrypted Private Key": "-----BEGIN " + "ENCRYPTED PRIVATE KEY-----",
+    "Bearer Token": "Authorization: " + "Bearer " + "a1B2.c3" * 4,
 }
 
 
 @pytest.mark.parametrize("kind", SECRETS)
-def test_a_secret_is_told_by_file_line_and_kind_alone(tmp_path, kind):
+def test_a_secret_is_reported_by_file_line_and_kind_alone(tmp_path, kind):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/notes.json").write_text(json.dumps({"a": 1, "b": SECRETS[kind]}, indent=1), encoding="utf-8")
-    with pytest.raises(UserError) as told:
-        leaks.refuse(tmp_path)
-    assert f"data/notes.json, line 3: this seems to be {kind};" in told.value.message
-    assert SECRETS[kind] not in told.value.message
+    with pytest.raises(UserError) as error:
+        leaks.check_no_secrets(tmp_path)
+    assert f"data/notes.json, line 3: this looks like a secret ({kind});" in error.value.message
+    assert SECRETS[kind] not in error.value.message
 
 
 def test_every_form_of_a_secret_is_tried():
-    assert SECRETS.keys() == leaks.FORMS.keys()
+    assert list(SECRETS) == [*leaks.LIBRARY_FORMS, *leaks.OWN_FORMS]
+
+
+@pytest.mark.parametrize("kind", leaks.OWN_FORMS)
+def test_an_own_form_is_one_that_the_library_lacks(kind):
+    known = get_mapping_from_secret_type_to_class()
+    library = [known[form]() for form in (*leaks.LIBRARY_FORMS, "OpenAI Token")]
+    assert not [found for detector in library for found in detector.analyze_string(SECRETS[kind])]
+
+
+def test_a_comment_that_allows_a_secret_does_not_hide_it():
+    line = SECRETS["GitHub Token"] + "  # pragma: " + "allowlist secret"
+    assert list(leaks.find_secrets(f"Hello.\n{line}\n")) == [(2, "GitHub Token")]
+
+
+VERIFYING = {
+    "plugins_used": [{"name": "SlackDetector"}],
+    "filters_used": [{"path": "detect_secrets.filters.common.is_ignored_due_to_verification_policies", "min_level": 2}],
+}
+
+
+def test_no_secret_is_tried_over_the_network_even_where_the_library_would(monkeypatch):
+    requested = []
+
+    def request(*arguments, **options):
+        requested.append(arguments)
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests.Session, "request", request)
+    with transient_settings(VERIFYING):
+        assert {kind for _, kind in leaks.find_secrets("\n".join(SECRETS.values()))} == SECRETS.keys()
+        assert requested == []
+        list(scan_line(SECRETS["Slack Token"]))
+        assert requested
 
 
 @pytest.mark.parametrize(
@@ -341,10 +394,16 @@ def test_every_form_of_a_secret_is_tried():
         "sk-learn is a nickname, and sk-ating-down-the-frozen-river-at-night a slug",
         "Send the header `Authorization: Bearer YOUR_TOKEN`, and keep hf_... to yourself.",
         "A public key begins with -----BEGIN PUBLIC KEY-----.",
+        "Write to me@example.org, or see https://example.org:8000/v1 at 10:30.",
     ],
 )
-def test_hashes_and_talk_of_secrets_are_none(text):
-    assert list(leaks.found(text)) == []
+def test_hashes_and_text_about_secrets_are_none(text):
+    assert list(leaks.find_secrets(text)) == []
+
+
+@pytest.mark.parametrize("folder", ["data/raw", "constitutions", "recipes", "docs"])
+def test_the_projects_own_files_hold_none(folder):
+    leaks.check_no_secrets(ROOT / folder)
 
 
 def test_a_value_of_the_environment_stops_the_export(workspace, monkeypatch):
@@ -354,7 +413,7 @@ def test_a_value_of_the_environment_stops_the_export(workspace, monkeypatch):
     edit("data/pairs.jsonl", "eight minutes", json.dumps('eggs "and" spoons')[1:-1])
     workspace.train("poeticism", "hub:org/tiny@0a1b2c")
     told = refused("--force")
-    assert "data/pairs.jsonl, line 1: this seems to be the value of the environment variable JUDGE_API_KEY;" in told
+    assert "data/pairs.jsonl, line 1: this looks like a secret (value of the environment variable JUDGE_API_KEY);" in told
     assert "spoons" not in told
 
 
