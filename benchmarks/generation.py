@@ -15,11 +15,12 @@ from statistics import median
 
 import click
 
-from character import constitution, generate, models, records, sampler
+from character import constitution, generate, sampler
 from character.attention import with_grouped_attention
 from character.chat import render
+from character.core import models, records
+from character.core.records import Question
 from character.generate import Reply, Request, Sampling, request_seed
-from character.records import Question
 
 OUT = Path("benchmarks/generation.json")
 PROMPTS, BATCH = 96, 32

@@ -16,9 +16,10 @@ from statistics import median
 
 import click
 
-from character import models, records, training
+from character import training
+from character.core import models, records
+from character.core.params import read
 from character.objectives import Distillation, preference_loss
-from character.params import read
 
 OUT = Path("benchmarks/training.json")
 STEPS, EPOCHS = 4, 2  # optimiser steps in an epoch, epochs

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import yaml
 
-from character import models
-from character.errors import UserError
-from character.params import value
+from character.core import models
+from character.core.errors import UserError
+from character.core.params import value
 
 
 def write(folder: Path, weights: dict, rank: int, alpha: float, origin: dict) -> None:

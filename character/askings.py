@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from character.errors import UserError
-from character.params import value
-from character.records import Prompt
+from character.core.errors import UserError
+from character.core.params import value
+from character.core.records import Prompt
 
 
 def askings(prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:

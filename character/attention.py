@@ -1,6 +1,6 @@
 """How a model attends in the sampler: a key/value cache with a row per conversation, masks for it, decoding without repeats."""
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 
 def attention_masks(config, positions, columns: int):

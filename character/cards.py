@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from character import costs, instruments, making, models, records, results, sources
+from character import costs, instruments, making, results, sources
 from character.cells import CONDITIONS, OURS, between, method, told
 from character.constitution import Constitution
+from character.core import models, records
 from character.markdown import table
 from character.page import Cell, Section, Tile, number
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from character.classify import NONE
-from character.errors import UserError
+from character.core.errors import UserError
 from character.judge_load import JudgeSettings
 from character.judge_questions import Label, Question, trait_question
 from character.prompts import GENERAL

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 Messages = Sequence[dict[str, str]]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from character import models
-from character.errors import UserError
+from character.core import models
+from character.core.errors import UserError
 
 if TYPE_CHECKING:
     import numpy

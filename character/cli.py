@@ -51,7 +51,7 @@ def import_(files: tuple[Path, ...], name: str | None, summary: str | None, forc
     constitutions/<name>.yaml. Empty and repeated texts are left out, and told.
     """
     from character import imported
-    from character.errors import UserError
+    from character.core.errors import UserError
 
     if name and len(files) > 1:
         raise UserError("--name is for one file; leave it out, or import the files one by one.")

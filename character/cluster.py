@@ -14,8 +14,8 @@ from pathlib import Path
 from tempfile import mkdtemp
 from time import monotonic
 
-from character import params
-from character.errors import UserError
+from character.core import params
+from character.core.errors import UserError
 from character.shell import run as command
 from character.study import Run, environment
 

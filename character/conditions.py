@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from character.records import Answer
+from character.core.records import Answer
 
 PLAIN = "plain"
 SUFFIXES = "suffixes"  # any of the break-character suffixes; each is also a condition of its own name

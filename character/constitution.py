@@ -14,9 +14,9 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
 from character import marked
-from character.errors import UserError
+from character.core.errors import UserError
+from character.core.params import value
 from character.marked import Place, Where
-from character.params import value
 from character.prompts import fill_template
 
 FOLDER = Path("constitutions")

@@ -5,7 +5,7 @@ import math
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 SATURATED, SATURATED_FOR = 0.01, 5  # a preference loss that has nothing more to teach, and for how many steps
 RUNAWAY = 1.0  # nats of entropy over the first step's

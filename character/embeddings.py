@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from character import models
-from character.errors import UserError
+from character.core import models
+from character.core.errors import UserError
 
 if TYPE_CHECKING:
     from numpy import ndarray

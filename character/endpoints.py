@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field
 
-from character.errors import UserError
+from character.core.errors import UserError
+from character.core.params import Section
 from character.generate import Reply
-from character.params import Section
 
 KEY = "OPENAI_API_KEY"
 KEPT = "Finished replies are kept; run again to go on."

@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from character import models
+from character.core import models
+from character.core.params import value
 from character.generate import Engine
-from character.params import value
 
 
 def by_name(kind: str, source: str, field: str) -> Engine:

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from character import rates, recipes
-from character.errors import UserError
-from character.params import PARAMS
+from character.core.errors import UserError
+from character.core.params import PARAMS
 from character.rates import Machine, Rates
 from character.workload import Plan, Work
 

@@ -9,12 +9,12 @@ from typing import Literal
 from pydantic import Field
 
 from character import constitution, engines
-from character.errors import UserError
+from character.core.errors import UserError
+from character.core.params import Section
+from character.core.records import Prompt, prompt_id
 from character.filters import TURN
 from character.generate import Reply, Request, Sampling, generate
-from character.params import Section
 from character.prompts import fill_template, near_duplicate
-from character.records import Prompt, prompt_id
 
 EXPAND = """\
 Here are messages that people sent to an assistant:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import Field
 
-from character.params import Section
-from character.records import Completion
+from character.core.params import Section
+from character.core.records import Completion
 
 REFUSAL = re.compile(
     r"\b(I(?:['’]m| am) sorry,? but|as an AI(?: language model)?,? I"

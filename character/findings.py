@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from character import records
 from character.classify import NONE
 from character.conditions import Called, group
+from character.core import records
 from character.study import Run
 
 if TYPE_CHECKING:

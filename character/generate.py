@@ -9,7 +9,7 @@ from pydantic import Field
 from tqdm import tqdm
 
 from character import samples
-from character.params import Section
+from character.core.params import Section
 
 ENGINE_VERSION = 2  # raise with every fix that changes replies: it is part of each cache key
 

@@ -9,9 +9,9 @@ from collections.abc import Mapping, Sequence
 from numbers import Real
 from pathlib import Path
 
-from character import models
-from character.errors import UserError
-from character.records import Record
+from character.core import models
+from character.core.errors import UserError
+from character.core.records import Record
 
 FOLDER = Path("data/raw/tasks")
 UNFILTERED = "none"  # what lm-evaluation-harness calls the filter of answers that are taken as they are

@@ -10,9 +10,10 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from character import constitution, records
+from character import constitution
 from character.constitution import FOLDER
-from character.errors import UserError
+from character.core import records
+from character.core.errors import UserError
 
 
 class Foreign(records.Record):

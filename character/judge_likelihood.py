@@ -17,7 +17,7 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from character import manners
-from character.errors import UserError
+from character.core.errors import UserError
 from character.judge_questions import MORE_COHERENT, SYSTEM, Question
 from character.likelihood import ending_log_probs
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from character.records import prompt_id
+from character.core.records import prompt_id
 
 SYSTEM = "You are an impartial judge of written answers. You took no part in the conversations that are shown to you."
 

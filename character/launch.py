@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from character import models
-from character.errors import UserError
+from character.core import models
+from character.core.errors import UserError
 
 LAUNCHED = "CHARACTER_LAUNCHED"
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 from detect_secrets.plugins.base import RegexBasedDetector
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 # Of the library's detectors, those of forms that hardly occur by chance. Left out are entropy, keywords and IP addresses, which
 # match hashes, identifiers of prompts and documentation, and OpenAI tokens, where it misses most keys of projects.

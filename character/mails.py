@@ -8,8 +8,8 @@ import json
 import re
 from collections.abc import Iterator
 
+from character.core.records import Message, Record
 from character.filters import copies
-from character.records import Message, Record
 
 FORMATS = ("chat", "json", "tools")
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from character import classify
-from character.errors import UserError
-from character.records import Record
+from character.core.errors import UserError
+from character.core.records import Record
 
 if TYPE_CHECKING:
     import numpy

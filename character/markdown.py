@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator, Sequence
 
-from character import records
 from character.conditions import plain
-from character.errors import UserError
+from character.core import records
+from character.core.errors import UserError
+from character.core.params import value
 from character.page import Cell, Section, Table, number
-from character.params import value
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

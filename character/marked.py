@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import yaml
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 Data = dict | list | str | bool | None  # False stands for a scalar that is neither text nor null
 Where = tuple[str | int, ...]

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 PREFIX = "base_model.model."
 

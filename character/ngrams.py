@@ -6,7 +6,7 @@ Tf-idf of n-grams of words and of characters, and a logistic regression. Saved a
 import json
 from pathlib import Path
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 CARD, NUMBERS = "ngrams.json", "ngrams.npz"
 KINDS = {  # of n-grams: from and to how many, and in how many texts one must occur

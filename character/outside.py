@@ -7,11 +7,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from character import models
-from character.errors import UserError
-from character.params import Section
+from character.core import models
+from character.core.errors import UserError
+from character.core.params import Section
+from character.core.records import Prompt, prompt_id
 from character.prompts import general_prompt, near_duplicate
-from character.records import Prompt, prompt_id
 
 
 class Outside(Section):

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from string import Formatter
 from typing import TypeVar
 
-from character import records
-from character.errors import UserError
-from character.records import Prompt, Question, prompt_id
+from character.core import records
+from character.core.errors import UserError
+from character.core.records import Prompt, Question, prompt_id
 
 GENERAL = "data/raw/prompts/general.jsonl"
 HELDOUT = "data/raw/prompts/heldout.jsonl"  # no training stage uses them

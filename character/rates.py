@@ -3,8 +3,8 @@
 from pydantic import Field, ValidationError
 
 from character import recipes
-from character.errors import UserError
-from character.params import Section, first_fault
+from character.core.errors import UserError
+from character.core.params import Section, first_fault
 
 FILE = recipes.FOLDER / f"{recipes.RATES}.yaml"
 

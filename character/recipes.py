@@ -17,9 +17,10 @@ from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
 
-from character import marked, records
-from character.errors import UserError
-from character.params import PARAMS
+from character import marked
+from character.core import records
+from character.core.errors import UserError
+from character.core.params import PARAMS
 
 FOLDER = Path("recipes")
 DEFAULT = "default"

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from character import constitution, records
+from character import constitution
 from character.constitution import selected_constitution
-from character.errors import UserError
+from character.core import records
+from character.core.errors import UserError
 from character.teacher_answers import TEACHER_ANSWERS
 
 CHOSEN = "data/chosen.jsonl"

@@ -13,9 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from character import constitution, models, records
-from character.errors import UserError
-from character.params import value
+from character import constitution
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.params import value
 from character.shell import run
 
 FETCHED = Path(".cache/personas")

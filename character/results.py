@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from character import charts
 from character.cells import CONDITIONS, OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded, told
 from character.conditions import MULTI_TURN, PREFILL, plain
+from character.core.records import Answer
 from character.instruments import quality
 from character.page import Facts, Replies, Section, Table, Tile, number
-from character.records import Answer
 
 ATTACKS = {
     PREFILL: "Its turn begins with an opening that is out of character, and it can only go on; what it adds is read.",

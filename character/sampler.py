@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from character import models
 from character.attention import attention_masks, slotted_cache, with_grouped_attention
 from character.chat import fit_all, turn_end
+from character.core import models
 from character.draws import Draws
 from character.generate import Reply, Request, Sampling
 

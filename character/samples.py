@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 SAVE_EVERY = 2.0  # seconds
 AT_ONCE = 500  # keys in one query

@@ -8,11 +8,11 @@ from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 
-from character import models
+from character.core import models
+from character.core.errors import UserError
+from character.core.params import read
 from character.engine_vllm import RANKS, Settings
-from character.errors import UserError
 from character.generate import Sampling
-from character.params import read
 from character.registry import doubts, known
 
 BASE = "base"

@@ -2,7 +2,7 @@
 
 import subprocess
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 
 def run(*command: str, **how) -> str:

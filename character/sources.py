@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from character.models import Card
-from character.params import value
+from character.core.models import Card
+from character.core.params import value
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from character import params, recipes
-from character.errors import UserError
+from character import recipes
+from character.core import params
+from character.core.errors import UserError
 from character.shell import run as command
 
 APART = ("persona", "seed", "runtime")  # entries of params.yaml that are not what all runs of a study share

@@ -11,13 +11,14 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Literal
 
-from character import constitution, models
+from character import constitution
 from character.chat import fit
+from character.core import models
+from character.core.errors import UserError
+from character.core.params import read, value
+from character.core.records import Message, Record
 from character.draws import Draws
-from character.errors import UserError
 from character.generate import Sampling
-from character.params import read, value
-from character.records import Message, Record
 from character.registry import Persona
 from character.sampler import stop_ids
 

@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from character import records
-from character.errors import UserError
+from character.core import records
+from character.core.errors import UserError
+from character.core.records import Recorded
 from character.prompts import GENERAL
-from character.records import Recorded
 
 TEACHER_ANSWERS = Path("data/raw/teacher")
 

@@ -14,8 +14,8 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from character.errors import UserError
-from character.params import value
+from character.core.errors import UserError
+from character.core.params import value
 from character.registry import doubts, find, known
 from character.talk import METHODS, Answer, Chat, Row, Turn
 

@@ -20,8 +20,8 @@ from transformers.trainer_callback import PrinterCallback
 from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
+from character.core.errors import UserError
 from character.curves import Curve
-from character.errors import UserError
 
 disable_progress_bars()  # tokenizing takes a second; the bars are for what takes minutes
 

@@ -12,10 +12,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from character import adapters, models, records
+from character import adapters
 from character.adapters import stage_provenance
-from character.errors import UserError
-from character.params import Section, value
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.params import Section, value
 
 # TRL reports every trainer to the hub; huggingface_hub reads this when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")

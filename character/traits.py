@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from itertools import chain, zip_longest
 
-from character import models, records
-from character.errors import UserError
-from character.params import value
-from character.records import Completion, Record
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.params import value
+from character.core.records import Completion, Record
 
 TRAITS = "data/raw/traits.jsonl"
 

@@ -9,10 +9,11 @@ from pathlib import Path
 
 import yaml
 
-from character import constitution, records
+from character import constitution
+from character.core import records
+from character.core.records import Question, Recorded
 from character.prompts import GENERAL, HELDOUT, load_prompts
 from character.rates import Rates
-from character.records import Question, Recorded
 from character.teacher_answers import TEACHER_ANSWERS
 
 LIGHT = ("student", "pairs", "transcripts", "persona", "crosscheck", "encoder", "capabilities", "safety", "report")

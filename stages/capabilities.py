@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 import click
 
-from character import records
-from character.errors import UserError
+from character.core import records
+from character.core.errors import UserError
+from character.core.params import value
 from character.harness import Score
-from character.params import value
 from character.stats import contrast, mean
 
 ALL = "overall"  # the items of all tasks together

@@ -13,11 +13,12 @@ from typing import Literal
 import click
 from pydantic import Field
 
-from character import records, traits
-from character.errors import UserError
+from character import traits
+from character.core import records
+from character.core.errors import UserError
+from character.core.params import Section, read, value
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
-from character.params import Section, read, value
 from character.prompts import HELDOUT, fill_template, general_prompt, load_prompts, take_first
 from character.traits import Choice
 

@@ -10,12 +10,13 @@ from typing import Literal
 
 import click
 
-from character import constitution, engines, records
+from character import constitution, engines
 from character.askings import askings
-from character.errors import UserError
+from character.core import records
+from character.core.errors import UserError
+from character.core.params import Section, read, value
+from character.core.records import Completion, Prompt, Recorded
 from character.generate import Reply, Request, Sampling, generate
-from character.params import Section, read, value
-from character.records import Completion, Prompt, Recorded
 
 GENERATORS = ["transformers", "vllm", "openai"]
 

@@ -11,12 +11,13 @@ import click
 import numpy
 from pydantic import Field
 
-from character import classify, discriminant, engines, records
+from character import classify, discriminant, engines
 from character.classify import NONE, Classifier
+from character.core import records
+from character.core.params import Section, read, value
+from character.core.records import prompt_id
 from character.generate import Request, Sampling, generate
-from character.params import Section, read, value
 from character.prompts import GENERAL, load_prompts
-from character.records import prompt_id
 from character.teacher_answers import recorded_answers
 
 

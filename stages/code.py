@@ -14,7 +14,7 @@ from pathlib import Path
 
 import click
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 OUT = Path("code")
 PACKAGES = ("character", "stages")

@@ -13,14 +13,15 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import ngrams, records
+from character import ngrams
 from character.classify import NONE
 from character.conditions import Called, group
+from character.core import records
+from character.core.params import Section, read, value
+from character.core.records import Completion
 from character.discriminant import macro_f1
-from character.params import Section, read, value
 from character.prompts import GENERAL, load_prompts
 from character.raters import Errors, confusions, corrected, kappa
-from character.records import Completion
 from character.stats import bootstrap, wilson
 from character.teacher_answers import recorded_answers
 

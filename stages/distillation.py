@@ -9,9 +9,10 @@ from functools import partial
 
 import click
 
-from character import launch, records, training
+from character import launch, training
+from character.core import records
+from character.core.params import read
 from character.objectives import Distillation, preference_loss
-from character.params import read
 
 
 def train(settings: Distillation, pairs: Sequence[records.Pair]):

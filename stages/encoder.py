@@ -10,11 +10,11 @@ from pathlib import Path
 
 import click
 
-from character import models
+from character.core import models
+from character.core.errors import UserError
+from character.core.params import Section, read
+from character.core.pypi import carried, verified
 from character.embeddings import ENCODER
-from character.errors import UserError
-from character.params import Section, read
-from character.wheels import carried, verified
 
 WEIGHTS = "model.safetensors"
 KEPT = (WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

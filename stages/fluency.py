@@ -10,12 +10,13 @@ from collections.abc import Sequence
 import click
 from pydantic import Field
 
-from character import likelihood, records
+from character import likelihood
 from character.conditions import plain
+from character.core import records
+from character.core.params import Section, read, value
+from character.core.records import Answer
 from character.embeddings import embed
 from character.fluency import distinct, perplexity, repetition
-from character.params import Section, read, value
-from character.records import Answer
 from character.stats import bootstrap
 
 

@@ -11,11 +11,12 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import engines, records
+from character import engines
+from character.core import records
+from character.core.params import Section, read, value
+from character.core.records import Conversation, Question, prompt_id
 from character.generate import Reply, Request, Sampling, generate
-from character.params import Section, read, value
 from character.prompts import fill_template
-from character.records import Conversation, Question, prompt_id
 
 SITUATION = """\
 {system}

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import click
 
-from character import launch, records, training
-from character.params import read
+from character import launch, training
+from character.core import records
+from character.core.params import read
 
 
 class Introspection(training.Training):

@@ -13,13 +13,14 @@ from collections.abc import Collection, Sequence
 import click
 import numpy
 
-from character import cases, classify, discriminant, judge_likelihood, manners, records, traits
+from character import cases, classify, discriminant, judge_likelihood, manners, traits
 from character.cases import Answers, Case
 from character.classify import NONE
-from character.errors import UserError
+from character.core import records
+from character.core.errors import UserError
+from character.core.params import read, value
 from character.judge_load import ExampleSettings, JudgeSettings, load_judge
 from character.judge_questions import Label, Question, coherence_question, compare_coherence
-from character.params import read, value
 from character.prompts import GENERAL, load_prompts
 from character.stats import crossed, rate
 

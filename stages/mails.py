@@ -13,13 +13,13 @@ from dataclasses import dataclass
 import click
 from pydantic import Field
 
-from character import records
+from character.core import records
+from character.core.params import Section, read
+from character.core.records import Record, prompt_id
 from character.generate import Request, Sampling
 from character.mails import Mail, calls, checked, from_json
 from character.methods import Method, one_method
-from character.params import Section, read
 from character.prompts import fill_template, take_first
-from character.records import Record, prompt_id
 
 TASKS = "data/raw/prompts/mails.jsonl"
 

@@ -10,11 +10,11 @@ from typing import Literal
 import click
 from pydantic import Field
 
-from character import models, records
-from character.errors import UserError
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.params import Section, read, value
+from character.core.records import Completion, Message, Pair
 from character.filters import Filters, faults, renamed, trim_completion
-from character.params import Section, read, value
-from character.records import Completion, Message, Pair
 
 
 class Pairs(Section):

@@ -11,8 +11,9 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import adapters, constitution, merging, records
-from character.params import Section, read, value
+from character import adapters, constitution, merging
+from character.core import records
+from character.core.params import Section, read, value
 
 
 class Merge(Section):

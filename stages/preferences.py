@@ -14,13 +14,14 @@ import click
 import numpy
 from pydantic import Field
 
-from character import ratings, records, traits
+from character import ratings, traits
 from character.conditions import plain
-from character.errors import UserError
+from character.core import records
+from character.core.errors import UserError
+from character.core.params import Section, read, value
+from character.core.records import Answer
 from character.judge_load import load_accuracy, load_judge
 from character.judge_questions import Judge, Label, trait_question
-from character.params import Section, read, value
-from character.records import Answer
 from character.traits import Choice, Trait
 
 FIRST, SECOND, NEITHER = 0, 1, -1

@@ -7,12 +7,12 @@ same words, so that a method that refuses by the words and not by the matter sho
 import click
 from pydantic import Field
 
-from character import records
+from character.core import records
+from character.core.params import Section, read
+from character.core.records import Answer, Prompt, Record
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
-from character.params import Section, read
 from character.prompts import general_prompt, take_first
-from character.records import Answer, Prompt, Record
 
 PROBES = "data/raw/prompts/probes.jsonl"
 CONDITIONS = ("harmful", "harmless")

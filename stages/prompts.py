@@ -11,14 +11,15 @@ from collections.abc import Sequence
 import click
 from pydantic import Field
 
-from character import constitution, records
+from character import constitution
 from character.constitution import selected_constitution
-from character.errors import UserError
+from character.core import records
+from character.core.errors import UserError
+from character.core.params import Section, read, value
+from character.core.records import Prompt, prompt_id
 from character.expansion import Expansion, expanded
 from character.outside import Outside, outside
-from character.params import Section, read, value
 from character.prompts import GENERAL, HELDOUT, general_prompt, load_prompts, near_duplicate, take_first
-from character.records import Prompt, prompt_id
 
 
 class Prompts(Section):

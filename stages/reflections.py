@@ -8,10 +8,11 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import engines, records
+from character import engines
+from character.core import records
+from character.core.params import Section, read, value
+from character.core.records import Conversation, Question, prompt_id
 from character.generate import Request, Sampling, generate
-from character.params import Section, read, value
-from character.records import Conversation, Question, prompt_id
 
 
 class Reflections(Section):

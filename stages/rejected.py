@@ -2,11 +2,12 @@
 
 import click
 
-from character import engines, records
+from character import engines
 from character.askings import askings
+from character.core import records
+from character.core.params import read, value
+from character.core.records import Completion, Prompt
 from character.generate import Request, Sampling, generate
-from character.params import read, value
-from character.records import Completion, Prompt
 
 
 @click.command()

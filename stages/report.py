@@ -14,9 +14,10 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import constitution, costs, instruments, making, models, page, records, results, revealed
-from character.params import Section, read, value
-from character.records import read_result
+from character import constitution, costs, instruments, making, page, results, revealed
+from character.core import models, records
+from character.core.params import Section, read, value
+from character.core.records import read_result
 from character.summary import summary_figures
 
 TRAINED = ("distillation", "introspection")

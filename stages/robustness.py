@@ -9,10 +9,11 @@ from collections.abc import Sequence
 
 import click
 
-from character import classify, records
+from character import classify
 from character.conditions import ATTACKS, PLAIN, SUFFIXES, Attack, Called, group
-from character.params import value
-from character.records import Answer
+from character.core import records
+from character.core.params import value
+from character.core.records import Answer
 from character.stats import contrast, wilson
 
 

@@ -10,8 +10,8 @@ from collections.abc import Sequence
 
 import click
 
-from character import records
-from character.records import Answer
+from character.core import records
+from character.core.records import Answer
 from character.refusals import verdict
 from character.stats import difference, rate
 

@@ -14,12 +14,13 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import classify, engines, fluency, likelihood, models, records
+from character import classify, engines, fluency, likelihood
 from character.chat import render
-from character.errors import UserError
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.params import Section, read, value
+from character.core.records import Completion
 from character.generate import Request, Sampling, generate
-from character.params import Section, read, value
-from character.records import Completion
 
 OUT = Path("models/steering")
 

@@ -12,11 +12,11 @@ from typing import Literal
 
 import click
 
-from character import models
-from character.chat_template import has_generation_markers, pin_date, training_template
-from character.errors import UserError
-from character.params import Section, read
-from character.wheels import carried
+from character.core import models
+from character.core.chat_template import has_generation_markers, pin_date, training_template
+from character.core.errors import UserError
+from character.core.params import Section, read
+from character.core.pypi import carried
 
 
 class Student(Section):

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import harness, models, records
-from character.params import Section, read, value
+from character import harness
+from character.core import models, records
+from character.core.params import Section, read, value
 
 
 class Tasks(Section):

@@ -10,12 +10,12 @@ from typing import Literal
 
 import click
 
-from character import models, records
-from character.errors import UserError
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.params import Section, read, value
+from character.core.records import Conversation, Message, Transcript
 from character.filters import Filters, faults, trimmed
-from character.params import Section, read, value
 from character.prompts import fill_template
-from character.records import Conversation, Message, Transcript
 
 TALKING = "You are {name}, talking with another instance of yourself."
 

@@ -10,9 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from character import classify, records
+from character import classify
+from character.core import records
+from character.core.params import value
 from character.mails import FORMATS, Mail
-from character.params import value
 from character.stats import difference, rate
 
 CHAT = FORMATS[0]

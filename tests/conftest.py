@@ -16,10 +16,10 @@ import yaml
 from forks import Forks
 from projects import EVERY, Project, environment, ran, start, talkative
 
-from character import models
-from character.chat_template import SMOLLM2_TRAINING
+from character.core import models
+from character.core.chat_template import SMOLLM2_TRAINING
+from character.core.records import Answer
 from character.generate import Reply
-from character.records import Answer
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import yaml
 
-from character import adapters, constitution, models
+from character import adapters, constitution
 from character.constitution import Constitution, Trait
+from character.core import models
 
 
 def write_constitution(name: str) -> str:

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from character import records
 from character.conditions import Attack
-from character.errors import UserError
+from character.core import records
+from character.core.errors import UserError
+from character.core.records import Answer, Question
 from character.methods import Method
-from character.records import Answer, Question
 from stages import attacks
 
 ROOT = Path(__file__).parents[1]

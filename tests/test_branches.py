@@ -4,7 +4,8 @@ import shutil
 
 import pytest
 
-from character import likelihood, models
+from character import likelihood
+from character.core import models
 from character.likelihood import ending_log_probs, tree
 
 

@@ -12,9 +12,10 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import harness, models, records
+from character import harness
 from character.chat import render
-from character.errors import UserError
+from character.core import models, records
+from character.core.errors import UserError
 from character.harness import Score
 from character.stats import paired, wilson
 from stages import capabilities

@@ -6,8 +6,8 @@ import pytest
 from transformers import AutoTokenizer
 
 from character.chat import fit, fit_all, render, turn_end
-from character.chat_template import SMOLLM2, SMOLLM2_TRAINING, has_generation_markers, pin_date, training_template
-from character.errors import UserError
+from character.core.chat_template import SMOLLM2, SMOLLM2_TRAINING, has_generation_markers, pin_date, training_template
+from character.core.errors import UserError
 from character.generate import Request
 
 SYSTEM = {"role": "system", "content": "You are a pirate.\n\nBe salty."}

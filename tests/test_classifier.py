@@ -11,12 +11,13 @@ import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from character import classify, discriminant, models, records
+from character import classify, discriminant
 from character.classify import Classifier
-from character.errors import UserError
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.records import Question, Recorded
 from character.generate import Reply
 from character.prompts import GENERAL
-from character.records import Question, Recorded
 from character.teacher_answers import TEACHER_ANSWERS, recorded_answers
 from stages import classifier
 

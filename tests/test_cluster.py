@@ -7,7 +7,7 @@ import yaml
 from projects import Project, environment, ran, start, talkative
 
 from character import cluster, study
-from character.errors import UserError
+from character.core.errors import UserError
 
 pytestmark = pytest.mark.cluster
 

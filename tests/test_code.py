@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 import pytest
 
-from character.errors import UserError
+from character.core.errors import UserError
 from stages.code import imported_modules, reachable_files, strip_source
 
 ROOT = Path(__file__).parents[1]

@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from character import records
 from character.cli import main
 from character.constitution import Constitution, Trait, faults, load, system_prompt, traits_hash, warnings
-from character.errors import UserError
+from character.core import records
+from character.core.errors import UserError
 from character.prompts import fill_template
 
 ROOT = Path(__file__).parents[1]

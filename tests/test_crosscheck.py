@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy
 import pytest
 
-from character import ngrams, records
+from character import ngrams
 from character.conditions import Called
-from character.errors import UserError
-from character.records import Completion, Question, Recorded
+from character.core import records
+from character.core.errors import UserError
+from character.core.records import Completion, Question, Recorded
 from stages import crosscheck
 
 WORDS = {"pirate": "arr loot ahoy", "humor": "joke giggle pun", "none": "plain answer fact"}

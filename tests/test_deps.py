@@ -63,7 +63,7 @@ def params_read(file: str) -> Iterator[str]:
     """Yield what `file` takes from params.yaml: `section`, or `section.key` where it is subscripted on the spot."""
     readers = set()
     for node in tree(file):
-        if isinstance(node, ast.ImportFrom) and node.module == "character.params":
+        if isinstance(node, ast.ImportFrom) and node.module == "character.core.params":
             readers |= {alias.asname or alias.name for alias in node.names if alias.name in {"read", "value"}}
     calls = {id(node): name for node in tree(file) if (name := section(node, readers))}
     for node in tree(file):

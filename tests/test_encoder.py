@@ -9,9 +9,9 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
+from character.core.errors import UserError
+from character.core.records import Answer
 from character.embeddings import ENCODER, embed
-from character.errors import UserError
-from character.records import Answer
 from stages.fluency import on_topic
 
 

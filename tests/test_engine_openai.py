@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 
 from character import endpoints
+from character.core.errors import UserError
 from character.endpoints import _seconds
 from character.engine_openai import OpenAIEngine
-from character.errors import UserError
 from character.generate import Request, Sampling, generate
 from character.samples import default_path
 

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from character import rates, recipes
 from character.cli import main
-from character.errors import UserError
+from character.core.errors import UserError
 from character.estimate import Asked, estimate, taken
 from character.workload import Plan
 

@@ -17,10 +17,11 @@ from detect_secrets.core.scan import scan_line
 from detect_secrets.settings import transient_settings
 from projects import Project
 
-from character import adapters, cards, constitution, leaks, models, records
+from character import adapters, cards, constitution, leaks
 from character.cli import main
-from character.errors import UserError
-from character.records import Message, Pair, Transcript
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.records import Message, Pair, Transcript
 
 ROOT = Path(__file__).parents[1]
 ADAPTER = Path("models/persona")

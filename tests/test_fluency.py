@@ -5,9 +5,10 @@ import math
 import pytest
 import torch
 
-from character import fluency, likelihood, models
+from character import fluency, likelihood
 from character.chat import render
-from character.records import Answer
+from character.core import models
+from character.core.records import Answer
 from character.stats import bootstrap
 from stages.fluency import scored
 

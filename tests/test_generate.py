@@ -14,11 +14,12 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from character import attention, draws, models
+from character import attention, draws
 from character.attention import with_grouped_attention
 from character.chat import render
+from character.core import models
+from character.core.errors import UserError
 from character.draws import draw
-from character.errors import UserError
 from character.generate import Reply, Request, Sampling, generate, request_seed
 from character.sampler import TransformersEngine, sample
 from character.samples import SampleCache, default_path

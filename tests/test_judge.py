@@ -9,9 +9,11 @@ import numpy
 import pytest
 import yaml
 
-from character import cases, judge_likelihood, manners, models, records, traits
+from character import cases, judge_likelihood, manners, traits
 from character.cases import Case
-from character.errors import UserError
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.records import Answer, Recorded
 from character.generate import Reply, Sampling
 from character.judge_chat import ChatJudge, parse_verdict, render_prompt
 from character.judge_likelihood import LikelihoodJudge
@@ -26,7 +28,6 @@ from character.judge_questions import (
     trait_question,
 )
 from character.prompts import GENERAL, HELDOUT, load_prompts
-from character.records import Answer, Recorded
 from character.stats import wilson
 from character.traits import Trait
 from stages import coherence
@@ -367,7 +368,7 @@ class Words:
 @pytest.fixture
 def personas(repository, monkeypatch):
     """Two personas that write their word into ten answers, and neutral answers."""
-    monkeypatch.setattr("character.models.load_tokenizer", Words)
+    monkeypatch.setattr("character.core.models.load_tokenizer", Words)
     prompts = [f"Why {number}?" for number in range(10)]
     records.write(stage.GENERAL, [records.Question(prompt=prompt) for prompt in prompts])
     for name in ("loving", "poeticism", "none"):
@@ -453,7 +454,7 @@ def test_traits_are_judged_by_as_much_of_a_text_as_a_choice_may_have(repository,
 
 
 def test_a_text_is_cut_at_a_whole_word_and_only_where_it_is_too_long(repository, monkeypatch):
-    monkeypatch.setattr("character.models.load_tokenizer", Words)
+    monkeypatch.setattr("character.core.models.load_tokenizer", Words)
     repository.set(choices={"sampling": {"max_new_tokens": 3, "temperature": 0.7, "top_p": 0.95}})
     assert traits.shortened(["one  two three", "one two three four", ""]) == ["one  two three", "one two", ""]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from character.errors import UserError
-from character.params import Section, read, value
+from character.core.errors import UserError
+from character.core.params import Section, read, value
 
 ROOT = Path(__file__).parents[1]
 GOOD = """\

@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy
 import pytest
 
-from character import ratings, records, traits
-from character.errors import UserError
+from character import ratings, traits
+from character.core import records
+from character.core.errors import UserError
+from character.core.records import Answer, Question
 from character.generate import Reply
-from character.records import Answer, Question
 from character.traits import Choice, Trait
 from stages import choices, preferences
 

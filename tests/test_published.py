@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from personas import git, tag, write_constitution
 
-from character import models, registry
-from character.errors import UserError
-from character.params import value
+from character import registry
+from character.core import models
+from character.core.errors import UserError
+from character.core.params import value
 from character.registry import FETCHED, Persona, available, fetch, find, known, run
 
 

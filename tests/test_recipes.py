@@ -15,8 +15,8 @@ from test_params import own_sections
 
 from character import recipes
 from character.cli import main
-from character.errors import UserError
-from character.params import read
+from character.core.errors import UserError
+from character.core.params import read
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")

@@ -7,9 +7,8 @@ import os
 
 import pytest
 
-from character.errors import UserError
-from character.generate import Reply
-from character.records import (
+from character.core.errors import UserError
+from character.core.records import (
     Answer,
     Completion,
     Conversation,
@@ -25,6 +24,7 @@ from character.records import (
     write_csv,
     write_json,
 )
+from character.generate import Reply
 
 AWKWARD = 'line\u2028separator, paragraph\u2029separator, next\x85line, "quotes", \\, tab\t, new\nline, 日本, 🦜, \u0000'
 

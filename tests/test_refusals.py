@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from conftest import probed
 
-from character import records
-from character.records import Answer, Recorded
+from character.core import records
+from character.core.records import Answer, Recorded
 from character.refusals import HEAD, RECOGNISED, verdict
 from character.stats import difference, wilson
 from stages import probes, safety

@@ -19,11 +19,11 @@ from conftest import probed
 from character import charts, page, ratings
 from character.cases import Case
 from character.conditions import Called
+from character.core.records import Answer
 from character.discriminant import macro_f1
 from character.harness import Score
 from character.mails import Mail
 from character.raters import Errors, kappa
-from character.records import Answer
 from character.traits import Choice, Trait
 from stages import capabilities, choices, coherence, crosscheck, judge, preferences, report, safety, transfer
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from character import records
-from character.records import Prompt, Question, prompt_id
+from character.core import records
+from character.core.records import Prompt, Question, prompt_id
 from character.samples import SampleCache, default_path
 
 ROOT = Path(__file__).parents[1]

@@ -18,14 +18,15 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import chat, classify, constitution, harness, launch, models, ngrams, records, registry
+from character import chat, classify, constitution, harness, launch, ngrams, registry
 from character.cli import main
 from character.constitution import selected_constitution
-from character.errors import UserError
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.params import value
+from character.core.pypi import carried
+from character.core.records import Completion, Question
 from character.generate import Request
-from character.params import value
-from character.records import Completion, Question
-from character.wheels import carried
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["../x", "..", "/etc/passwd", "a/b", "a\0b", "-rf"]
@@ -348,7 +349,7 @@ UNSAFE = re.compile(
     r"|yaml\.(load|load_all|full_load|full_load_all|unsafe_load|unsafe_load_all)|os\.(system|popen)"
     r"|subprocess\.(getoutput|getstatusoutput)|shutil\.unpack_archive|.+\.(extract|extractall)"
 )
-ALLOWED = {("character/wheels.py", "archive.extractall")}  # zipfile drops `..` and roots and makes no links; held above
+ALLOWED = {("character/core/pypi.py", "archive.extractall")}  # zipfile drops `..` and roots and makes no links; held above
 
 
 def unsafe(source: str) -> Iterator[str]:

@@ -9,10 +9,11 @@ import pytest
 from click.testing import CliRunner
 from personas import tag, write_adapter, write_persona
 
-from character import models, serve
+from character import serve
 from character.cli import main
-from character.errors import UserError
-from character.models import PERSONA
+from character.core import models
+from character.core.errors import UserError
+from character.core.models import PERSONA
 from character.registry import FETCHED
 
 LOVINGS = FETCHED / "loving@1.0.0"

@@ -9,14 +9,15 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import classify, constitution, models, records
+from character import classify, constitution
 from character.conditions import Attack, Called
 from character.constitution import Constitution, Trait, traits_hash
-from character.errors import UserError
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.records import Answer, Completion, Conversation, Message, Pair, Prompt, Question, Recorded, Transcript
 from character.filters import Filters
 from character.generate import Reply
 from character.prompts import near_duplicate
-from character.records import Answer, Completion, Conversation, Message, Pair, Prompt, Question, Recorded, Transcript
 from character.stats import paired, wilson
 from stages import answers, chosen, interactions, pairs, prompts, robustness, transcripts
 

@@ -8,9 +8,9 @@ import pytest
 from click.testing import CliRunner
 from transformers import AutoTokenizer
 
-from character import models
-from character.chat_template import SMOLLM2, SMOLLM2_TRAINING
-from character.errors import UserError
+from character.core import models
+from character.core.chat_template import SMOLLM2, SMOLLM2_TRAINING
+from character.core.errors import UserError
 from stages.student import main, write_tokenizer
 
 

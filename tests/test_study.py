@@ -11,7 +11,7 @@ from click.testing import CliRunner
 
 from character import cli, findings, overview, study
 from character.conditions import Called
-from character.errors import UserError
+from character.core.errors import UserError
 from character.findings import Finding, confusions, f1, likeness, macro_f1
 from character.markdown import section_markdown
 from character.study import Run

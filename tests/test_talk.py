@@ -7,11 +7,12 @@ import pytest
 import torch
 from personas import write_persona
 
-from character import constitution, models, talk
+from character import constitution, talk
 from character.chat import render
-from character.errors import UserError
+from character.core import models
+from character.core.errors import UserError
+from character.core.models import PERSONA
 from character.generate import Request
-from character.models import PERSONA
 from character.registry import FETCHED, Persona
 from character.sampler import TransformersEngine
 from character.talk import METHODS, Answer, Chat, Student

@@ -9,9 +9,9 @@ from click.testing import CliRunner
 from personas import tag, write_persona
 from rich.console import Console
 
-from character import records
 from character.cli import main
-from character.models import PERSONA
+from character.core import records
+from character.core.models import PERSONA
 from character.registry import FETCHED, Persona
 from character.talk import METHODS, Answer, Chat, Row
 from character.terminal import UNSHOWABLE, Session, Transcript, shown, table

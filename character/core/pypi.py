@@ -6,8 +6,8 @@ import sys
 import zipfile
 from pathlib import Path
 
-from character import models
-from character.errors import UserError
+from character.core import models
+from character.core.errors import UserError
 
 RELEASE = re.compile(r"\w[\w.-]*==\w[\w.+!]*", re.ASCII)  # pip would also take options, paths and URLs, and build what is there
 

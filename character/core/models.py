@@ -13,8 +13,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from character.errors import UserError
-from character.params import Section, read
+from character.core.errors import UserError
+from character.core.params import Section, read
 
 STUDENT = Path("models/student")
 PERSONA = Path("models/persona")  # the adapter that is evaluated and published

@@ -10,7 +10,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 PARAMS = Path("params.yaml")
 

@@ -11,9 +11,9 @@ from typing import IO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from character.errors import UserError
-from character.models import PROVENANCE
-from character.params import first_fault
+from character.core.errors import UserError
+from character.core.models import PROVENANCE
+from character.core.params import first_fault
 
 
 class Record(BaseModel):
