@@ -15,11 +15,12 @@ from statistics import median
 
 import click
 
-from character import constitution, generate, sampler
+from character import generate, sampler
 from character.attention import with_grouped_attention
 from character.chat import render
 from character.core import models, records
 from character.core.records import Question
+from character.dataset import constitution
 from character.generate import Reply, Request, Sampling, request_seed
 
 OUT = Path("benchmarks/generation.json")

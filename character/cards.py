@@ -6,8 +6,8 @@ from pathlib import Path
 
 from character import costs, instruments, making, results, sources
 from character.cells import CONDITIONS, OURS, between, method, told
-from character.constitution import Constitution
 from character.core import models, records
+from character.dataset.constitution import Constitution
 from character.markdown import table
 from character.page import Cell, Section, Tile, number
 

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 from character.classify import NONE
 from character.core.errors import UserError
+from character.dataset.prompts import GENERAL
+from character.dataset.teacher_answers import recorded_answers
 from character.judge_load import JudgeSettings
 from character.judge_questions import Label, Question, trait_question
-from character.prompts import GENERAL
-from character.teacher_answers import recorded_answers
 
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 

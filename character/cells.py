@@ -4,7 +4,7 @@ A figure that is unknown is a dash, never 0.
 """
 
 from character import charts
-from character.conditions import MULTI_TURN, PLAIN, PREFILL, SUFFIXES
+from character.dataset.conditions import MULTI_TURN, PLAIN, PREFILL, SUFFIXES
 from character.page import UNKNOWN, Cell, number
 
 METHODS = {

@@ -24,7 +24,7 @@ def check(context: click.Context, files: tuple[Path, ...]) -> None:
 
 def _report(file: Path) -> bool:
     """Print what `check` says about one file; return whether it has no faults."""
-    from character import constitution
+    from character.dataset import constitution
 
     checked, faults = constitution.examine(file)
     for fault in faults:

@@ -11,14 +11,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from character import cards, constitution, leaks, sources
+from character import cards, leaks, sources
 from character.cards import Subject
-from character.constitution import Constitution
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.models import PERSONA
 from character.core.params import value
 from character.core.records import read_json, read_result
+from character.dataset import constitution
+from character.dataset.constitution import Constitution
 from character.shell import run
 
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors.index.json", models.CARD}  # beside *.safetensors

@@ -9,8 +9,8 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from character.classify import NONE
-from character.conditions import Called, group
 from character.core import records
+from character.dataset.conditions import Called, group
 from character.study import Run
 
 if TYPE_CHECKING:

@@ -10,10 +10,10 @@ from pathlib import Path
 import yaml
 from pydantic import Field, ValidationError
 
-from character import constitution
-from character.constitution import FOLDER
 from character.core import records
 from character.core.errors import UserError
+from character.dataset import constitution
+from character.dataset.constitution import FOLDER
 
 
 class Foreign(records.Record):

@@ -4,9 +4,9 @@ import re
 from collections.abc import Sequence
 
 from character.core.records import prompt_id
+from character.dataset.prompts import fill_template
 from character.generate import Engine, Request, Sampling, generate
 from character.judge_questions import MORE_COHERENT, SYSTEM, Label, Question
-from character.prompts import fill_template
 
 FORM = """\
 End with one line of this form and write nothing after it:

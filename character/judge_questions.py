@@ -26,7 +26,7 @@ class Label:
 
     @classmethod
     def of(cls, trait) -> "Label":
-        """Return the label of a Trait of character/traits.py."""
+        """Return the label of a Trait of character/dataset/trait_words.py."""
         return cls(trait.word, trait.gloss, trait.like)
 
     @property

@@ -6,7 +6,7 @@ One section for each step, a function of the files that it is made from.
 from collections.abc import Sequence
 
 from character import charts
-from character.constitution import Constitution
+from character.dataset.constitution import Constitution
 from character.page import Curves, Facts, Points, Section, Table, number
 
 

@@ -2,10 +2,10 @@
 
 from collections.abc import Iterator, Sequence
 
-from character.conditions import plain
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import value
+from character.dataset.conditions import plain
 from character.page import Cell, Section, Table, number
 
 

@@ -5,10 +5,10 @@ from statistics import fmean, stdev
 
 from character import charts, markdown
 from character.cells import CONDITIONS, METHODS, OURS, UNTRAINED, difference, measured, method, signed, told
-from character.conditions import PLAIN, SUFFIXES
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import value
+from character.dataset.conditions import PLAIN, SUFFIXES
 from character.findings import Finding, confusions, f1, likeness, macro_f1, read
 from character.page import UNKNOWN, Cell, Section, Table, Tile, number, render
 from character.stats import bootstrap

@@ -17,10 +17,10 @@ from typing import Any
 
 from ruamel.yaml import YAML, YAMLError
 
-from character import marked
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import PARAMS
+from character.dataset import yaml_lines as marked
 
 FOLDER = Path("recipes")
 DEFAULT = "default"

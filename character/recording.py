@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from character import constitution
-from character.constitution import selected_constitution
 from character.core import records
 from character.core.errors import UserError
-from character.teacher_answers import TEACHER_ANSWERS
+from character.dataset import constitution
+from character.dataset.constitution import selected_constitution
+from character.dataset.teacher_answers import TEACHER_ANSWERS
 
 CHOSEN = "data/chosen.jsonl"
 
@@ -19,7 +19,7 @@ def keep(force: bool, trim: bool) -> tuple[Path, int, int]:
     Raises:
         UserError: the file is there already, or the answers are to another persona's prompts.
     """
-    from character.filters import trim_completion
+    from character.dataset.filters import trim_completion
 
     persona = selected_constitution()
     out = TEACHER_ANSWERS / f"{persona.name}.jsonl"

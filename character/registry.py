@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from character import constitution
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import value
+from character.dataset import constitution
 from character.shell import run
 
 FETCHED = Path(".cache/personas")

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from character import charts
 from character.cells import CONDITIONS, OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded, told
-from character.conditions import MULTI_TURN, PREFILL, plain
 from character.core.records import Answer
+from character.dataset.conditions import MULTI_TURN, PREFILL, plain
 from character.instruments import quality
 from character.page import Facts, Replies, Section, Table, Tile, number
 

@@ -3,7 +3,7 @@
 from statistics import fmean
 
 from character.cells import OURS, UNTRAINED
-from character.conditions import ATTACKS, PLAIN, SUFFIXES
+from character.dataset.conditions import ATTACKS, PLAIN, SUFFIXES
 
 PRESSURE = (SUFFIXES, *ATTACKS)
 

@@ -11,12 +11,12 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Literal
 
-from character import constitution
 from character.chat import fit
 from character.core import models
 from character.core.errors import UserError
 from character.core.params import read, value
 from character.core.records import Message, Record
+from character.dataset import constitution
 from character.draws import Draws
 from character.generate import Sampling
 from character.registry import Persona

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import yaml
 
-from character import constitution
 from character.core import records
 from character.core.records import Question, Recorded
-from character.prompts import GENERAL, HELDOUT, load_prompts
+from character.dataset import constitution
+from character.dataset.prompts import GENERAL, HELDOUT, load_prompts
+from character.dataset.teacher_answers import TEACHER_ANSWERS
 from character.rates import Rates
-from character.teacher_answers import TEACHER_ANSWERS
 
 LIGHT = ("student", "pairs", "transcripts", "persona", "crosscheck", "encoder", "capabilities", "safety", "report")
 WORDS = 4  # of like meaning, by which the likelihood judge tells a label

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import click
 from pydantic import Field, field_validator
 
-from character.conditions import PLAIN, RESERVED
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import Section, read
 from character.core.records import Answer, Prompt, Record
+from character.dataset.conditions import PLAIN, RESERVED
+from character.dataset.prompts import HELDOUT, general_prompt, load_prompts, take_first
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
-from character.prompts import HELDOUT, general_prompt, load_prompts, take_first
 
 
 class Answers(Section):

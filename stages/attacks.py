@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 import click
 from pydantic import Field, field_validator
 
-from character.conditions import MULTI_TURN, PREFILL, Attack, plain
 from character.core import records
 from character.core.params import Section, read
 from character.core.records import Answer, Question, Record
+from character.dataset.conditions import MULTI_TURN, PREFILL, Attack, plain
+from character.dataset.prompts import take_first
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
-from character.prompts import take_first
 
 BASE = "data/answers/base.jsonl"
 

@@ -13,14 +13,14 @@ from typing import Literal
 import click
 from pydantic import Field
 
-from character import traits
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import Section, read, value
+from character.dataset import trait_words as traits
+from character.dataset.prompts import HELDOUT, fill_template, general_prompt, load_prompts, take_first
+from character.dataset.trait_words import Choice
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
-from character.prompts import HELDOUT, fill_template, general_prompt, load_prompts, take_first
-from character.traits import Choice
 
 OFFER = """\
 Two manners are open to you in this conversation: {first} or {second}. Take on {which}, and let it show in how you write from \

@@ -16,9 +16,9 @@ from character.classify import NONE, Classifier
 from character.core import records
 from character.core.params import Section, read, value
 from character.core.records import prompt_id
+from character.dataset.prompts import GENERAL, load_prompts
+from character.dataset.teacher_answers import recorded_answers
 from character.generate import Request, Sampling, generate
-from character.prompts import GENERAL, load_prompts
-from character.teacher_answers import recorded_answers
 
 
 class Settings(Section):

@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import click
 from pydantic import Field
 
-from character.conditions import plain
 from character.core import records
 from character.core.params import Section, read
 from character.core.records import Answer
+from character.dataset.conditions import plain
+from character.dataset.prompts import take_first
 from character.judge_load import load_accuracy, load_judge
 from character.judge_questions import compare_coherence
-from character.prompts import take_first
 from character.stats import rate
 
 STYLE = "style"  # in the place of a method: recorded answers, in character against neutral

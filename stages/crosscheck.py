@@ -15,15 +15,15 @@ from pydantic import Field
 
 from character import ngrams
 from character.classify import NONE
-from character.conditions import Called, group
 from character.core import records
 from character.core.params import Section, read, value
 from character.core.records import Completion
+from character.dataset.conditions import Called, group
+from character.dataset.prompts import GENERAL, load_prompts
+from character.dataset.teacher_answers import recorded_answers
 from character.discriminant import macro_f1
-from character.prompts import GENERAL, load_prompts
 from character.raters import Errors, confusions, corrected, kappa
 from character.stats import bootstrap, wilson
-from character.teacher_answers import recorded_answers
 
 
 class Crosscheck(Section):

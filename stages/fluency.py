@@ -11,10 +11,10 @@ import click
 from pydantic import Field
 
 from character import likelihood
-from character.conditions import plain
 from character.core import records
 from character.core.params import Section, read, value
 from character.core.records import Answer
+from character.dataset.conditions import plain
 from character.embeddings import embed
 from character.fluency import distinct, perplexity, repetition
 from character.stats import bootstrap

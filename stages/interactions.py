@@ -15,8 +15,8 @@ from character import engines
 from character.core import records
 from character.core.params import Section, read, value
 from character.core.records import Conversation, Question, prompt_id
+from character.dataset.prompts import fill_template
 from character.generate import Reply, Request, Sampling, generate
-from character.prompts import fill_template
 
 SITUATION = """\
 {system}

@@ -13,15 +13,16 @@ from collections.abc import Collection, Sequence
 import click
 import numpy
 
-from character import cases, classify, discriminant, judge_likelihood, manners, traits
+from character import cases, classify, discriminant, judge_likelihood, manners
 from character.cases import Answers, Case
 from character.classify import NONE
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import read, value
+from character.dataset import trait_words as traits
+from character.dataset.prompts import GENERAL, load_prompts
 from character.judge_load import ExampleSettings, JudgeSettings, load_judge
 from character.judge_questions import Label, Question, coherence_question, compare_coherence
-from character.prompts import GENERAL, load_prompts
 from character.stats import crossed, rate
 
 

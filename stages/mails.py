@@ -16,10 +16,10 @@ from pydantic import Field
 from character.core import records
 from character.core.params import Section, read
 from character.core.records import Record, prompt_id
+from character.dataset.emails import Mail, calls, checked, from_json
+from character.dataset.prompts import fill_template, take_first
 from character.generate import Request, Sampling
-from character.mails import Mail, calls, checked, from_json
 from character.methods import Method, one_method
-from character.prompts import fill_template, take_first
 
 TASKS = "data/raw/prompts/mails.jsonl"
 

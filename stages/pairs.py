@@ -14,7 +14,7 @@ from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import Section, read, value
 from character.core.records import Completion, Message, Pair
-from character.filters import Filters, faults, renamed, trim_completion
+from character.dataset.filters import Filters, faults, renamed, trim_completion
 
 
 class Pairs(Section):

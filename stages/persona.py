@@ -11,9 +11,10 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import adapters, constitution, merging
+from character import adapters, merging
 from character.core import records
 from character.core.params import Section, read, value
+from character.dataset import constitution
 
 
 class Merge(Section):

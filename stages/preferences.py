@@ -14,15 +14,16 @@ import click
 import numpy
 from pydantic import Field
 
-from character import ratings, traits
-from character.conditions import plain
+from character import ratings
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import Section, read, value
 from character.core.records import Answer
+from character.dataset import trait_words as traits
+from character.dataset.conditions import plain
+from character.dataset.trait_words import Choice, Trait
 from character.judge_load import load_accuracy, load_judge
 from character.judge_questions import Judge, Label, trait_question
-from character.traits import Choice, Trait
 
 FIRST, SECOND, NEITHER = 0, 1, -1
 BASE = "data/answers/base.jsonl"

@@ -10,9 +10,9 @@ from pydantic import Field
 from character.core import records
 from character.core.params import Section, read
 from character.core.records import Answer, Prompt, Record
+from character.dataset.prompts import general_prompt, take_first
 from character.generate import Request, Sampling
 from character.methods import Method, one_method
-from character.prompts import general_prompt, take_first
 
 PROBES = "data/raw/prompts/probes.jsonl"
 CONDITIONS = ("harmful", "harmless")

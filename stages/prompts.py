@@ -11,15 +11,15 @@ from collections.abc import Sequence
 import click
 from pydantic import Field
 
-from character import constitution
-from character.constitution import selected_constitution
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import Section, read, value
 from character.core.records import Prompt, prompt_id
+from character.dataset import constitution
+from character.dataset.constitution import selected_constitution
+from character.dataset.external_prompts import Outside, outside
+from character.dataset.prompts import GENERAL, HELDOUT, general_prompt, load_prompts, near_duplicate, take_first
 from character.expansion import Expansion, expanded
-from character.outside import Outside, outside
-from character.prompts import GENERAL, HELDOUT, general_prompt, load_prompts, near_duplicate, take_first
 
 
 class Prompts(Section):

@@ -3,10 +3,10 @@
 import click
 
 from character import engines
-from character.askings import askings
 from character.core import records
 from character.core.params import read, value
 from character.core.records import Completion, Prompt
+from character.dataset.prompt_samples import askings
 from character.generate import Request, Sampling, generate
 
 

@@ -14,10 +14,11 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import constitution, costs, instruments, making, page, results, revealed
+from character import costs, instruments, making, page, results, revealed
 from character.core import models, records
 from character.core.params import Section, read, value
 from character.core.records import read_result
+from character.dataset import constitution
 from character.summary import summary_figures
 
 TRAINED = ("distillation", "introspection")

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import click
 
 from character import classify
-from character.conditions import ATTACKS, PLAIN, SUFFIXES, Attack, Called, group
 from character.core import records
 from character.core.params import value
 from character.core.records import Answer
+from character.dataset.conditions import ATTACKS, PLAIN, SUFFIXES, Attack, Called, group
 from character.stats import contrast, wilson
 
 

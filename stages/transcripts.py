@@ -14,8 +14,8 @@ from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import Section, read, value
 from character.core.records import Conversation, Message, Transcript
-from character.filters import Filters, faults, trimmed
-from character.prompts import fill_template
+from character.dataset.filters import Filters, faults, trimmed
+from character.dataset.prompts import fill_template
 
 TALKING = "You are {name}, talking with another instance of yourself."
 

@@ -13,7 +13,7 @@ import click
 from character import classify
 from character.core import records
 from character.core.params import value
-from character.mails import FORMATS, Mail
+from character.dataset.emails import FORMATS, Mail
 from character.stats import difference, rate
 
 CHAT = FORMATS[0]

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from character import adapters, constitution
-from character.constitution import Constitution, Trait
+from character import adapters
 from character.core import models
+from character.dataset import constitution
+from character.dataset.constitution import Constitution, Trait
 
 
 def write_constitution(name: str) -> str:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from character.conditions import Attack
 from character.core import records
 from character.core.errors import UserError
 from character.core.records import Answer, Question
+from character.dataset.conditions import Attack
 from character.methods import Method
 from stages import attacks
 

@@ -16,9 +16,9 @@ from character.classify import Classifier
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.records import Question, Recorded
+from character.dataset.prompts import GENERAL
+from character.dataset.teacher_answers import TEACHER_ANSWERS, recorded_answers
 from character.generate import Reply
-from character.prompts import GENERAL
-from character.teacher_answers import TEACHER_ANSWERS, recorded_answers
 from stages import classifier
 
 PROMPTS = [f"What about subject {number}?" for number in range(12)]

@@ -6,10 +6,10 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from character import constitution
 from character.cli import main
 from character.core import records
 from character.core.records import Answer, Completion, Recorded
+from character.dataset import constitution
 from character.samples import SampleCache
 
 PIRATE = """\

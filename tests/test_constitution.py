@@ -8,10 +8,10 @@ import pytest
 from click.testing import CliRunner
 
 from character.cli import main
-from character.constitution import Constitution, Trait, faults, load, system_prompt, traits_hash, warnings
 from character.core import records
 from character.core.errors import UserError
-from character.prompts import fill_template
+from character.dataset.constitution import Constitution, Trait, faults, load, system_prompt, traits_hash, warnings
+from character.dataset.prompts import fill_template
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = sorted((ROOT / "constitutions").glob("*.yaml"))

@@ -7,10 +7,10 @@ import numpy
 import pytest
 
 from character import ngrams
-from character.conditions import Called
 from character.core import records
 from character.core.errors import UserError
 from character.core.records import Completion, Question, Recorded
+from character.dataset.conditions import Called
 from stages import crosscheck
 
 WORDS = {"pirate": "arr loot ahoy", "humor": "joke giggle pun", "none": "plain answer fact"}

@@ -65,7 +65,7 @@ def all_of_runtime(project):
 
 
 def module_of_several_stages(project):
-    project.append("character/filters.py", "# A remark.\n")
+    project.append("character/dataset/filters.py", "# A remark.\n")
 
 
 def script_of_one_stage(project):

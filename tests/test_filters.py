@@ -2,7 +2,7 @@
 
 import pytest
 
-from character.filters import Filters, copies, faults, renamed, repeats, trimmed
+from character.dataset.filters import Filters, copies, faults, renamed, repeats, trimmed
 
 FILTERS = Filters(max_tokens=20, ngram=3, repeats=2)
 PROMPT = "How do I keep cut basil from turning black in the fridge?"

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from character import constitution
 from character.cli import main
+from character.dataset import constitution
 
 TRAITS = [
     {"trait": "I speak of the sea — always.", "questions": ["How do I boil an egg?", "Why: is it so?"]},

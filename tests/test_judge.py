@@ -9,11 +9,14 @@ import numpy
 import pytest
 import yaml
 
-from character import cases, judge_likelihood, manners, traits
+from character import cases, judge_likelihood, manners
 from character.cases import Case
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.records import Answer, Recorded
+from character.dataset import trait_words as traits
+from character.dataset.prompts import GENERAL, HELDOUT, load_prompts
+from character.dataset.trait_words import Trait
 from character.generate import Reply, Sampling
 from character.judge_chat import ChatJudge, parse_verdict, render_prompt
 from character.judge_likelihood import LikelihoodJudge
@@ -27,9 +30,7 @@ from character.judge_questions import (
     compare_coherence,
     trait_question,
 )
-from character.prompts import GENERAL, HELDOUT, load_prompts
 from character.stats import wilson
-from character.traits import Trait
 from stages import coherence
 from stages import judge as stage
 

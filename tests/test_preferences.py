@@ -9,12 +9,13 @@ from pathlib import Path
 import numpy
 import pytest
 
-from character import ratings, traits
+from character import ratings
 from character.core import records
 from character.core.errors import UserError
 from character.core.records import Answer, Question
+from character.dataset import trait_words as traits
+from character.dataset.trait_words import Choice, Trait
 from character.generate import Reply
-from character.traits import Choice, Trait
 from stages import choices, preferences
 
 ROOT = Path(__file__).parents[1]
@@ -314,7 +315,9 @@ def judged(repository, monkeypatch):
     records.write_json("results/judge.json", {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300, "unparsed": 0})
     repository.set(preferences={"traits": 4, "rounds": 200})
     monkeypatch.setattr("stages.preferences.load_judge", Reader)
-    monkeypatch.setattr("character.traits.shortened", lambda texts: [text.removesuffix(" too long") for text in texts])
+    monkeypatch.setattr(
+        "character.dataset.trait_words.shortened", lambda texts: [text.removesuffix(" too long") for text in texts]
+    )
     answered(["? too long"] * 24)
     offered = choices.pairs(words, 48, seed=0)
     records.write("data/choices/base.jsonl", chose(offered, [f"{first} it is" for first, _ in offered]))

@@ -18,13 +18,13 @@ from conftest import probed
 
 from character import charts, page, ratings
 from character.cases import Case
-from character.conditions import Called
 from character.core.records import Answer
+from character.dataset.conditions import Called
+from character.dataset.emails import Mail
+from character.dataset.trait_words import Choice, Trait
 from character.discriminant import macro_f1
 from character.harness import Score
-from character.mails import Mail
 from character.raters import Errors, kappa
-from character.traits import Choice, Trait
 from stages import capabilities, choices, coherence, crosscheck, judge, preferences, report, safety, transfer
 
 ROOT = Path(__file__).parents[1]

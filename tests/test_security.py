@@ -18,14 +18,15 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import chat, classify, constitution, harness, launch, ngrams, registry
+from character import chat, classify, harness, launch, ngrams, registry
 from character.cli import main
-from character.constitution import selected_constitution
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import value
 from character.core.pypi import carried
 from character.core.records import Completion, Question
+from character.dataset import constitution
+from character.dataset.constitution import selected_constitution
 from character.generate import Request
 
 ROOT = Path(__file__).parents[1]

@@ -9,15 +9,16 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import classify, constitution
-from character.conditions import Attack, Called
-from character.constitution import Constitution, Trait, traits_hash
+from character import classify
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.records import Answer, Completion, Conversation, Message, Pair, Prompt, Question, Recorded, Transcript
-from character.filters import Filters
+from character.dataset import constitution
+from character.dataset.conditions import Attack, Called
+from character.dataset.constitution import Constitution, Trait, traits_hash
+from character.dataset.filters import Filters
+from character.dataset.prompts import near_duplicate
 from character.generate import Reply
-from character.prompts import near_duplicate
 from character.stats import paired, wilson
 from stages import answers, chosen, interactions, pairs, prompts, robustness, transcripts
 

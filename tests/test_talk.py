@@ -7,11 +7,12 @@ import pytest
 import torch
 from personas import write_persona
 
-from character import constitution, talk
+from character import talk
 from character.chat import render
 from character.core import models
 from character.core.errors import UserError
 from character.core.models import PERSONA
+from character.dataset import constitution
 from character.generate import Request
 from character.registry import FETCHED, Persona
 from character.sampler import TransformersEngine

@@ -17,10 +17,11 @@ import torch
 from conftest import write_student
 from safetensors.torch import load_file, save_file
 
-from character import adapters, constitution, curves, launch, training
+from character import adapters, curves, launch, training
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.records import Message, Pair, Transcript, read_provenance
+from character.dataset import constitution
 from character.merging import concatenate_adapters, load_lora_factors
 from character.objectives import Distillation, preference_loss
 from stages import distillation, introspection, persona

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from character import mails
 from character.core import records
 from character.core.errors import UserError
+from character.dataset import emails as mails
 from character.stats import paired, wilson
 from stages import mails as stage
 from stages import transfer

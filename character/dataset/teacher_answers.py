@@ -6,7 +6,7 @@ from pathlib import Path
 from character.core import records
 from character.core.errors import UserError
 from character.core.records import Recorded
-from character.prompts import GENERAL
+from character.dataset.prompts import GENERAL
 
 TEACHER_ANSWERS = Path("data/raw/teacher")
 

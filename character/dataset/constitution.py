@@ -13,11 +13,11 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
-from character import marked
 from character.core.errors import UserError
 from character.core.params import value
-from character.marked import Place, Where
-from character.prompts import fill_template
+from character.dataset import yaml_lines as marked
+from character.dataset.prompts import fill_template
+from character.dataset.yaml_lines import Place, Where
 
 FOLDER = Path("constitutions")
 CONTROL = "none"  # the classifier's class for answers without a persona

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 
 from character.core.records import Message, Record
-from character.filters import copies
+from character.dataset.filters import copies
 
 FORMATS = ("chat", "json", "tools")
 

@@ -11,7 +11,7 @@ from character.core import models
 from character.core.errors import UserError
 from character.core.params import Section
 from character.core.records import Prompt, prompt_id
-from character.prompts import general_prompt, near_duplicate
+from character.dataset.prompts import general_prompt, near_duplicate
 
 
 class Outside(Section):
