@@ -16,10 +16,10 @@ from statistics import median
 
 import click
 
-from character import training
 from character.core import models, records
 from character.core.params import read
-from character.objectives import Distillation, preference_loss
+from character.training import run as training
+from character.training.objectives import Distillation, preference_loss
 
 OUT = Path("benchmarks/training.json")
 STEPS, EPOCHS = 4, 2  # optimiser steps in an epoch, epochs
@@ -50,7 +50,7 @@ def dataset(tokenizer, wanted: Distillation):
 def ours(model, tokenizer, rows, wanted: Distillation, folder: str):
     from trl import DPOConfig
 
-    from character.trainers import PairTrainer
+    from character.training.trainers import PairTrainer
 
     args = training.arguments(DPOConfig, wanted, folder, models.runtime().training_batch, disable_dropout=False)
     return PairTrainer(
@@ -73,7 +73,7 @@ def stock(model, tokenizer, rows, wanted: Distillation, folder: str):
     import torch
     from trl import DPOConfig, DPOTrainer
 
-    from character.trainers import Sorted, trailing_tokens, trimmed
+    from character.training.trainers import Sorted, trailing_tokens, trimmed
 
     torch.set_float32_matmul_precision("highest")
     args = training.arguments(

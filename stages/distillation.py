@@ -9,17 +9,18 @@ from functools import partial
 
 import click
 
-from character import launch, training
 from character.core import records
 from character.core.params import read
-from character.objectives import Distillation, preference_loss
+from character.training import launch
+from character.training import run as training
+from character.training.objectives import Distillation, preference_loss
 
 
 def train(settings: Distillation, pairs: Sequence[records.Pair]):
     """Train an adapter on the student; see `training.train`."""
     from trl import DPOConfig
 
-    from character.trainers import PairTrainer
+    from character.training.trainers import PairTrainer
 
     return training.train(
         PairTrainer,

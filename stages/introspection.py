@@ -9,9 +9,10 @@ from pathlib import Path
 
 import click
 
-from character import launch, training
 from character.core import records
 from character.core.params import read
+from character.training import launch
+from character.training import run as training
 
 
 class Introspection(training.Training):
@@ -22,7 +23,7 @@ def train(settings: Introspection, transcripts: Sequence[records.Transcript]):
     """Train an adapter on the distilled student; see `training.train`."""
     from trl import SFTConfig
 
-    from character.trainers import TranscriptTrainer
+    from character.training.trainers import TranscriptTrainer
 
     earlier, options = Path("models/distillation"), {"assistant_only_loss": True}
     return training.train(TranscriptTrainer, SFTConfig, settings, transcripts, earlier, options, name="introspection")

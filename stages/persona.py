@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import adapters, merging
 from character.core import records
 from character.core.params import Section, read, value
 from character.dataset import constitution
+from character.training import adapters, merging
 
 
 class Merge(Section):

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import yaml
 
-from character import adapters
 from character.core import models
 from character.dataset import constitution
 from character.dataset.constitution import Constitution, Trait
+from character.training import adapters
 
 
 def write_constitution(name: str) -> str:

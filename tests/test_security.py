@@ -18,7 +18,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import chat, classify, harness, launch, ngrams, registry
+from character import chat, classify, harness, ngrams, registry
 from character.cli import main
 from character.core import models, records
 from character.core.errors import UserError
@@ -28,6 +28,7 @@ from character.core.records import Completion, Question
 from character.dataset import constitution
 from character.dataset.constitution import selected_constitution
 from character.generate import Request
+from character.training import launch
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["../x", "..", "/etc/passwd", "a/b", "a\0b", "-rf"]

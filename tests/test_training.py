@@ -17,13 +17,15 @@ import torch
 from conftest import write_student
 from safetensors.torch import load_file, save_file
 
-from character import adapters, curves, launch, training
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.records import Message, Pair, Transcript, read_provenance
 from character.dataset import constitution
-from character.merging import concatenate_adapters, load_lora_factors
-from character.objectives import Distillation, preference_loss
+from character.training import adapters, launch
+from character.training import curve_callback as curves
+from character.training import run as training
+from character.training.merging import concatenate_adapters, load_lora_factors
+from character.training.objectives import Distillation, preference_loss
 from stages import distillation, introspection, persona
 
 ROOT = Path(__file__).parents[1]
@@ -230,7 +232,7 @@ def test_reference_log_probs_are_those_of_the_student_alone(workspace):
 
 @pytest.mark.parametrize(("kind", "scores"), [("sigmoid", (0.6, -0.5)), ("sigmoid_norm", (0.3, -0.5))])
 def test_preference_loss_by_hand(kind, scores):
-    from character.trainers import Totals
+    from character.training.trainers import Totals
 
     settings = Distillation(**COMMON | OBJECTIVE | {"loss": kind, "beta": 2.0, "nll_coef": 0.5, "kl_coef": 10.0})
     logps = [torch.tensor([-1.0, -2.0]), torch.tensor([-3.0])]

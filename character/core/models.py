@@ -20,7 +20,7 @@ STUDENT = Path("models/student")
 PERSONA = Path("models/persona")  # the adapter that is evaluated and published
 CARD = "student.json"
 CONTROL = "control.safetensors"  # in a directory that takes an adapter's place: a control vector
-PROVENANCE = "provenance.json"  # of an adapter; see `stage_provenance` of character/adapters.py
+PROVENANCE = "provenance.json"  # of an adapter; see `stage_provenance` of character/training/adapters.py
 
 
 class Runtime(Section):

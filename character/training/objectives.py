@@ -5,7 +5,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from character.training import Training
+from character.training.run import Training
 
 
 class Distillation(Training):

@@ -12,11 +12,11 @@ from typing import Literal
 
 from pydantic import Field
 
-from character import adapters
-from character.adapters import stage_provenance
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import Section, value
+from character.training import adapters
+from character.training.adapters import stage_provenance
 
 # TRL reports every trainer to the hub; huggingface_hub reads this when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -115,7 +115,7 @@ def check_trackers(wanted: Sequence[str]) -> None:
 def train(trainer, kind: type, settings: Training, examples: Sequence, earlier: Path | None = None, options=None, **more):
     """Train a new adapter on the student, or on it with an `earlier` adapter; return the trainer with its model and curve.
 
-    `trainer` is a class of character.trainers, `kind` TRL's class of its arguments, and `options` what only that one has;
+    `trainer` is a class of character.training.trainers, `kind` TRL's class of its arguments, and `options` what only that one has;
     `more` goes to the trainer. On one CPU, the same inputs give the same adapter, byte for byte, and a run that was killed
     goes on from its last checkpoint to that same adapter.
     """

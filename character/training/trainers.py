@@ -21,7 +21,7 @@ from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from character.core.errors import UserError
-from character.curves import Curve
+from character.training.curve_callback import Curve
 
 disable_progress_bars()  # tokenizing takes a second; the bars are for what takes minutes
 

@@ -1,0 +1,1 @@
+"""Adapters: how they are trained, stored and merged."""
