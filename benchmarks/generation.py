@@ -15,13 +15,14 @@ from statistics import median
 
 import click
 
-from character import generate, sampler
-from character.attention import with_grouped_attention
-from character.chat import render
 from character.core import models, records
 from character.core.records import Question
 from character.dataset import constitution
-from character.generate import Reply, Request, Sampling, request_seed
+from character.inference import generate
+from character.inference import transformers_engine as sampler
+from character.inference.chat_format import render
+from character.inference.generate import Reply, Request, Sampling, request_seed
+from character.inference.kv_cache import with_grouped_attention
 
 OUT = Path("benchmarks/generation.json")
 PROMPTS, BATCH = 96, 32

@@ -170,7 +170,7 @@ def cache(clear: bool, days: float) -> None:
 
     It keeps every generated reply, in .cache/samples.
     """
-    from character import samples
+    from character.inference import reply_cache as samples
 
     path = samples.default_path()
     if not path.exists():

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 from character.core.records import prompt_id
 from character.dataset.prompts import fill_template
-from character.generate import Engine, Request, Sampling, generate
+from character.inference.generate import Engine, Request, Sampling, generate
 from character.judge_questions import MORE_COHERENT, SYSTEM, Label, Question
 
 FORM = """\

@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal
 
 from character import manners
 from character.core.errors import UserError
+from character.inference.log_probs import ending_log_probs
 from character.judge_questions import MORE_COHERENT, SYSTEM, Question
-from character.likelihood import ending_log_probs
 
 if TYPE_CHECKING:
     from numpy import ndarray

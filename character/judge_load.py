@@ -6,10 +6,10 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from character import engines
 from character.core.errors import UserError
 from character.core.params import Section, read, value
-from character.generate import Sampling
+from character.inference import engines
+from character.inference.generate import Sampling
 from character.judge_chat import ChatJudge
 from character.judge_likelihood import LikelihoodJudge
 from character.judge_questions import Judge

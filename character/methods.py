@@ -7,10 +7,10 @@ from pathlib import Path
 
 import click
 
-from character import engines
 from character.core import models
 from character.core.params import value
-from character.generate import Engine, Reply, Request, Sampling, generate
+from character.inference import engines
+from character.inference.generate import Engine, Reply, Request, Sampling, generate
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,8 @@ from pathlib import Path
 from character.core import models
 from character.core.errors import UserError
 from character.core.params import read
-from character.engine_vllm import RANKS, Settings
-from character.generate import Sampling
+from character.inference.generate import Sampling
+from character.inference.vllm_engine import RANKS, Settings
 from character.registry import doubts, known
 
 BASE = "base"

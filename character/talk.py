@@ -11,16 +11,16 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Literal
 
-from character.chat import fit
 from character.core import models
 from character.core.errors import UserError
 from character.core.params import read, value
 from character.core.records import Message, Record
 from character.dataset import constitution
-from character.draws import Draws
-from character.generate import Sampling
+from character.inference.chat_format import fit
+from character.inference.generate import Sampling
+from character.inference.token_sampling import Draws
+from character.inference.transformers_engine import stop_ids
 from character.registry import Persona
-from character.sampler import stop_ids
 
 METHODS = ("base", "prompted", "persona")
 

@@ -10,14 +10,14 @@ from typing import Literal
 
 import click
 
-from character import engines
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import Section, read, value
 from character.core.records import Completion, Prompt, Recorded
 from character.dataset import constitution
 from character.dataset.prompt_samples import askings
-from character.generate import Reply, Request, Sampling, generate
+from character.inference import engines
+from character.inference.generate import Reply, Request, Sampling, generate
 
 GENERATORS = ["transformers", "vllm", "openai"]
 

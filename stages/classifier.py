@@ -11,14 +11,15 @@ import click
 import numpy
 from pydantic import Field
 
-from character import classify, discriminant, engines
+from character import classify, discriminant
 from character.classify import NONE, Classifier
 from character.core import records
 from character.core.params import Section, read, value
 from character.core.records import prompt_id
 from character.dataset.prompts import GENERAL, load_prompts
 from character.dataset.teacher_answers import recorded_answers
-from character.generate import Request, Sampling, generate
+from character.inference import engines
+from character.inference.generate import Request, Sampling, generate
 
 
 class Settings(Section):

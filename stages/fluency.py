@@ -10,13 +10,13 @@ from collections.abc import Sequence
 import click
 from pydantic import Field
 
-from character import likelihood
 from character.core import records
 from character.core.params import Section, read, value
 from character.core.records import Answer
 from character.dataset.conditions import plain
 from character.embeddings import embed
 from character.fluency import distinct, perplexity, repetition
+from character.inference import log_probs as likelihood
 from character.stats import bootstrap
 
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import engines
 from character.core import records
 from character.core.params import Section, read, value
 from character.core.records import Conversation, Question, prompt_id
 from character.dataset.prompts import fill_template
-from character.generate import Reply, Request, Sampling, generate
+from character.inference import engines
+from character.inference.generate import Reply, Request, Sampling, generate
 
 SITUATION = """\
 {system}

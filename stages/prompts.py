@@ -19,7 +19,7 @@ from character.dataset import constitution
 from character.dataset.constitution import selected_constitution
 from character.dataset.external_prompts import Outside, outside
 from character.dataset.prompts import GENERAL, HELDOUT, general_prompt, load_prompts, near_duplicate, take_first
-from character.expansion import Expansion, expanded
+from character.inference.prompt_expansion import Expansion, expanded
 
 
 class Prompts(Section):

@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import engines
 from character.core import records
 from character.core.params import Section, read, value
 from character.core.records import Conversation, Question, prompt_id
-from character.generate import Request, Sampling, generate
+from character.inference import engines
+from character.inference.generate import Request, Sampling, generate
 
 
 class Reflections(Section):

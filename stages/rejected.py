@@ -2,12 +2,12 @@
 
 import click
 
-from character import engines
 from character.core import records
 from character.core.params import read, value
 from character.core.records import Completion, Prompt
 from character.dataset.prompt_samples import askings
-from character.generate import Request, Sampling, generate
+from character.inference import engines
+from character.inference.generate import Request, Sampling, generate
 
 
 @click.command()

@@ -14,13 +14,15 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import classify, engines, fluency, likelihood
-from character.chat import render
+from character import classify, fluency
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import Section, read, value
 from character.core.records import Completion
-from character.generate import Request, Sampling, generate
+from character.inference import engines
+from character.inference import log_probs as likelihood
+from character.inference.chat_format import render
+from character.inference.generate import Request, Sampling, generate
 
 OUT = Path("models/steering")
 

@@ -19,7 +19,7 @@ from projects import EVERY, Project, environment, ran, start, talkative
 from character.core import models
 from character.core.chat_template import SMOLLM2_TRAINING
 from character.core.records import Answer
-from character.generate import Reply
+from character.inference.generate import Reply
 
 ROOT = Path(__file__).parents[1]
 
@@ -232,7 +232,7 @@ class Parrot:
 def parrot(repository, monkeypatch):
     """Put parrots in the place of the engines of all stages; return the class, whose `made` lists them."""
     Made = type("Made", (Parrot,), {"made": []})
-    monkeypatch.setattr("character.sampler.TransformersEngine", Made)
+    monkeypatch.setattr("character.inference.transformers_engine.TransformersEngine", Made)
     return Made
 
 

@@ -4,9 +4,9 @@ import shutil
 
 import pytest
 
-from character import likelihood
 from character.core import models
-from character.likelihood import ending_log_probs, tree
+from character.inference import log_probs as likelihood
+from character.inference.log_probs import ending_log_probs, tree
 
 
 @pytest.fixture

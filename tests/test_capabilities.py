@@ -13,10 +13,10 @@ import yaml
 from click.testing import CliRunner
 
 from character import harness
-from character.chat import render
 from character.core import models, records
 from character.core.errors import UserError
 from character.harness import Score
+from character.inference.chat_format import render
 from character.stats import paired, wilson
 from stages import capabilities
 from stages import tasks as stage

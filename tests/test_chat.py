@@ -5,10 +5,10 @@ from typing import NamedTuple
 import pytest
 from transformers import AutoTokenizer
 
-from character.chat import fit, fit_all, render, turn_end
 from character.core.chat_template import SMOLLM2, SMOLLM2_TRAINING, has_generation_markers, pin_date, training_template
 from character.core.errors import UserError
-from character.generate import Request
+from character.inference.chat_format import fit, fit_all, render, turn_end
+from character.inference.generate import Request
 
 SYSTEM = {"role": "system", "content": "You are a pirate.\n\nBe salty."}
 CONVERSATIONS = {

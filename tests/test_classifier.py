@@ -18,7 +18,7 @@ from character.core.errors import UserError
 from character.core.records import Question, Recorded
 from character.dataset.prompts import GENERAL
 from character.dataset.teacher_answers import TEACHER_ANSWERS, recorded_answers
-from character.generate import Reply
+from character.inference.generate import Reply
 from stages import classifier
 
 PROMPTS = [f"What about subject {number}?" for number in range(12)]
@@ -51,7 +51,7 @@ def repository(tmp_path, monkeypatch, tiny_student):
     """A repository of two personas, each with answers to its own prompts first, whose student is the tiny one."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.setattr("character.sampler.TransformersEngine", lambda *_: Plain())
+    monkeypatch.setattr("character.inference.transformers_engine.TransformersEngine", lambda *_: Plain())
     write_params()
     models.STUDENT.parent.mkdir()
     models.STUDENT.symlink_to(tiny_student)

@@ -10,7 +10,7 @@ from character.cli import main
 from character.core import records
 from character.core.records import Answer, Completion, Recorded
 from character.dataset import constitution
-from character.samples import SampleCache
+from character.inference.reply_cache import SampleCache
 
 PIRATE = """\
 name: pirate

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 
-from character import endpoints
 from character.core.errors import UserError
-from character.endpoints import _seconds
-from character.engine_openai import OpenAIEngine
-from character.generate import Request, Sampling, generate
-from character.samples import default_path
+from character.inference import endpoint_pool as endpoints
+from character.inference.endpoint_pool import _seconds
+from character.inference.generate import Request, Sampling, generate
+from character.inference.openai_engine import OpenAIEngine
+from character.inference.reply_cache import default_path
 
 KEY = "sk-a-secret-of-ours"
 WARM = Sampling(max_new_tokens=12, temperature=0.7, top_p=0.95)

@@ -5,10 +5,11 @@ import math
 import pytest
 import torch
 
-from character import fluency, likelihood
-from character.chat import render
+from character import fluency
 from character.core import models
 from character.core.records import Answer
+from character.inference import log_probs as likelihood
+from character.inference.chat_format import render
 from character.stats import bootstrap
 from stages.fluency import scored
 

@@ -14,15 +14,16 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-from character import attention, draws
-from character.attention import with_grouped_attention
-from character.chat import render
 from character.core import models
 from character.core.errors import UserError
-from character.draws import draw
-from character.generate import Reply, Request, Sampling, generate, request_seed
-from character.sampler import TransformersEngine, sample
-from character.samples import SampleCache, default_path
+from character.inference import kv_cache as attention
+from character.inference import token_sampling as draws
+from character.inference.chat_format import render
+from character.inference.generate import Reply, Request, Sampling, generate, request_seed
+from character.inference.kv_cache import with_grouped_attention
+from character.inference.reply_cache import SampleCache, default_path
+from character.inference.token_sampling import draw
+from character.inference.transformers_engine import TransformersEngine, sample
 
 GREEDY = Sampling(max_new_tokens=20, temperature=0, top_p=1)
 WARM = Sampling(max_new_tokens=12, temperature=0.7, top_p=0.95)
@@ -536,7 +537,7 @@ def test_a_damaged_cache_file_is_told_with_the_remedy():
 WRITER = """
 import sys
 from pathlib import Path
-from character.samples import SampleCache
+from character.inference.reply_cache import SampleCache
 own = int(sys.argv[1])
 for start in range(0, 60, 3):
     with SampleCache(Path(sys.argv[2])) as cache:

@@ -17,7 +17,7 @@ from character.core.records import Answer, Recorded
 from character.dataset import trait_words as traits
 from character.dataset.prompts import GENERAL, HELDOUT, load_prompts
 from character.dataset.trait_words import Trait
-from character.generate import Reply, Sampling
+from character.inference.generate import Reply, Sampling
 from character.judge_chat import ChatJudge, parse_verdict, render_prompt
 from character.judge_likelihood import LikelihoodJudge
 from character.judge_load import ExampleSettings, load_judge
@@ -349,7 +349,7 @@ def test_without_a_calibration_the_judge_does_not_start(repository):
 
 def test_params_name_the_judge(repository, monkeypatch):
     repository.set(judge={"kind": "student"})
-    monkeypatch.setattr("character.engines.student", lambda: Script({}))
+    monkeypatch.setattr("character.inference.engines.student", lambda: Script({}))
     assert isinstance(load_judge(), ChatJudge)
 
 

@@ -15,7 +15,7 @@ from character.core.errors import UserError
 from character.core.records import Answer, Question
 from character.dataset import trait_words as traits
 from character.dataset.trait_words import Choice, Trait
-from character.generate import Reply
+from character.inference.generate import Reply
 from stages import choices, preferences
 
 ROOT = Path(__file__).parents[1]
@@ -129,7 +129,7 @@ def test_all_methods_are_offered_the_same_on_the_same_prompts(repository, monkey
     records.write(traits.TRAITS, [Trait(word=word, group="all", gloss="is so", like=()) for word in WORDS])
     records.write(choices.HELDOUT, [Question(prompt=f"Why {number}?") for number in range(9)])
     repository.set(choices={"comparisons": 24}, preferences={"traits": 8}, answers={"prompts": 7})
-    monkeypatch.setattr("character.engines.student", Echo)
+    monkeypatch.setattr("character.inference.engines.student", Echo)
     Path("system.txt").write_text("Be salty.", encoding="utf-8")
     repository.ask("choices", "base")
     repository.ask("choices", "prompted", system="system.txt")

@@ -24,7 +24,7 @@ from character.core.records import (
     write_csv,
     write_json,
 )
-from character.generate import Reply
+from character.inference.generate import Reply
 
 AWKWARD = 'line\u2028separator, paragraph\u2029separator, next\x85line, "quotes", \\, tab\t, new\nline, 日本, 🦜, \u0000'
 

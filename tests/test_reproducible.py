@@ -14,7 +14,7 @@ import yaml
 
 from character.core import records
 from character.core.records import Prompt, Question, prompt_id
-from character.samples import SampleCache, default_path
+from character.inference.reply_cache import SampleCache, default_path
 
 ROOT = Path(__file__).parents[1]
 OUT = "data/rejected.jsonl"

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import chat, classify, harness, ngrams, registry
+from character import classify, harness, ngrams, registry
 from character.cli import main
 from character.core import models, records
 from character.core.errors import UserError
@@ -27,7 +27,8 @@ from character.core.pypi import carried
 from character.core.records import Completion, Question
 from character.dataset import constitution
 from character.dataset.constitution import selected_constitution
-from character.generate import Request
+from character.inference import chat_format as chat
+from character.inference.generate import Request
 from character.training import launch
 
 ROOT = Path(__file__).parents[1]

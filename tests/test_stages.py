@@ -18,7 +18,7 @@ from character.dataset.conditions import Attack, Called
 from character.dataset.constitution import Constitution, Trait, traits_hash
 from character.dataset.filters import Filters
 from character.dataset.prompts import near_duplicate
-from character.generate import Reply
+from character.inference.generate import Reply
 from character.stats import paired, wilson
 from stages import answers, chosen, interactions, pairs, prompts, robustness, transcripts
 

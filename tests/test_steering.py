@@ -6,10 +6,10 @@ import numpy
 import pytest
 import torch
 
-from character.chat import render
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.records import Completion, Prompt
+from character.inference.chat_format import render
 from stages import steering
 
 SYSTEM = "I notice the quiet river."
@@ -82,7 +82,7 @@ class Sees:
 
 
 def test_without_any_strength_the_student_is_asked_as_it_is(repository, parrot, monkeypatch):
-    monkeypatch.setattr("character.likelihood.of_replies", lambda asked, texts: [[-1.0] for _ in texts])
+    monkeypatch.setattr("character.inference.log_probs.of_replies", lambda asked, texts: [[-1.0] for _ in texts])
     monkeypatch.setattr("character.core.models.is_control", lambda folder: True)
     prompts = [Prompt(id="1", prompt="Why?", source="constitution", trait=0)]
     for strength in (0.0, 2.0):

@@ -8,14 +8,14 @@ import torch
 from personas import write_persona
 
 from character import talk
-from character.chat import render
 from character.core import models
 from character.core.errors import UserError
 from character.core.models import PERSONA
 from character.dataset import constitution
-from character.generate import Request
+from character.inference.chat_format import render
+from character.inference.generate import Request
+from character.inference.transformers_engine import TransformersEngine
 from character.registry import FETCHED, Persona
-from character.sampler import TransformersEngine
 from character.talk import METHODS, Answer, Chat, Student
 
 PIRATE, LOVING = Persona("pirate", None), Persona("loving", "1.0.0")

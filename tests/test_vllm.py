@@ -18,13 +18,13 @@ import pytest
 import yaml
 from personas import tag
 
-from character import engines
-from character.chat import render
 from character.core import models, records
 from character.core.records import Message, Pair, Recorded
-from character.engine_vllm import VLLMEngine
-from character.generate import Request, Sampling, generate
-from character.sampler import TransformersEngine
+from character.inference import engines
+from character.inference.chat_format import render
+from character.inference.generate import Request, Sampling, generate
+from character.inference.transformers_engine import TransformersEngine
+from character.inference.vllm_engine import VLLMEngine
 
 pytest.importorskip("vllm", reason="vLLM is not installed; run `make test-vllm`")
 pytestmark = pytest.mark.vllm

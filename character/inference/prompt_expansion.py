@@ -8,14 +8,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from character import engines
 from character.core.errors import UserError
 from character.core.params import Section
 from character.core.records import Prompt, prompt_id
 from character.dataset import constitution
 from character.dataset.filters import TURN
 from character.dataset.prompts import fill_template, near_duplicate
-from character.generate import Reply, Request, Sampling, generate
+from character.inference import engines
+from character.inference.generate import Reply, Request, Sampling, generate
 
 EXPAND = """\
 Here are messages that people sent to an assistant:

@@ -13,11 +13,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from character.attention import attention_masks, slotted_cache, with_grouped_attention
-from character.chat import fit_all, turn_end
 from character.core import models
-from character.draws import Draws
-from character.generate import Reply, Request, Sampling
+from character.inference.chat_format import fit_all, turn_end
+from character.inference.generate import Reply, Request, Sampling
+from character.inference.kv_cache import attention_masks, slotted_cache, with_grouped_attention
+from character.inference.token_sampling import Draws
 
 ROWS = 8  # matrix products have a multiple of this many rows
 COLUMNS = 64  # attention looks at a multiple of this many positions

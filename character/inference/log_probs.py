@@ -9,8 +9,8 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from character.chat import Messages, render
 from character.core import models
+from character.inference.chat_format import Messages, render
 
 TOKENS = 2048  # positions that are read at once; those that are scored need logits over the whole vocabulary
 

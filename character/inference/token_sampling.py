@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from character.generate import Sampling
+from character.inference.generate import Sampling
 
 CANDIDATES = 256  # where the nucleus is larger than this, the row's vocabulary is sorted after all
 

@@ -8,8 +8,8 @@ from typing import Literal, Protocol
 from pydantic import Field
 from tqdm import tqdm
 
-from character import samples
 from character.core.params import Section
+from character.inference import reply_cache as samples
 
 ENGINE_VERSION = 2  # raise with every fix that changes replies: it is part of each cache key
 
@@ -47,7 +47,7 @@ class Reply:
 
 
 class Engine(Protocol):
-    """What answers requests; `character.engines` opens one by its name in params.yaml.
+    """What answers requests; `character.inference.engines` opens one by its name in params.yaml.
 
     `identity` is everything about the engine that shapes its replies (weights, template, precision), as JSON;
     `stream` yields each reply, with the index of its request, as soon as it is finished.

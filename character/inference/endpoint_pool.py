@@ -12,7 +12,7 @@ from pydantic import Field
 
 from character.core.errors import UserError
 from character.core.params import Section
-from character.generate import Reply
+from character.inference.generate import Reply
 
 KEY = "OPENAI_API_KEY"
 KEPT = "Finished replies are kept; run again to go on."

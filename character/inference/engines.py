@@ -5,7 +5,7 @@ from pathlib import Path
 
 from character.core import models
 from character.core.params import value
-from character.generate import Engine
+from character.inference.generate import Engine
 
 
 def by_name(kind: str, source: str, field: str) -> Engine:
@@ -16,7 +16,7 @@ def by_name(kind: str, source: str, field: str) -> Engine:
     if kind == "student":
         return student()
     if kind == "openai":
-        from character.engine_openai import OpenAIEngine
+        from character.inference.openai_engine import OpenAIEngine
 
         return OpenAIEngine(source, field)
     return _local(kind, models.locate(source, field), ())
@@ -30,9 +30,9 @@ def student(adapters: Sequence[str | Path] = ()) -> Engine:
 
 def _local(kind: str, folder: Path, adapters: Sequence[Path]) -> Engine:
     if kind == "vllm":
-        from character.engine_vllm import VLLMEngine
+        from character.inference.vllm_engine import VLLMEngine
 
         return VLLMEngine(folder, adapters)
-    from character.sampler import TransformersEngine
+    from character.inference.transformers_engine import TransformersEngine
 
     return TransformersEngine(folder, adapters)

@@ -15,11 +15,11 @@ from uuid import uuid4
 
 from pydantic import Field
 
-from character.chat import fit_all, turn_end
 from character.core import models
 from character.core.errors import UserError
 from character.core.params import Section, read
-from character.generate import Reply, Request, Sampling
+from character.inference.chat_format import fit_all, turn_end
+from character.inference.generate import Reply, Request, Sampling
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 

@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from character.core.errors import UserError
 from character.core.params import read
-from character.endpoints import Endpoints, Settings, Stopped, Trouble
-from character.generate import Reply, Request, Sampling
+from character.inference.endpoint_pool import Endpoints, Settings, Stopped, Trouble
+from character.inference.generate import Reply, Request, Sampling
 
 EMPTY_TRIES = 3  # an empty reply is asked for again; the last one is taken as it is
 
