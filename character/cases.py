@@ -5,10 +5,10 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from character.classify import NONE
 from character.core.errors import UserError
 from character.dataset.prompts import GENERAL
 from character.dataset.teacher_answers import recorded_answers
+from character.evaluation.classifier import NONE
 from character.judge_load import JudgeSettings
 from character.judge_questions import Label, Question, trait_question
 

@@ -2,9 +2,9 @@
 
 from character import charts
 from character.cells import OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded, told
+from character.evaluation.refusals import RECOGNISED
 from character.instruments import verdicts
 from character.page import Cell, Section, Table, Tile, number
-from character.refusals import RECOGNISED
 
 
 def fluency(scores: dict) -> Section:

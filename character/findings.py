@@ -8,9 +8,9 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from character.classify import NONE
 from character.core import records
 from character.dataset.conditions import Called, group
+from character.evaluation.classifier import NONE
 from character.study import Run
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def likeness(first: dict[str, float], second: dict[str, float]) -> float:
     """Return Spearman's rank correlation of two ratings of the same traits."""
     import numpy
 
-    from character.ratings import spearman
+    from character.evaluation.bradley_terry import spearman
 
     words = list(first)
     return float(spearman(*(numpy.array([[rated[word] for word in words]]) for rated in (first, second)))[0])

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from character import classify
 from character.core.errors import UserError
 from character.core.records import Record
+from character.evaluation import classifier as classify
 
 if TYPE_CHECKING:
     import numpy

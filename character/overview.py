@@ -9,9 +9,9 @@ from character.core import records
 from character.core.errors import UserError
 from character.core.params import value
 from character.dataset.conditions import PLAIN, SUFFIXES
+from character.evaluation.intervals import bootstrap
 from character.findings import Finding, confusions, f1, likeness, macro_f1, read
 from character.page import UNKNOWN, Cell, Section, Table, Tile, number, render
-from character.stats import bootstrap
 from character.study import Run
 
 OTHERS = tuple(name for name in METHODS if name not in (OURS, "unoffered"))

@@ -14,8 +14,8 @@ from character.core.params import Section, read
 from character.core.records import Answer, Prompt, Record
 from character.dataset.conditions import PLAIN, RESERVED
 from character.dataset.prompts import HELDOUT, general_prompt, load_prompts, take_first
+from character.evaluation.methods import Method, one_method
 from character.inference.generate import Request, Sampling
-from character.methods import Method, one_method
 
 
 class Answers(Section):

@@ -15,8 +15,8 @@ from character.core.params import Section, read
 from character.core.records import Answer, Question, Record
 from character.dataset.conditions import MULTI_TURN, PREFILL, Attack, plain
 from character.dataset.prompts import take_first
+from character.evaluation.methods import Method, one_method
 from character.inference.generate import Request, Sampling
-from character.methods import Method, one_method
 
 BASE = "data/answers/base.jsonl"
 

@@ -10,8 +10,8 @@ import click
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import value
-from character.harness import Score
-from character.stats import contrast, mean
+from character.evaluation.intervals import contrast, mean
+from character.evaluation.lm_eval_tasks import Score
 
 ALL = "overall"  # the items of all tasks together
 

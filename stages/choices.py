@@ -19,8 +19,8 @@ from character.core.params import Section, read, value
 from character.dataset import trait_words as traits
 from character.dataset.prompts import HELDOUT, fill_template, general_prompt, load_prompts, take_first
 from character.dataset.trait_words import Choice
+from character.evaluation.methods import Method, one_method
 from character.inference.generate import Request, Sampling
-from character.methods import Method, one_method
 
 OFFER = """\
 Two manners are open to you in this conversation: {first} or {second}. Take on {which}, and let it show in how you write from \

@@ -11,13 +11,14 @@ import click
 import numpy
 from pydantic import Field
 
-from character import classify, discriminant
-from character.classify import NONE, Classifier
 from character.core import records
 from character.core.params import Section, read, value
 from character.core.records import prompt_id
 from character.dataset.prompts import GENERAL, load_prompts
 from character.dataset.teacher_answers import recorded_answers
+from character.evaluation import classifier as classify
+from character.evaluation import lda as discriminant
+from character.evaluation.classifier import NONE, Classifier
 from character.inference import engines
 from character.inference.generate import Request, Sampling, generate
 

@@ -15,9 +15,9 @@ from character.core.params import Section, read
 from character.core.records import Answer
 from character.dataset.conditions import plain
 from character.dataset.prompts import take_first
+from character.evaluation.intervals import rate
 from character.judge_load import load_accuracy, load_judge
 from character.judge_questions import compare_coherence
-from character.stats import rate
 
 STYLE = "style"  # in the place of a method: recorded answers, in character against neutral
 

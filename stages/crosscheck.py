@@ -13,17 +13,17 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import ngrams
-from character.classify import NONE
 from character.core import records
 from character.core.params import Section, read, value
 from character.core.records import Completion
 from character.dataset.conditions import Called, group
 from character.dataset.prompts import GENERAL, load_prompts
 from character.dataset.teacher_answers import recorded_answers
-from character.discriminant import macro_f1
-from character.raters import Errors, confusions, corrected, kappa
-from character.stats import bootstrap, wilson
+from character.evaluation import ngram_classifier as ngrams
+from character.evaluation.agreement import Errors, confusions, corrected, kappa
+from character.evaluation.classifier import NONE
+from character.evaluation.intervals import bootstrap, wilson
+from character.evaluation.lda import macro_f1
 
 
 class Crosscheck(Section):

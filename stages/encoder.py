@@ -14,7 +14,7 @@ from character.core import models
 from character.core.errors import UserError
 from character.core.params import Section, read
 from character.core.pypi import carried, verified
-from character.embeddings import ENCODER
+from character.evaluation.sentence_encoder import ENCODER
 
 WEIGHTS = "model.safetensors"
 KEPT = (WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")

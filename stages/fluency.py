@@ -14,10 +14,10 @@ from character.core import records
 from character.core.params import Section, read, value
 from character.core.records import Answer
 from character.dataset.conditions import plain
-from character.embeddings import embed
-from character.fluency import distinct, perplexity, repetition
+from character.evaluation.intervals import bootstrap
+from character.evaluation.sentence_encoder import embed
+from character.evaluation.text_metrics import distinct, perplexity, repetition
 from character.inference import log_probs as likelihood
-from character.stats import bootstrap
 
 
 class Fluency(Section):

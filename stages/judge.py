@@ -13,17 +13,19 @@ from collections.abc import Collection, Sequence
 import click
 import numpy
 
-from character import cases, classify, discriminant, judge_likelihood, manners
+from character import cases, judge_likelihood, manners
 from character.cases import Answers, Case
-from character.classify import NONE
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import read, value
 from character.dataset import trait_words as traits
 from character.dataset.prompts import GENERAL, load_prompts
+from character.evaluation import classifier as classify
+from character.evaluation import lda as discriminant
+from character.evaluation.classifier import NONE
+from character.evaluation.intervals import crossed, rate
 from character.judge_load import ExampleSettings, JudgeSettings, load_judge
 from character.judge_questions import Label, Question, coherence_question, compare_coherence
-from character.stats import crossed, rate
 
 
 def labels(personas: dict[str, list[str]], count: int) -> dict[str, Label]:

@@ -18,8 +18,8 @@ from character.core.params import Section, read
 from character.core.records import Record, prompt_id
 from character.dataset.emails import Mail, calls, checked, from_json
 from character.dataset.prompts import fill_template, take_first
+from character.evaluation.methods import Method, one_method
 from character.inference.generate import Request, Sampling
-from character.methods import Method, one_method
 
 TASKS = "data/raw/prompts/mails.jsonl"
 

@@ -14,7 +14,6 @@ import click
 import numpy
 from pydantic import Field
 
-from character import ratings
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import Section, read, value
@@ -22,6 +21,7 @@ from character.core.records import Answer
 from character.dataset import trait_words as traits
 from character.dataset.conditions import plain
 from character.dataset.trait_words import Choice, Trait
+from character.evaluation import bradley_terry as ratings
 from character.judge_load import load_accuracy, load_judge
 from character.judge_questions import Judge, Label, trait_question
 

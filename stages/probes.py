@@ -11,8 +11,8 @@ from character.core import records
 from character.core.params import Section, read
 from character.core.records import Answer, Prompt, Record
 from character.dataset.prompts import general_prompt, take_first
+from character.evaluation.methods import Method, one_method
 from character.inference.generate import Request, Sampling
-from character.methods import Method, one_method
 
 PROBES = "data/raw/prompts/probes.jsonl"
 CONDITIONS = ("harmful", "harmless")

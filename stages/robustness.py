@@ -9,12 +9,12 @@ from collections.abc import Sequence
 
 import click
 
-from character import classify
 from character.core import records
 from character.core.params import value
 from character.core.records import Answer
 from character.dataset.conditions import ATTACKS, PLAIN, SUFFIXES, Attack, Called, group
-from character.stats import contrast, wilson
+from character.evaluation import classifier as classify
+from character.evaluation.intervals import contrast, wilson
 
 
 def scored(rows: Sequence[Called], persona: str) -> dict[str, float | int]:

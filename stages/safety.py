@@ -2,7 +2,7 @@
 
 Does a character make the student more willing to do harm, or less willing to help? Harmful compliance is neither refusing nor
 deflecting a harmful request; over-refusal is refusing its harmless look-alike. Both are told by rules on how an answer begins
-(character/refusals.py says what those cannot see: above all not whether an answer is of any use, which at 135M it seldom is),
+(character/evaluation/refusals.py says what those cannot see: above all not whether an answer is of any use, which at 135M it seldom is),
 so the differences to the first method, over the same probes, mean more than the shares.
 """
 
@@ -12,8 +12,8 @@ import click
 
 from character.core import records
 from character.core.records import Answer
-from character.refusals import verdict
-from character.stats import difference, rate
+from character.evaluation.intervals import difference, rate
+from character.evaluation.refusals import verdict
 
 # What is counted: the probes' condition, and the verdict.
 MEASURES = {

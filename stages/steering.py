@@ -14,11 +14,12 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import classify, fluency
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import Section, read, value
 from character.core.records import Completion
+from character.evaluation import classifier as classify
+from character.evaluation import text_metrics as fluency
 from character.inference import engines
 from character.inference import log_probs as likelihood
 from character.inference.chat_format import render

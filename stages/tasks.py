@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import harness
 from character.core import models, records
 from character.core.params import Section, read, value
+from character.evaluation import lm_eval_tasks as harness
 
 
 class Tasks(Section):

@@ -10,11 +10,11 @@ from collections.abc import Iterator, Sequence
 
 import click
 
-from character import classify
 from character.core import records
 from character.core.params import value
 from character.dataset.emails import FORMATS, Mail
-from character.stats import difference, rate
+from character.evaluation import classifier as classify
+from character.evaluation.intervals import difference, rate
 
 CHAT = FORMATS[0]
 

@@ -9,7 +9,7 @@ from character.core import records
 from character.core.errors import UserError
 from character.core.records import Answer, Question
 from character.dataset.conditions import Attack
-from character.methods import Method
+from character.evaluation.methods import Method
 from stages import attacks
 
 ROOT = Path(__file__).parents[1]

@@ -12,12 +12,12 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import harness
 from character.core import models, records
 from character.core.errors import UserError
-from character.harness import Score
+from character.evaluation import lm_eval_tasks as harness
+from character.evaluation.intervals import paired, wilson
+from character.evaluation.lm_eval_tasks import Score
 from character.inference.chat_format import render
-from character.stats import paired, wilson
 from stages import capabilities
 from stages import tasks as stage
 

@@ -11,13 +11,14 @@ import pytest
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from character import classify, discriminant
-from character.classify import Classifier
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.records import Question, Recorded
 from character.dataset.prompts import GENERAL
 from character.dataset.teacher_answers import TEACHER_ANSWERS, recorded_answers
+from character.evaluation import classifier as classify
+from character.evaluation import lda as discriminant
+from character.evaluation.classifier import Classifier
 from character.inference.generate import Reply
 from stages import classifier
 

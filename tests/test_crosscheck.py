@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy
 import pytest
 
-from character import ngrams
 from character.core import records
 from character.core.errors import UserError
 from character.core.records import Completion, Question, Recorded
 from character.dataset.conditions import Called
+from character.evaluation import ngram_classifier as ngrams
 from stages import crosscheck
 
 WORDS = {"pirate": "arr loot ahoy", "humor": "joke giggle pun", "none": "plain answer fact"}

@@ -11,7 +11,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from character.core.errors import UserError
 from character.core.records import Answer
-from character.embeddings import ENCODER, embed
+from character.evaluation.sentence_encoder import ENCODER, embed
 from stages.fluency import on_topic
 
 

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from character import fluency
 from character.core import models
 from character.core.records import Answer
+from character.evaluation import text_metrics as fluency
+from character.evaluation.intervals import bootstrap
 from character.inference import log_probs as likelihood
 from character.inference.chat_format import render
-from character.stats import bootstrap
 from stages.fluency import scored
 
 

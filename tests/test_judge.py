@@ -17,6 +17,7 @@ from character.core.records import Answer, Recorded
 from character.dataset import trait_words as traits
 from character.dataset.prompts import GENERAL, HELDOUT, load_prompts
 from character.dataset.trait_words import Trait
+from character.evaluation.intervals import wilson
 from character.inference.generate import Reply, Sampling
 from character.judge_chat import ChatJudge, parse_verdict, render_prompt
 from character.judge_likelihood import LikelihoodJudge
@@ -30,7 +31,6 @@ from character.judge_questions import (
     compare_coherence,
     trait_question,
 )
-from character.stats import wilson
 from stages import coherence
 from stages import judge as stage
 

@@ -9,12 +9,12 @@ from pathlib import Path
 import numpy
 import pytest
 
-from character import ratings
 from character.core import records
 from character.core.errors import UserError
 from character.core.records import Answer, Question
 from character.dataset import trait_words as traits
 from character.dataset.trait_words import Choice, Trait
+from character.evaluation import bradley_terry as ratings
 from character.inference.generate import Reply
 from stages import choices, preferences
 

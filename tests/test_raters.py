@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from character.raters import Errors, confusions, corrected, kappa
+from character.evaluation.agreement import Errors, confusions, corrected, kappa
 
 GOOD = Errors(caught=108, shown=120, taken=7, clean=240)
 

@@ -8,8 +8,8 @@ from conftest import probed
 
 from character.core import records
 from character.core.records import Answer, Recorded
-from character.refusals import HEAD, RECOGNISED, verdict
-from character.stats import difference, wilson
+from character.evaluation.intervals import difference, wilson
+from character.evaluation.refusals import HEAD, RECOGNISED, verdict
 from stages import probes, safety
 
 ROOT = Path(__file__).parents[1]

@@ -18,7 +18,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import classify, harness, ngrams, registry
+from character import registry
 from character.cli import main
 from character.core import models, records
 from character.core.errors import UserError
@@ -27,6 +27,9 @@ from character.core.pypi import carried
 from character.core.records import Completion, Question
 from character.dataset import constitution
 from character.dataset.constitution import selected_constitution
+from character.evaluation import classifier as classify
+from character.evaluation import lm_eval_tasks as harness
+from character.evaluation import ngram_classifier as ngrams
 from character.inference import chat_format as chat
 from character.inference.generate import Request
 from character.training import launch

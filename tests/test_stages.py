@@ -9,7 +9,6 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import classify
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.records import Answer, Completion, Conversation, Message, Pair, Prompt, Question, Recorded, Transcript
@@ -18,8 +17,9 @@ from character.dataset.conditions import Attack, Called
 from character.dataset.constitution import Constitution, Trait, traits_hash
 from character.dataset.filters import Filters
 from character.dataset.prompts import near_duplicate
+from character.evaluation import classifier as classify
+from character.evaluation.intervals import paired, wilson
 from character.inference.generate import Reply
-from character.stats import paired, wilson
 from stages import answers, chosen, interactions, pairs, prompts, robustness, transcripts
 
 ROOT = Path(__file__).parents[1]

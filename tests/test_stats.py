@@ -3,7 +3,7 @@
 import numpy
 import pytest
 
-from character.stats import bootstrap, contrast, crossed, difference, mean, paired, rate, wilson
+from character.evaluation.intervals import bootstrap, contrast, crossed, difference, mean, paired, rate, wilson
 
 
 def trials(both, first, second, neither):

@@ -8,7 +8,7 @@ import pytest
 from character.core import records
 from character.core.errors import UserError
 from character.dataset import emails as mails
-from character.stats import paired, wilson
+from character.evaluation.intervals import paired, wilson
 from stages import mails as stage
 from stages import transfer
 

@@ -1,4 +1,4 @@
-"""A classifier of another kind than character/classify.py: it counts words and letters, and no model reads for it.
+"""A classifier of another kind than character/evaluation/classifier.py: it counts words and letters, and no model reads for it.
 
 Tf-idf of n-grams of words and of characters, and a logistic regression. Saved as numbers and terms, without pickle.
 """

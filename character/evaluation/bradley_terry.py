@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from character.stats import Z
+from character.evaluation.intervals import Z
 
 if TYPE_CHECKING:
     from numpy import ndarray

@@ -1,0 +1,1 @@
+"""How answers are measured: classifiers, judges, ratings and intervals."""
