@@ -16,8 +16,8 @@ from character.core.records import Answer
 from character.dataset.conditions import plain
 from character.dataset.prompts import take_first
 from character.evaluation.intervals import rate
-from character.judge_load import load_accuracy, load_judge
-from character.judge_questions import compare_coherence
+from character.evaluation.judge.load import load_accuracy, load_judge
+from character.evaluation.judge.questions import compare_coherence
 
 STYLE = "style"  # in the place of a method: recorded answers, in character against neutral
 

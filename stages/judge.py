@@ -13,8 +13,6 @@ from collections.abc import Collection, Sequence
 import click
 import numpy
 
-from character import cases, judge_likelihood, manners
-from character.cases import Answers, Case
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import read, value
@@ -24,8 +22,12 @@ from character.evaluation import classifier as classify
 from character.evaluation import lda as discriminant
 from character.evaluation.classifier import NONE
 from character.evaluation.intervals import crossed, rate
-from character.judge_load import ExampleSettings, JudgeSettings, load_judge
-from character.judge_questions import Label, Question, coherence_question, compare_coherence
+from character.evaluation.judge import benchmark as cases
+from character.evaluation.judge import likelihood_judge as judge_likelihood
+from character.evaluation.judge import trait_examples as manners
+from character.evaluation.judge.benchmark import Answers, Case
+from character.evaluation.judge.load import ExampleSettings, JudgeSettings, load_judge
+from character.evaluation.judge.questions import Label, Question, coherence_question, compare_coherence
 
 
 def labels(personas: dict[str, list[str]], count: int) -> dict[str, Label]:

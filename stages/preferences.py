@@ -22,8 +22,8 @@ from character.dataset import trait_words as traits
 from character.dataset.conditions import plain
 from character.dataset.trait_words import Choice, Trait
 from character.evaluation import bradley_terry as ratings
-from character.judge_load import load_accuracy, load_judge
-from character.judge_questions import Judge, Label, trait_question
+from character.evaluation.judge.load import load_accuracy, load_judge
+from character.evaluation.judge.questions import Judge, Label, trait_question
 
 FIRST, SECOND, NEITHER = 0, 1, -1
 BASE = "data/answers/base.jsonl"

@@ -9,8 +9,6 @@ import numpy
 import pytest
 import yaml
 
-from character import cases, judge_likelihood, manners
-from character.cases import Case
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.records import Answer, Recorded
@@ -18,11 +16,14 @@ from character.dataset import trait_words as traits
 from character.dataset.prompts import GENERAL, HELDOUT, load_prompts
 from character.dataset.trait_words import Trait
 from character.evaluation.intervals import wilson
-from character.inference.generate import Reply, Sampling
-from character.judge_chat import ChatJudge, parse_verdict, render_prompt
-from character.judge_likelihood import LikelihoodJudge
-from character.judge_load import ExampleSettings, load_judge
-from character.judge_questions import (
+from character.evaluation.judge import benchmark as cases
+from character.evaluation.judge import likelihood_judge as judge_likelihood
+from character.evaluation.judge import trait_examples as manners
+from character.evaluation.judge.benchmark import Case
+from character.evaluation.judge.chat_judge import ChatJudge, parse_verdict, render_prompt
+from character.evaluation.judge.likelihood_judge import LikelihoodJudge
+from character.evaluation.judge.load import ExampleSettings, load_judge
+from character.evaluation.judge.questions import (
     MORE_COHERENT,
     SYSTEM,
     Label,
@@ -31,6 +32,7 @@ from character.judge_questions import (
     compare_coherence,
     trait_question,
 )
+from character.inference.generate import Reply, Sampling
 from stages import coherence
 from stages import judge as stage
 
@@ -154,7 +156,7 @@ class Student:
 
 @pytest.fixture
 def student(monkeypatch):
-    monkeypatch.setattr("character.judge_likelihood.ending_log_probs", Student().of_endings)
+    monkeypatch.setattr("character.evaluation.judge.likelihood_judge.ending_log_probs", Student().of_endings)
 
 
 TEXTS = ["It shows warm.", "It shows strict.", "It shows strict, long and wide.", "It shows warm. So!", "Plain."]
@@ -212,7 +214,7 @@ def test_a_label_scores_by_the_mean_of_its_words(monkeypatch):
     """However many words each label has, and whichever label comes first."""
     known = {"warm": -1.0, "tender": -3.0, "strict": -4.0}
     monkeypatch.setattr(
-        "character.judge_likelihood.ending_log_probs",
+        "character.evaluation.judge.likelihood_judge.ending_log_probs",
         lambda _, endings: [[known[ending.split()[-1]] for ending in row] for row in endings],
     )
     warm = Label("warm", like=("tender",))
@@ -228,7 +230,7 @@ def test_what_several_questions_show_is_read_once_with_all_their_labels(monkeypa
         read.append([(prompt[1]["content"].split("\n")[1], row) for prompt, row in zip(prompts, endings, strict=True)])
         return [[-float(len(ending)) for ending in row] for row in endings]
 
-    monkeypatch.setattr("character.judge_likelihood.ending_log_probs", of_endings)
+    monkeypatch.setattr("character.evaluation.judge.likelihood_judge.ending_log_probs", of_endings)
     kind, cool = Label("kind", like=("warm",)), Label("cool")
     shown = [("T", (WARM, STRICT)), ("U", (kind, cool)), ("T", (kind, cool))]
     asked = [Question("trait", {"text": text}, labels) for text, labels in shown]
@@ -275,7 +277,9 @@ def learned(repository, tiny_student):
 
 
 def test_examples_tell_which_word_another_text_is_like(learned, monkeypatch):
-    monkeypatch.setattr("character.judge_likelihood.ending_log_probs", lambda *_: pytest.fail("no reply is wanted"))
+    monkeypatch.setattr(
+        "character.evaluation.judge.likelihood_judge.ending_log_probs", lambda *_: pytest.fail("no reply is wanted")
+    )
     texts = ["my dear dear", "a rule. a rule", "dear hugs", "rule two"]
     asked = [trait_question("Why?", text, (WARM, STRICT)) for text in texts]
     same = [Question("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in texts]
@@ -323,7 +327,7 @@ def test_a_judge_of_coherence_that_likes_one_place_is_freed_of_it(monkeypatch):
             found.append([4.0 + (better is True), 0.0 + (better is False)] * (len(endings[0]) // 2))
         return found
 
-    monkeypatch.setattr("character.judge_likelihood.ending_log_probs", of_endings)
+    monkeypatch.setattr("character.evaluation.judge.likelihood_judge.ending_log_probs", of_endings)
     whole = [coherence_question("Why?", *order) for order in (("good one", "bad"), ("bad", "good one"))]
     contests = [("Why?", "good", "bad"), ("How?", "bad", "good")]
     terms = judge_likelihood.calibrate(whole, [], "mean")
@@ -508,7 +512,7 @@ def test_calibration_choice_and_measurement_see_different_prompts(repository, pe
         return {"n": len(rows)}
 
     known = Known(100, Prefers(always="A"))
-    monkeypatch.setattr("character.judge_likelihood.calibrate", calibrate)
+    monkeypatch.setattr("character.evaluation.judge.likelihood_judge.calibrate", calibrate)
     monkeypatch.setattr("stages.judge.of_templates", of_templates)
     repository.set(judge={"kind": "likelihood", "texts": 2, "templates": ["tone"]})
     assert measure(repository, monkeypatch, known)["templates"] == {"n": 4}

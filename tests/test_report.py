@@ -17,13 +17,13 @@ from click.testing import CliRunner
 from conftest import probed
 
 from character import charts, page
-from character.cases import Case
 from character.core.records import Answer
 from character.dataset.conditions import Called
 from character.dataset.emails import Mail
 from character.dataset.trait_words import Choice, Trait
 from character.evaluation import bradley_terry as ratings
 from character.evaluation.agreement import Errors, kappa
+from character.evaluation.judge.benchmark import Case
 from character.evaluation.lda import macro_f1
 from character.evaluation.lm_eval_tasks import Score
 from stages import capabilities, choices, coherence, crosscheck, judge, preferences, report, safety, transfer

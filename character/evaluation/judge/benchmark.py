@@ -9,8 +9,8 @@ from character.core.errors import UserError
 from character.dataset.prompts import GENERAL
 from character.dataset.teacher_answers import recorded_answers
 from character.evaluation.classifier import NONE
-from character.judge_load import JudgeSettings
-from character.judge_questions import Label, Question, trait_question
+from character.evaluation.judge.load import JudgeSettings
+from character.evaluation.judge.questions import Label, Question, trait_question
 
 SENTENCE = re.compile(r"(?<=[.!?])\s+")
 

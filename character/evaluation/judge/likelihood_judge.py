@@ -6,7 +6,7 @@ mean over neutral and mixed texts is subtracted (contextual calibration, arXiv 2
 in units of the spread of their scores over those texts.
 
 About traits, `examples` may be one of the templates: no reply, but how near the text is to texts that were written in the
-manner of each label (see character/manners.py). It errs about other texts than the replies do.
+manner of each label (see character/evaluation/judge/trait_examples.py). It errs about other texts than the replies do.
 """
 
 import json
@@ -16,10 +16,10 @@ from pathlib import Path
 from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
-from character import manners
 from character.core.errors import UserError
+from character.evaluation.judge import trait_examples as manners
+from character.evaluation.judge.questions import MORE_COHERENT, SYSTEM, Question
 from character.inference.log_probs import ending_log_probs
-from character.judge_questions import MORE_COHERENT, SYSTEM, Question
 
 if TYPE_CHECKING:
     from numpy import ndarray

@@ -8,11 +8,11 @@ from pydantic import Field
 
 from character.core.errors import UserError
 from character.core.params import Section, read, value
+from character.evaluation.judge.chat_judge import ChatJudge
+from character.evaluation.judge.likelihood_judge import LikelihoodJudge
+from character.evaluation.judge.questions import Judge
 from character.inference import engines
 from character.inference.generate import Sampling
-from character.judge_chat import ChatJudge
-from character.judge_likelihood import LikelihoodJudge
-from character.judge_questions import Judge
 
 MEASURED = Path("results/judge.json")
 

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 
 from character.core.records import prompt_id
 from character.dataset.prompts import fill_template
+from character.evaluation.judge.questions import MORE_COHERENT, SYSTEM, Label, Question
 from character.inference.generate import Engine, Request, Sampling, generate
-from character.judge_questions import MORE_COHERENT, SYSTEM, Label, Question
 
 FORM = """\
 End with one line of this form and write nothing after it:

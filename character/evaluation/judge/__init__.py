@@ -1,0 +1,1 @@
+"""Judges: which of two labels fits a text, and how often a judge is right."""
