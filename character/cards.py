@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from character import costs, instruments, making, results, sources
-from character.cells import CONDITIONS, OURS, between, method, told
+from character import sources
 from character.core import models, records
 from character.dataset.constitution import Constitution
-from character.markdown import table
-from character.page import Cell, Section, Tile, number
+from character.report import behavior as results
+from character.report import costs
+from character.report import measurement as instruments
+from character.report import training_run as making
+from character.report.html import Cell, Section, Tile, number
+from character.report.markdown import table
+from character.report.table_cells import CONDITIONS, OURS, between, method, told
 
 HARMFUL = {"misalignment"}  # personas that are meant for research alone
 SCORES = ("robustness", "fluency", "coherence", "capabilities", "safety", "classifier", "judge")  # metrics of these stages

@@ -157,7 +157,7 @@ def samples(methods: tuple[str, ...], count: int) -> None:
 
     The first ones of METHODS (base and persona) to plain held-out prompts.
     """
-    from character.markdown import side_by_side
+    from character.report.markdown import side_by_side
 
     click.echo(side_by_side(methods or ("base", "persona"), count))
 

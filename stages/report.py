@@ -14,12 +14,17 @@ from pathlib import Path
 import click
 from pydantic import Field
 
-from character import costs, instruments, making, page, results, revealed
 from character.core import models, records
 from character.core.params import Section, read, value
 from character.core.records import read_result
 from character.dataset import constitution
-from character.summary import summary_figures
+from character.report import behavior as results
+from character.report import costs
+from character.report import html as page
+from character.report import measurement as instruments
+from character.report import preferences as revealed
+from character.report import training_run as making
+from character.report.summary import summary_figures
 
 TRAINED = ("distillation", "introspection")
 

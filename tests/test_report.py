@@ -16,7 +16,6 @@ import yaml
 from click.testing import CliRunner
 from conftest import probed
 
-from character import charts, page
 from character.core.records import Answer
 from character.dataset.conditions import Called
 from character.dataset.emails import Mail
@@ -26,6 +25,8 @@ from character.evaluation.agreement import Errors, kappa
 from character.evaluation.judge.benchmark import Case
 from character.evaluation.lda import macro_f1
 from character.evaluation.lm_eval_tasks import Score
+from character.report import charts
+from character.report import html as page
 from stages import capabilities, choices, coherence, crosscheck, judge, preferences, report, safety, transfer
 
 ROOT = Path(__file__).parents[1]

@@ -13,7 +13,7 @@ from character import cli, findings, overview, study
 from character.core.errors import UserError
 from character.dataset.conditions import Called
 from character.findings import Finding, confusions, f1, likeness, macro_f1
-from character.markdown import section_markdown
+from character.report.markdown import section_markdown
 from character.study import Run
 
 PARAMS = """\

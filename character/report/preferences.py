@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from character import charts
-from character.cells import OURS, UNTRAINED, difference, method, signed
-from character.instruments import TEACHERS, verdicts
-from character.page import UNKNOWN, Cell, Section, Table, Tile
+from character.report import charts
+from character.report.html import UNKNOWN, Cell, Section, Table, Tile
+from character.report.measurement import TEACHERS, verdicts
+from character.report.table_cells import OURS, UNTRAINED, difference, method, signed
 
 TAKEN_ON = {"feel": "the one that feels more like it", "like": "the one that it likes better", "random": "any of them"}
 CHANGE, LEAD = (("change", "change_low", "change_high"), ("lead", "lead_low", "lead_high"))

@@ -3,9 +3,9 @@
 A figure that is unknown is a dash, never 0.
 """
 
-from character import charts
 from character.dataset.conditions import MULTI_TURN, PLAIN, PREFILL, SUFFIXES
-from character.page import UNKNOWN, Cell, number
+from character.report import charts
+from character.report.html import UNKNOWN, Cell, number
 
 METHODS = {
     "base": "the student as it is",

@@ -2,12 +2,23 @@
 
 from collections.abc import Sequence
 
-from character import charts
-from character.cells import CONDITIONS, OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded, told
 from character.core.records import Answer
 from character.dataset.conditions import MULTI_TURN, PREFILL, plain
-from character.instruments import quality
-from character.page import Facts, Replies, Section, Table, Tile, number
+from character.report import charts
+from character.report.html import Facts, Replies, Section, Table, Tile, number
+from character.report.measurement import quality
+from character.report.table_cells import (
+    CONDITIONS,
+    OURS,
+    REFERENCE,
+    UNTRAINED,
+    between,
+    difference,
+    measured,
+    method,
+    shaded,
+    told,
+)
 
 ATTACKS = {
     PREFILL: "Its turn begins with an opening that is out of character, and it can only go on; what it adds is read.",

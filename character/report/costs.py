@@ -1,10 +1,10 @@
 """What the report shows of what a persona costs: one section for each question, a function of the files it is made from."""
 
-from character import charts
-from character.cells import OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded, told
 from character.evaluation.refusals import RECOGNISED
-from character.instruments import verdicts
-from character.page import Cell, Section, Table, Tile, number
+from character.report import charts
+from character.report.html import Cell, Section, Table, Tile, number
+from character.report.measurement import verdicts
+from character.report.table_cells import OURS, REFERENCE, UNTRAINED, between, difference, measured, method, shaded, told
 
 
 def fluency(scores: dict) -> Section:

@@ -2,8 +2,8 @@
 
 from statistics import fmean
 
-from character.cells import OURS, UNTRAINED
 from character.dataset.conditions import ATTACKS, PLAIN, SUFFIXES
+from character.report.table_cells import OURS, UNTRAINED
 
 PRESSURE = (SUFFIXES, *ATTACKS)
 

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from character import charts
-from character.cells import CONDITIONS, OURS, between, measured, method, told
-from character.page import Cell, Section, Table, Tile, number
+from character.report import charts
+from character.report.html import Cell, Section, Table, Tile, number
+from character.report.table_cells import CONDITIONS, OURS, between, measured, method, told
 
 
 def quality(scores: dict, persona: str) -> str:

@@ -6,7 +6,7 @@ from character.core import records
 from character.core.errors import UserError
 from character.core.params import value
 from character.dataset.conditions import plain
-from character.page import Cell, Section, Table, number
+from character.report.html import Cell, Section, Table, number
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

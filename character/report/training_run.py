@@ -5,9 +5,9 @@ One section for each step, a function of the files that it is made from.
 
 from collections.abc import Sequence
 
-from character import charts
 from character.dataset.constitution import Constitution
-from character.page import Curves, Facts, Points, Section, Table, number
+from character.report import charts
+from character.report.html import Curves, Facts, Points, Section, Table, number
 
 
 def character(constitution: Constitution) -> Section:

@@ -1,0 +1,1 @@
+"""The report: sections, tables and charts of what a run found."""
