@@ -88,7 +88,7 @@ def publish(experiment: str | None, version: str, remote: str) -> None:
     Commits EXPERIMENT (by default what is checked out) on the branch persona/<name>, tags it adapter-<name>@v<version>, and
     pushes data, branch and tag. Anybody can then fetch it with `dvc artifacts get`.
     """
-    from character.registry import publish
+    from character.publish.registry import publish
 
     branch, tag = publish(experiment, version, remote)
     name, _, number = tag.partition("@")
@@ -108,7 +108,7 @@ def export_(out: Path, folded: bool, repo: str | None, private: bool, understood
     OUT/model has the persona, OUT/data what it was trained on, each with a card. Nothing is written where a file holds what
     looks like a secret.
     """
-    from character import export
+    from character.publish import export
 
     for name, size in export.write(out, folded, repo, understood, force):
         click.echo(f"{size:>14,}  {out / name}")

@@ -16,7 +16,7 @@ from time import monotonic
 
 from character.core import params
 from character.core.errors import UserError
-from character.shell import run as command
+from character.publish.commands import run as command
 from character.study import Run, environment
 
 FOLDER = "~/.cache/character-training"  # on each machine

@@ -13,7 +13,7 @@ from character.core.errors import UserError
 from character.core.params import read
 from character.inference.generate import Sampling
 from character.inference.vllm_engine import RANKS, Settings
-from character.registry import doubts, known
+from character.publish.registry import doubts, known
 
 BASE = "base"
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from character import recipes
 from character.core import params
 from character.core.errors import UserError
-from character.shell import run as command
+from character.publish.commands import run as command
 
 APART = ("persona", "seed", "runtime")  # entries of params.yaml that are not what all runs of a study share
 STAGES = ("robustness", "preferences", "coherence", "capabilities")  # with all that they need; what is compared

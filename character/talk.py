@@ -20,7 +20,7 @@ from character.inference.chat_format import fit
 from character.inference.generate import Sampling
 from character.inference.token_sampling import Draws
 from character.inference.transformers_engine import stop_ids
-from character.registry import Persona
+from character.publish.registry import Persona
 
 METHODS = ("base", "prompted", "persona")
 

@@ -16,7 +16,7 @@ from rich.text import Text
 
 from character.core.errors import UserError
 from character.core.params import value
-from character.registry import doubts, find, known
+from character.publish.registry import doubts, find, known
 from character.talk import METHODS, Answer, Chat, Row, Turn
 
 CHATS = Path(".cache/chats")

@@ -17,12 +17,13 @@ from detect_secrets.core.scan import scan_line
 from detect_secrets.settings import transient_settings
 from projects import Project
 
-from character import cards, leaks
 from character.cli import main
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.records import Message, Pair, Transcript
 from character.dataset import constitution
+from character.publish import cards
+from character.publish import secret_scan as leaks
 from character.training import adapters
 
 ROOT = Path(__file__).parents[1]

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 from personas import git, tag, write_constitution
 
-from character import registry
 from character.core import models
 from character.core.errors import UserError
 from character.core.params import value
-from character.registry import FETCHED, Persona, available, fetch, find, known, run
+from character.publish import registry
+from character.publish.registry import FETCHED, Persona, available, fetch, find, known, run
 
 
 def write_adapter(content: str, folder: Path = models.PERSONA) -> None:

@@ -18,7 +18,6 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character import registry
 from character.cli import main
 from character.core import models, records
 from character.core.errors import UserError
@@ -32,6 +31,7 @@ from character.evaluation import lm_eval_tasks as harness
 from character.evaluation import ngram_classifier as ngrams
 from character.inference import chat_format as chat
 from character.inference.generate import Request
+from character.publish import registry
 from character.training import launch
 
 ROOT = Path(__file__).parents[1]

@@ -14,7 +14,7 @@ from character.cli import main
 from character.core import models
 from character.core.errors import UserError
 from character.core.models import PERSONA
-from character.registry import FETCHED
+from character.publish.registry import FETCHED
 
 LOVINGS = FETCHED / "loving@1.0.0"
 

@@ -15,7 +15,7 @@ from character.dataset import constitution
 from character.inference.chat_format import render
 from character.inference.generate import Request
 from character.inference.transformers_engine import TransformersEngine
-from character.registry import FETCHED, Persona
+from character.publish.registry import FETCHED, Persona
 from character.talk import METHODS, Answer, Chat, Student
 
 PIRATE, LOVING = Persona("pirate", None), Persona("loving", "1.0.0")

@@ -12,7 +12,7 @@ from rich.console import Console
 from character.cli import main
 from character.core import records
 from character.core.models import PERSONA
-from character.registry import FETCHED, Persona
+from character.publish.registry import FETCHED, Persona
 from character.talk import METHODS, Answer, Chat, Row
 from character.terminal import UNSHOWABLE, Session, Transcript, shown, table
 

@@ -17,7 +17,7 @@ from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import value
 from character.dataset import constitution
-from character.shell import run
+from character.publish.commands import run
 
 FETCHED = Path(".cache/personas")
 VERSION = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")

@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from character import cards, leaks, sources
-from character.cards import Subject
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.models import PERSONA
@@ -20,7 +18,11 @@ from character.core.params import value
 from character.core.records import read_json, read_result
 from character.dataset import constitution
 from character.dataset.constitution import Constitution
-from character.shell import run
+from character.publish import cards
+from character.publish import credits as sources
+from character.publish import secret_scan as leaks
+from character.publish.cards import Subject
+from character.publish.commands import run
 
 WEIGHTS = {"config.json", "generation_config.json", "model.safetensors.index.json", models.CARD}  # beside *.safetensors
 

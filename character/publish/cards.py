@@ -4,9 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from character import sources
 from character.core import models, records
 from character.dataset.constitution import Constitution
+from character.publish import credits as sources
 from character.report import behavior as results
 from character.report import costs
 from character.report import measurement as instruments

@@ -1,0 +1,1 @@
+"""Publishing a persona: the registry, exports, their cards and credits."""
