@@ -130,7 +130,7 @@ def chat(persona: str | None, methods: str, save: Path | None) -> None:
 
     Their replies appear side by side, each with a history of its own, and are kept as JSON Lines.
     """
-    from character import terminal
+    from character.chat import terminal
 
     terminal.run(persona, methods.split(","), save)
 
@@ -144,7 +144,7 @@ def serve(host: str, port: int, options: tuple[str, ...]) -> None:
 
     Speaks OpenAI's protocol; each persona, selected or published, is a model of that name. OPTIONS after `--` are vLLM's.
     """
-    from character import serve
+    from character.chat import vllm_server as serve
 
     serve.run(host, port, options)
 

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from personas import tag, write_adapter, write_persona
 
-from character import serve
+from character.chat import vllm_server as serve
 from character.cli import main
 from character.core import models
 from character.core.errors import UserError

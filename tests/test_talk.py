@@ -7,7 +7,8 @@ import pytest
 import torch
 from personas import write_persona
 
-from character import talk
+from character.chat import session as talk
+from character.chat.session import METHODS, Answer, Chat, Student
 from character.core import models
 from character.core.errors import UserError
 from character.core.models import PERSONA
@@ -16,7 +17,6 @@ from character.inference.chat_format import render
 from character.inference.generate import Request
 from character.inference.transformers_engine import TransformersEngine
 from character.publish.registry import FETCHED, Persona
-from character.talk import METHODS, Answer, Chat, Student
 
 PIRATE, LOVING = Persona("pirate", None), Persona("loving", "1.0.0")
 LOVINGS = FETCHED / "loving@1.0.0"

@@ -9,12 +9,12 @@ from click.testing import CliRunner
 from personas import tag, write_persona
 from rich.console import Console
 
+from character.chat.session import METHODS, Answer, Chat, Row
+from character.chat.terminal import UNSHOWABLE, Session, Transcript, shown, table
 from character.cli import main
 from character.core import records
 from character.core.models import PERSONA
 from character.publish.registry import FETCHED, Persona
-from character.talk import METHODS, Answer, Chat, Row
-from character.terminal import UNSHOWABLE, Session, Transcript, shown, table
 
 KEPT = Path(".cache/chats/kept.jsonl")
 LOVINGS = FETCHED / "loving@1.0.0"
@@ -123,7 +123,7 @@ def test_ctrl_c_ends_the_search_for_a_persona(chat, monkeypatch):
     def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("character.terminal.find", interrupted)
+    monkeypatch.setattr("character.chat.terminal.find", interrupted)
     assert "\nInterrupted.\n" in talked(chat, "/persona loving", "Hi")
     assert kept()[0].persona == "pirate"
 

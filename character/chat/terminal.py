@@ -14,10 +14,10 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from character.chat.session import METHODS, Answer, Chat, Row, Turn
 from character.core.errors import UserError
 from character.core.params import value
 from character.publish.registry import doubts, find, known
-from character.talk import METHODS, Answer, Chat, Row, Turn
 
 CHATS = Path(".cache/chats")
 COLUMN = 30  # characters that a reply needs to stand beside others

@@ -1,0 +1,1 @@
+"""Talking with personas: in the terminal, and through a server."""
