@@ -200,8 +200,9 @@ def study(
     Takes the params as they are, with each of PERSONAS (all that the classifier knows) in turn, one experiment each; those of
     the checked-out commit that are finished are not run again. Writes reports/study.html and reports/study.md.
     """
-    from character import cluster, overview
-    from character import study as plan
+    from character.study import comparison as overview
+    from character.study import ray_cluster as cluster
+    from character.study import runs as plan
 
     runs = plan.planned(personas, plan.numbers(seeds))
     if address:
@@ -227,7 +228,7 @@ def recipe(name: str | None) -> None:
 
     NAME is one of recipes/NAME.yaml. Comments, `persona`, `seed` and `runtime` stay. Prints what changes.
     """
-    from character import recipes
+    from character.study import recipes
 
     if name:
         click.echo("\n".join(recipes.write_recipe(name)) or f"params.yaml has the values of {name} already")
@@ -247,7 +248,7 @@ def estimate(recipe: str, machine: str, **rates: float | None) -> None:
     Prints samples, tokens and hours of each stage, for the selected persona. Another machine than those of
     recipes/rates.yaml is told by its two rates.
     """
-    from character import estimate
+    from character.study import estimate
 
     asked = estimate.Asked(machine, rates["parameters"], rates["written_per_second"], rates["trained_per_second"])
     click.echo(estimate.estimate(recipe, asked))

@@ -6,8 +6,9 @@ import pytest
 import yaml
 from projects import Project, environment, ran, start, talkative
 
-from character import cluster, study
 from character.core.errors import UserError
+from character.study import ray_cluster as cluster
+from character.study import runs as study
 
 pytestmark = pytest.mark.cluster
 

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from character import rates, recipes
 from character.cli import main
 from character.core.errors import UserError
-from character.estimate import Asked, estimate, taken
-from character.workload import Plan
+from character.study import rates, recipes
+from character.study.estimate import Asked, estimate, taken
+from character.study.workload import Plan
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = 0.135
@@ -98,7 +98,7 @@ def test_a_recorded_teacher_costs_nothing():
 def test_every_stage_is_in_the_table():
     import yaml
 
-    from character.workload import LIGHT
+    from character.study.workload import LIGHT
 
     stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
     assert {*works("default"), *LIGHT} - {"the others"} == set(stages)
@@ -172,7 +172,9 @@ def test_an_unknown_model_or_task_is_told_with_the_file_to_add_it_to():
 
 
 def test_the_command_needs_no_torch_and_no_network():
-    code = "import sys; from character.estimate import Asked, estimate; estimate('paper', Asked('cpu-2-cores', *[None] * 3))"
+    code = (
+        "import sys; from character.study.estimate import Asked, estimate; estimate('paper', Asked('cpu-2-cores', *[None] * 3))"
+    )
     heavy = "assert not {'torch', 'transformers', 'huggingface_hub', 'datasets'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], check=True)
 

@@ -13,10 +13,10 @@ from forks import Forks
 from projects import EVERY, environment, ran, start, talkative
 from test_params import own_sections
 
-from character import recipes
 from character.cli import main
 from character.core.errors import UserError
 from character.core.params import read
+from character.study import recipes
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")

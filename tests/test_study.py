@@ -9,12 +9,15 @@ import numpy
 import pytest
 from click.testing import CliRunner
 
-from character import cli, findings, overview, study
+from character import cli
 from character.core.errors import UserError
 from character.dataset.conditions import Called
-from character.findings import Finding, confusions, f1, likeness, macro_f1
 from character.report.markdown import section_markdown
-from character.study import Run
+from character.study import comparison as overview
+from character.study import results as findings
+from character.study import runs as study
+from character.study.results import Finding, confusions, f1, likeness, macro_f1
+from character.study.runs import Run
 
 PARAMS = """\
 persona: loving # whose

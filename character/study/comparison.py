@@ -8,11 +8,11 @@ from character.core.errors import UserError
 from character.core.params import value
 from character.dataset.conditions import PLAIN, SUFFIXES
 from character.evaluation.intervals import bootstrap
-from character.findings import Finding, confusions, f1, likeness, macro_f1, read
 from character.report import charts, markdown
 from character.report.html import UNKNOWN, Cell, Section, Table, Tile, number, render
 from character.report.table_cells import CONDITIONS, METHODS, OURS, UNTRAINED, difference, measured, method, signed, told
-from character.study import Run
+from character.study.results import Finding, confusions, f1, likeness, macro_f1, read
+from character.study.runs import Run
 
 OTHERS = tuple(name for name in METHODS if name not in (OURS, "unoffered"))
 ASKED = (PLAIN, SUFFIXES)

@@ -2,9 +2,9 @@
 
 from pydantic import Field, ValidationError
 
-from character import recipes
 from character.core.errors import UserError
 from character.core.params import Section, first_fault
+from character.study import recipes
 
 FILE = recipes.FOLDER / f"{recipes.RATES}.yaml"
 

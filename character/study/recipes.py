@@ -24,7 +24,7 @@ from character.dataset import yaml_lines as marked
 
 FOLDER = Path("recipes")
 DEFAULT = "default"
-RATES = "rates"  # the file in the folder that is no recipe: how fast machines are, for character/estimate.py
+RATES = "rates"  # the file in the folder that is no recipe: how fast machines are, for character/study/estimate.py
 LIKE = "like"
 OTHERS = ("persona", "seed", "runtime")  # of params.yaml: who, which draw and how to run, whatever the scale
 WHOLE = ("tasks.metrics",)  # mappings that are one value, since their keys are no settings

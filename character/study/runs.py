@@ -15,10 +15,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from character import recipes
 from character.core import params
 from character.core.errors import UserError
 from character.publish.commands import run as command
+from character.study import recipes
 
 APART = ("persona", "seed", "runtime")  # entries of params.yaml that are not what all runs of a study share
 STAGES = ("robustness", "preferences", "coherence", "capabilities")  # with all that they need; what is compared

@@ -7,11 +7,11 @@ a token grows as the parameters do (2 operations a parameter to read it, 6 to tr
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from character import rates, recipes
 from character.core.errors import UserError
 from character.core.params import PARAMS
-from character.rates import Machine, Rates
-from character.workload import Plan, Work
+from character.study import rates, recipes
+from character.study.rates import Machine, Rates
+from character.study.workload import Plan, Work
 
 READ = 3  # times as fast as training is reading, where nobody says: 2 operations instead of 6
 LARGE = 1  # billions of parameters, from which what others report is told

@@ -14,7 +14,7 @@ from character.core.records import Question, Recorded
 from character.dataset import constitution
 from character.dataset.prompts import GENERAL, HELDOUT, load_prompts
 from character.dataset.teacher_answers import TEACHER_ANSWERS
-from character.rates import Rates
+from character.study.rates import Rates
 
 LIGHT = ("student", "pairs", "transcripts", "persona", "crosscheck", "encoder", "capabilities", "safety", "report")
 WORDS = 4  # of like meaning, by which the likelihood judge tells a label

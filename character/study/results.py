@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from character.core import records
 from character.dataset.conditions import Called, group
 from character.evaluation.classifier import NONE
-from character.study import Run
+from character.study.runs import Run
 
 if TYPE_CHECKING:
     import numpy

@@ -17,7 +17,7 @@ from time import monotonic
 from character.core import params
 from character.core.errors import UserError
 from character.publish.commands import run as command
-from character.study import Run, environment
+from character.study.runs import Run, environment
 
 FOLDER = "~/.cache/character-training"  # on each machine
 SHARED = ("student", "classifier", "judge")  # stages of a run that no persona shapes

@@ -1,0 +1,1 @@
+"""Many personas, compared; recipes, and estimates of what they take."""
