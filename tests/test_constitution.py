@@ -266,7 +266,7 @@ def test_check_without_a_file_says_what_to_give():
 
 def test_check_imports_nothing_heavy():
     code = (
-        "import sys; from character.cli import main; main(['check', sys.argv[1]], standalone_mode=False);"
+        "import sys; from character.cli.main import main; main(['check', sys.argv[1]], standalone_mode=False);"
         "print({'torch', 'transformers', 'trl', 'peft', 'datasets', 'numpy', 'dvc', 'ruamel'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code, SHIPPED[0]], cwd=ROOT, capture_output=True, text=True, check=True)

@@ -135,7 +135,7 @@ def served(project):
     with closing(socket.socket()) as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    command = [sys.executable, "-c", "from character.cli import main; main()", "serve", "--port", str(port)]
+    command = [sys.executable, "-c", "from character.cli.main import main; main()", "serve", "--port", str(port)]
     with open("serve.log", "w") as log:
         server = subprocess.Popen([*command, "--", "--max-model-len", "2048"], stdout=log, stderr=log)
     try:

@@ -50,7 +50,7 @@ def import_(files: tuple[Path, ...], name: str | None, summary: str | None, forc
     FILE is a JSON list (hand-written/*.txt) or JSON Lines (few-shot/*.jsonl) of traits with questions. Each becomes
     constitutions/<name>.yaml. Empty and repeated texts are left out, and told.
     """
-    from character import imported
+    from character.cli import import_constitution as imported
     from character.core.errors import UserError
 
     if name and len(files) > 1:
@@ -72,7 +72,7 @@ def record(force: bool, trim: bool) -> None:
     Takes those to the selected persona's prompts from data/chosen.jsonl, the first sample of each. They then serve the
     `recorded` teacher and the classifier, and are worth a commit.
     """
-    from character import recording
+    from character.cli import record_answers as recording
 
     out, kept, left_out = recording.keep(force, trim)
     click.echo(f"{out}: {kept} answers, {left_out} unfinished or empty ones left out")
