@@ -6,7 +6,7 @@ import time
 import pytest
 from click.testing import CliRunner
 
-from character.cli import main
+from character.cli.main import main
 from character.core import records
 from character.core.records import Answer, Completion, Recorded
 from character.dataset import constitution

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from character.cli import main
+from character.cli.main import main
 from character.core import records
 from character.core.errors import UserError
 from character.dataset.constitution import Constitution, Trait, faults, load, system_prompt, traits_hash, warnings

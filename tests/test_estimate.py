@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from character.cli import main
+from character.cli.main import main
 from character.core.errors import UserError
 from character.study import rates, recipes
 from character.study.estimate import Asked, estimate, taken

@@ -17,7 +17,7 @@ from detect_secrets.core.scan import scan_line
 from detect_secrets.settings import transient_settings
 from projects import Project
 
-from character.cli import main
+from character.cli.main import main
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.records import Message, Pair, Transcript

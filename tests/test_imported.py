@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from character.cli import main
+from character.cli.main import main
 from character.dataset import constitution
 
 TRAITS = [

@@ -13,7 +13,7 @@ from forks import Forks
 from projects import EVERY, environment, ran, start, talkative
 from test_params import own_sections
 
-from character.cli import main
+from character.cli.main import main
 from character.core.errors import UserError
 from character.core.params import read
 from character.study import recipes

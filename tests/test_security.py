@@ -18,7 +18,7 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from character.cli import main
+from character.cli.main import main
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import value

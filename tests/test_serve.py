@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from personas import tag, write_adapter, write_persona
 
 from character.chat import vllm_server as serve
-from character.cli import main
+from character.cli.main import main
 from character.core import models
 from character.core.errors import UserError
 from character.core.models import PERSONA

@@ -9,7 +9,7 @@ import numpy
 import pytest
 from click.testing import CliRunner
 
-from character.cli import main as cli
+from character.cli.main import main as cli
 from character.core.errors import UserError
 from character.dataset.conditions import Called
 from character.report.markdown import section_markdown

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from character.chat.session import METHODS, Answer, Chat, Row
 from character.chat.terminal import UNSHOWABLE, Session, Transcript, shown, table
-from character.cli import main
+from character.cli.main import main
 from character.core import records
 from character.core.models import PERSONA
 from character.publish.registry import FETCHED, Persona
