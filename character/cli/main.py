@@ -184,6 +184,24 @@ def cache(clear: bool, days: float) -> None:
 
 
 @main.command()
+@click.option("--warn", is_flag=True, help="Print one line if something differs, and exit with code 0.")
+@click.pass_context
+def environment(context: click.Context, warn: bool) -> None:
+    """Compare installed packages with constraints.txt.
+
+    Lists those of another version than the one that the committed dvc.lock was made with (exit code 1).
+    """
+    from character import environment
+
+    mismatches = environment.version_mismatches(environment.read_constraints())
+    if not warn:
+        click.echo(environment.mismatch_table(mismatches))
+        context.exit(1 if mismatches else 0)
+    if mismatches:
+        click.echo(environment.mismatch_warning(mismatches), err=True)
+
+
+@main.command()
 @click.argument("personas", nargs=-1)
 @click.option("--seeds", default="", metavar="N,N", help="More seeds for the persona of params.yaml.")
 @click.option("--gather", is_flag=True, help="Run nothing, show what is finished.")

@@ -1,0 +1,98 @@
+"""The installed packages, compared with constraints.txt: the versions with which the committed dvc.lock was made."""
+
+from importlib.metadata import PackageNotFoundError, distributions, version
+from pathlib import Path
+from typing import NamedTuple
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.utils import NormalizedName, canonicalize_name
+
+from character.errors import UserError
+
+CONSTRAINTS = Path("constraints.txt")
+
+
+class VersionMismatch(NamedTuple):
+    package: str
+    installed: str
+    expected: str
+
+
+def read_constraints(path: Path = CONSTRAINTS) -> list[Requirement]:
+    """Return the constraints that apply to this Python and platform.
+
+    Raises:
+        UserError: The file is missing, or a line is not a requirement.
+    """
+    if not path.exists():
+        raise UserError(f"{path} is missing: run this in the project's folder, or restore the file with `git checkout {path}`.")
+    lines = path.read_text(encoding="utf-8").splitlines()
+    parsed = [_requirement(path, number, line) for number, line in enumerate(lines, start=1) if line.split("#")[0].strip()]
+    return [requirement for requirement in parsed if _applies(requirement)]
+
+
+def version_mismatches(constraints: list[Requirement]) -> list[VersionMismatch]:
+    """Return the packages whose installed version breaks a constraint, and those that are needed and not installed.
+
+    A local version such as `+cpu` is ignored where the constraint has none. What no installed package requires, such as a
+    development tool, may be missing.
+    """
+    found = [(requirement, _installed_version(requirement.name)) for requirement in constraints]
+    missing = {canonicalize_name(requirement.name) for requirement, installed in found if installed is None}
+    needed = missing & _required_names() if missing else set()
+    return [
+        VersionMismatch(requirement.name, installed or "not installed", str(requirement.specifier).removeprefix("=="))
+        for requirement, installed in found
+        if (canonicalize_name(requirement.name) in needed if installed is None else _breaks(requirement, installed))
+    ]
+
+
+def mismatch_table(mismatches: list[VersionMismatch]) -> str:
+    """Return one line for each mismatch, in columns, and the remedy."""
+    if not mismatches:
+        return f"The installed packages have the versions of {CONSTRAINTS}."
+    rows = [VersionMismatch("package", "installed", "expected"), *mismatches]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
+    return "\n".join([*lines, f"`make install` installs the versions of {CONSTRAINTS}."])
+
+
+def mismatch_warning(mismatches: list[VersionMismatch]) -> str:
+    """Return one line that names the first three mismatches."""
+    shown = [f"{package} {installed}, not {expected}" for package, installed, expected in mismatches[:3]]
+    rest = [f"{len(mismatches) - 3} more"] if len(mismatches) > 3 else []
+    return (
+        f"warning: this environment is not the one of dvc.lock ({'; '.join(shown + rest)}), so bytes of results may differ. "
+        "`character environment` lists all differences, `make install` removes them."
+    )
+
+
+def _requirement(path: Path, number: int, line: str) -> Requirement:
+    try:
+        return Requirement(line.split("#")[0].strip())
+    except InvalidRequirement as error:
+        raise UserError(
+            f"{path}, line {number}: {line.strip()!r} is not a requirement such as name==1.0; correct it."
+        ) from error
+
+
+def _applies(requirement: Requirement) -> bool:
+    """Whether the marker holds here; an extra's requirement (`extra == "..."`) does not apply."""
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+
+
+def _breaks(requirement: Requirement, installed: str) -> bool:
+    return not requirement.specifier.contains(installed, prereleases=True)
+
+
+def _installed_version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _required_names() -> set[NormalizedName]:
+    """Return the names of all packages that an installed one requires here, its extras aside."""
+    lines = [line for distribution in distributions() for line in distribution.requires or ()]
+    return {canonicalize_name(requirement.name) for requirement in map(Requirement, lines) if _applies(requirement)}
