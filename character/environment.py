@@ -43,7 +43,7 @@ def version_mismatches(constraints: list[Requirement]) -> list[VersionMismatch]:
     return [
         VersionMismatch(requirement.name, installed or "not installed", str(requirement.specifier).removeprefix("=="))
         for requirement, installed in found
-        if (canonicalize_name(requirement.name) in needed if installed is None else _breaks(requirement, installed))
+        if (canonicalize_name(requirement.name) in needed if installed is None else installed not in requirement.specifier)
     ]
 
 
@@ -79,10 +79,6 @@ def _requirement(path: Path, number: int, line: str) -> Requirement:
 def _applies(requirement: Requirement) -> bool:
     """Whether the marker holds here; an extra's requirement (`extra == "..."`) does not apply."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
-
-
-def _breaks(requirement: Requirement, installed: str) -> bool:
-    return not requirement.specifier.contains(installed, prereleases=True)
 
 
 def _installed_version(name: str) -> str | None:
