@@ -12,7 +12,7 @@ from click.testing import CliRunner
 from character.cli.main import main as cli
 from character.core.errors import UserError
 from character.dataset.conditions import Called
-from character.report.markdown import section_markdown
+from character.report import markdown
 from character.study import comparison as overview
 from character.study import results as findings
 from character.study import runs as study
@@ -224,16 +224,16 @@ def test_ratings_are_as_alike_as_their_orders():
 # --- the page --------------------------------------------------------------------------------------
 
 
-def repository_metrics() -> dict[str, dict]:
-    """Return the committed metrics, as every run has them."""
-    folder = Path(__file__).parents[1] / "metrics"
+def recorded_results() -> dict[str, dict]:
+    """Return the recorded results of one persona, in the form that every run has."""
+    folder = Path(__file__).parents[1] / "docs/figures/personas/poeticism"
     return {stage: json.loads((folder / f"{stage}.json").read_text(encoding="utf-8")) for stage in findings.METRICS}
 
 
 @pytest.fixture
 def found():
     """Two personas and a second seed of one; all answers of `persona` are hits, none of the others' are."""
-    metrics = repository_metrics()
+    metrics = recorded_results()
     words = ["warm", "strict", "bold"]
 
     def made(persona, seed, ratings):
@@ -274,12 +274,31 @@ def test_without_more_seeds_nothing_is_told_of_chance(found):
         assert "How much is chance?" not in [section.title for section in overview.sections(some, seed=0)]
 
 
+def as_markdown(section):
+    """Return a section as Markdown, by way of the JSON file that the docs are written from."""
+    return markdown.section_markdown(json.loads(json.dumps(markdown.section_texts(section))))
+
+
 def test_tables_become_markdown_without_charts(found):
-    text = section_markdown(overview.sections(found, seed=0)[0])
+    text = as_markdown(overview.sections(found, seed=0)[0])
     assert text.startswith("## Can the personas be told apart?\n\nPersonas: 2, each")
     assert "| method | macro-F1 | 95% interval | prompts |\n| --- | --- | --- | --- |\n| *Asked plain* |  |  |  |" in text
     assert "| persona | 1.00 | 1.00 to 1.00 | 3 |" in text and "<svg" not in text
-    costs = section_markdown(overview.sections(found, seed=0)[4])
+    costs = as_markdown(overview.sections(found, seed=0)[4])
     assert "[" in costs.split("| mean |")[1]
-    alone = section_markdown(overview.sections(found[:1], seed=0)[4])
+    alone = as_markdown(overview.sections(found[:1], seed=0)[4])
     assert "| humor |" in alone and "mean" not in alone.split("accuracy |")[1]
+
+
+def test_the_files_of_a_study_hold_the_same_tables(found, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("params.yaml").write_text("seed: 0\nstudent: {source: a student}\n")
+    by_name = {finding.run.name: finding for finding in found}
+    monkeypatch.setattr(overview, "read", lambda run, commit: by_name[run.name])
+    count, files = overview.write([finding.run for finding in found], dict.fromkeys(by_name, "a commit"))
+    assert (count, files) == (3, ["reports/study.html", "reports/study.md", "reports/study.json"])
+    data = json.loads(Path("reports/study.json").read_text(encoding="utf-8"))
+    assert data["runs"] == list(by_name)
+    tables = "\n".join(map(markdown.section_markdown, data["sections"]))
+    assert tables == Path("reports/study.md").read_text(encoding="utf-8")
+    assert tables.count("## ") == 6 and "| loving |" in tables

@@ -14,23 +14,37 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def section_markdown(section: Section) -> str:
-    """Return a section's tables and what they cannot say as Markdown, without charts."""
-    blocks = [_table(block) for block in section.blocks if isinstance(block, Table)]
-    return "\n\n".join(part for part in (f"## {section.title}", section.text, *blocks, section.limits) if part) + "\n"
+def section_texts(section: Section) -> dict:
+    """Return a section's texts and tables without its charts, for JSON: `title`, `text`, `tables`, `limits`.
+
+    A table has its `caption`, its `head`, and `bodies`: rows of texts by their heading, or by "".
+    """
+    tables = [_table_texts(block) for block in section.blocks if isinstance(block, Table)]
+    return {"title": section.title, "text": section.text, "tables": tables, "limits": section.limits}
 
 
-def _table(shown_table: Table) -> str:
-    shown = [at for at, name in enumerate(table.head) if name == "" or not name.startswith("<svg")]
+def section_markdown(texts: dict) -> str:
+    """Return as Markdown what `section_texts` made."""
+    tables = [_table_markdown(**found) for found in texts["tables"]]
+    return "\n\n".join(part for part in (f"## {texts['title']}", texts["text"], *tables, texts["limits"]) if part) + "\n"
+
+
+def _table_texts(table: Table) -> dict:
+    shown = [at for at, name in enumerate(table.head) if not name.startswith("<svg")]
+    bodies = {heading: [[_cell_text(row[at]) for at in shown] for row in rows] for heading, rows in table.bodies.items()}
+    return {"caption": table.caption, "head": [str(table.head[at]) for at in shown], "bodies": bodies}
+
+
+def _table_markdown(caption: str, head: Sequence[str], bodies: dict[str, Sequence[Sequence[str]]]) -> str:
     rows = []
-    for heading, body in table.bodies.items():
+    for heading, body in bodies.items():
         if heading:
-            rows.append([f"*{heading}*", *[""] * (len(shown) - 1)])
-        rows += [[_text(row[at]) for at in shown] for row in body]
-    return f"{table.caption}\n\n{table([table.head[at] for at in shown], rows)}"
+            rows.append([f"*{heading}*", *[""] * (len(head) - 1)])
+        rows += body
+    return f"{caption}\n\n{table(head, rows)}"
 
 
-def _text(cell) -> str:
+def _cell_text(cell) -> str:
     """Return a cell's text; an interval stands in brackets behind its figure, a name without its remark."""
     if isinstance(cell, Cell):
         figure = cell.note and cell.text[:1] in "+−0123456789"

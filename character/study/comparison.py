@@ -19,11 +19,11 @@ ASKED = (PLAIN, SUFFIXES)
 SEEDED = "Only the runs with the seed of params.yaml."
 
 
-PAGE, TABLES = "reports/study.html", "reports/study.md"
+PAGE, TABLES, DATA = "reports/study.html", "reports/study.md", "reports/study.json"
 
 
 def write(runs: Sequence[Run], commits: dict[str, str]) -> tuple[int, list[str]]:
-    """Write the pages about the runs whose experiments are among `commits`; return how many they are, and the pages.
+    """Write page and tables about the runs whose experiments are among `commits`; return how many they are, and the files.
 
     Raises:
         UserError: none of the runs with the seed of params.yaml is finished.
@@ -37,9 +37,11 @@ def write(runs: Sequence[Run], commits: dict[str, str]) -> tuple[int, list[str]]
     facts = {"Student": value("student.source"), "Runs": ", ".join(finding.run.name for finding in found)}
     with records.replacing(PAGE) as file:
         file.write(render(title="All personas", lede=lede, facts=facts, parts={"The study": parts}))
+    texts = [markdown.section_texts(part) for part in parts]
     with records.replacing(TABLES) as file:
-        file.write("\n".join(map(markdown.section_markdown, parts)))
-    return len(found), [PAGE, TABLES]
+        file.write("\n".join(map(markdown.section_markdown, texts)))
+    records.write_json(DATA, {"runs": [finding.run.name for finding in found], "sections": texts})
+    return len(found), [PAGE, TABLES, DATA]
 
 
 def sections(findings: Sequence[Finding], seed: int) -> list[Section]:
