@@ -3,13 +3,14 @@
 Every figure is the median of paired runs: baseline and engine take turns, so that a slow minute of the machine hits both.
 """
 
-import json
 import random
 import resource
 import subprocess
 import sys
 import tempfile
 import time
+from datetime import date
+from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 
@@ -116,7 +117,8 @@ def compare(name: str, baseline, engine, pairs: int) -> dict:
         if turn:
             rates.append(pair)
     slow, fast = (median(column) for column in zip(*rates, strict=True))
-    return {"baseline": slow, "engine": fast, "ratio": median(ours / theirs for theirs, ours in rates)}
+    ratios = [round(ours / theirs, 4) for theirs, ours in rates]
+    return {"baseline": slow, "engine": fast, "ratio": median(ratios), "ratios": ratios}
 
 
 class Nothing:
@@ -127,6 +129,11 @@ class Nothing:
     def stream(self, requests, sampling, seeds):
         for index, request in enumerate(requests):
             yield index, Reply(f"a reply of some length to {request.id} " * 12, "stop", 100)
+
+
+def measurement() -> dict:
+    """Return when, and with which versions, a benchmark was run."""
+    return {"date": date.today().isoformat(), "versions": {name: version(name) for name in ("torch", "transformers")}}
 
 
 def cached_rows(runs: int) -> float:
@@ -173,13 +180,12 @@ def main(pairs: int, only_peak: bool):
         "prefix": compare("prefix", bench.unshared, lambda: bench.engine(bench.long_prompts), pairs),
         "mixed": compare("mixed", bench.fixed_batches, lambda: bench.engine(stops=set(), limits=bench.limits), pairs),
     }
-    figures = {name: round(result["ratio"], 3) for name, result in results.items()}
-    figures |= {"cached_rows_seconds": round(cached_rows(pairs), 3), "peak_gb": round(peak(), 2)}
+    figures = {**measurement(), **results, "cached_rows_seconds": cached_rows(pairs), "peak_gb": peak()}
     print("\n| comparison | baseline tokens/s | engine tokens/s | ratio |\n|---|---|---|---|")
     for name, result in results.items():
         print(f"| {name} | {result['baseline']:.0f} | {result['engine']:.0f} | {result['ratio']:.2f} |")
-    print(f"\n{CACHED:,} cached rows in {figures['cached_rows_seconds']} s; peak memory {figures['peak_gb']} GiB")
-    OUT.write_text(json.dumps(figures, indent=2) + "\n", encoding="utf-8")
+    print(f"\n{CACHED:,} cached rows in {figures['cached_rows_seconds']:.3f} s; peak memory {figures['peak_gb']:.2f} GiB")
+    records.write_json(OUT, figures)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,7 @@ from statistics import median
 
 import click
 
+from benchmarks.generation import measurement
 from character.core import models, records
 from character.core.params import read
 from character.training import run as training
@@ -154,19 +155,27 @@ def main(pairs: int, kind: str | None):
         return
     found = [(run("stock"), run("ours")) for _ in range(pairs)]
     # Weights are frozen: two operations forward and two backward for each of them and each token.
-    share = median(4 * mine["parameters"] * mine["rate"] for _, mine in found) / matmul_peak()
+    achieved, peak = median(4 * mine["parameters"] * mine["rate"] for _, mine in found), matmul_peak()
+    ratios = [round(mine["rate"] / theirs["rate"], 4) for theirs, mine in found]
+    trainers = {
+        name: {key: median(pair[index][key] for pair in found) for key in ("rate", "loss", "peak_gb")}
+        for index, name in enumerate(("stock TRL", "ours"))
+    }
     figures = {
-        "vs_trl": median(mine["rate"] / theirs["rate"] for theirs, mine in found),
+        **measurement(),
+        "trainers": trainers,
+        "vs_trl": median(ratios),
+        "ratios": ratios,
         "memory_share": median(mine["peak_gb"] / theirs["peak_gb"] for theirs, mine in found),
-        "peak_share": share,
+        "peak_share": achieved / peak,
+        "peak_gflops": peak / 1e9,
         "loss_gap": median(abs(mine["loss"] / theirs["loss"] - 1) for theirs, mine in found),
     }
     print("\n| trainer | tokens/s | final loss | peak GiB |\n|---|---|---|---|")
-    for index, name in enumerate(("stock TRL", "ours")):
-        rate, loss, peak = (median(pair[index][key] for pair in found) for key in ("rate", "loss", "peak_gb"))
-        print(f"| {name} | {rate:.0f} | {loss:.4f} | {peak:.2f} |")
-    print("\n" + ", ".join(f"{name} {figure:.3f}" for name, figure in figures.items()))
-    OUT.write_text(json.dumps({name: round(figure, 4) for name, figure in figures.items()}, indent=2) + "\n", encoding="utf-8")
+    for name, its in trainers.items():
+        print(f"| {name} | {its['rate']:.0f} | {its['loss']:.4f} | {its['peak_gb']:.2f} |")
+    print("\n" + ", ".join(f"{name} {figures[name]:.3f}" for name in ("vs_trl", "memory_share", "peak_share", "loss_gap")))
+    records.write_json(OUT, figures)
 
 
 if __name__ == "__main__":
