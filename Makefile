@@ -5,7 +5,7 @@
 # make test-vllm  the vllm engine and `vllm serve` for real, on the CPU too, in an environment of their own
 # make test-cluster  the study on a Ray cluster of two machines, of which one is lost; installs Ray
 # make bench      how fast it generates and trains, as ratios of runs side by side: 40 minutes of a machine that is else idle
-# make verify     runs the pipeline twice, cold, and compares every hash: more than two hours
+# make verify     runs the pipeline twice, cold, and compares every hash: twice as long as make repro
 #
 # PYTHON=python3.12 picks the interpreter. The versions are those of constraints.txt. Without an NVIDIA GPU, torch comes from
 # PyTorch's index of CPU builds where that can be reached; TORCH_INDEX=URL names another one, TORCH_INDEX= none.

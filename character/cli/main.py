@@ -216,7 +216,8 @@ def study(
     """Make and evaluate many personas, and compare them.
 
     Takes the params as they are, with each of PERSONAS (all that the classifier knows) in turn, one experiment each; those of
-    the checked-out commit that are finished are not run again. Writes reports/study.html and reports/study.md.
+    the checked-out commit that are finished are not run again. Writes reports/study.html, reports/study.md and
+    reports/study.json, from which `character docs` takes the tables of docs/personas.md.
     """
     from character.study import comparison as overview
     from character.study import ray_cluster as cluster
@@ -236,7 +237,7 @@ def study(
             click.echo(f"study: run {number} of {len(missing)}, {run.name}")
             plan.execute(run)
     count, pages = overview.write(runs, plan.finished())
-    click.echo(f"study: {count} of {len(runs)} runs in {' and '.join(pages)}")
+    click.echo(f"study: {count} of {len(runs)} runs in {', '.join(pages)}")
 
 
 @main.command()
@@ -270,3 +271,23 @@ def estimate(recipe: str, machine: str, **rates: float | None) -> None:
 
     asked = estimate.Asked(machine, rates["parameters"], rates["written_per_second"], rates["trained_per_second"])
     click.echo(estimate.estimate(recipe, asked))
+
+
+@main.command()
+@click.option("--check", "only_check", is_flag=True, help="Write nothing; fail where a doc or a recorded figure is stale.")
+def docs(only_check: bool) -> None:
+    """Write the docs that show figures.
+
+    Copies what stages, `make bench` and `character study` found to docs/figures, and fills the templates in docs/templates
+    with it. Edit the templates, not the docs that are written from them.
+    """
+    from character import docs
+    from character.errors import UserError
+    from character.params import value
+
+    if not docs.is_shown(persona := value("persona")):
+        click.echo(f"docs: they show no results of {persona}, the persona of params.yaml")
+    for path in [] if only_check else [*docs.record_figures(), *docs.write_docs()]:
+        click.echo(f"docs: {path} written")
+    if stale := [*docs.stale_figures(), *docs.stale_docs()]:
+        raise UserError("\n".join(stale))
