@@ -12,17 +12,15 @@ git has, and dvc.lock says whether a copy is still the result that it was made f
 import csv
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
 from textwrap import shorten
 
 import yaml
 
-from character.cells import OURS
 from character.errors import UserError
-from character.markdown import section_markdown
-from character.page import UNKNOWN
+from character.figure_formats import FILTERS
 from character.params import value
 
 RESULTS = Path("metrics")  # <stage>.json, what each stage found
@@ -30,7 +28,7 @@ RATINGS = Path("plots/preferences.csv")  # each trait's rating and its change, b
 BENCHMARKS, STUDY = Path("benchmarks"), Path("reports/study.json")
 LOCK = Path("dvc.lock")
 FIGURES, TEMPLATES, DOCS = Path("docs/figures"), Path("docs/templates"), Path("docs")
-PERSONAS = FIGURES / "personas"
+PERSONAS, SOURCES = FIGURES / "personas", FIGURES / "sources.yaml"
 AT_THE_TOP = "README.md"  # of the repository; the other docs are in docs/
 
 PARSERS = {
@@ -125,19 +123,29 @@ def stale_docs() -> Iterator[str]:
 
 
 def stale_figures() -> Iterator[str]:
-    """Yield a sentence about each recorded figure file that is not the result in dvc.lock.
+    """Yield a sentence about each recorded result that is not the one in dvc.lock.
 
     Those of personas that are not selected in params.yaml cannot be compared, nor can those in `sources.yaml`.
     """
-    persona, locked, sources = value("persona"), locked_hashes(), load_figures()["sources"]
+    persona, locked = value("persona"), locked_hashes()
     if not is_shown(persona):
         return
     copies = result_copies(persona)
     for copy in sorted({*copies, *(PERSONAS / persona).iterdir()}):
         if copy not in copies:
             yield f"{copy}: {LOCK} has no {RESULTS / copy.name}; delete the copy."
-        elif str(copy.relative_to(FIGURES)) not in sources and not (copy.exists() and _md5(copy) == locked[copies[copy]]):
+            continue
+        same = copy.exists() and _md5(copy) == locked[copies[copy]]
+        if same and _has_other_source(copy):
+            yield f"{copy} is the {copies[copy]} of {LOCK} now; remove it from {SOURCES}."
+        if not same and not _has_other_source(copy):
             yield f"{copy} is not the {copies[copy]} of {LOCK}; run `dvc pull` or `dvc repro`, then `character docs`."
+
+
+def _has_other_source(copy: Path) -> bool:
+    """Return whether `sources.yaml` lists a copy, or its folder, as taken from something else than a run."""
+    listed = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))
+    return any(str(path.relative_to(FIGURES)) in listed for path in (copy, copy.parent))
 
 
 def _md5(path: Path) -> str:
@@ -161,100 +169,8 @@ def _environment():
         keep_trailing_newline=True,
     )
     environment.globals |= load_figures() | {"results": str(RESULTS)}
-    environment.filters |= {
-        "digits": _digits,
-        "signed": _signed,
-        "percent": lambda share, digits=0: f"{_digits(100 * share, digits)}%",
-        "interval": _interval,
-        "change": _change,
-        "rating": _rating,
-        "trait": _trait,
-        "ours": lambda method: f"**{method}**" if method == OURS else method,
-        "table_rows": _table_rows,
-        "table_cell": _table_cell,
-        "table_figures": _table_figures,
-        "table_range": _table_range,
-        "md5": lambda path: locked[Path(path)][:12],
-        "claim": _claim,
-        "section_markdown": section_markdown,
-    }
+    environment.filters |= FILTERS | {"md5": lambda path: locked[Path(path)][:12]}
     return environment
-
-
-def _digits(figure: float | str | None, digits: int = 2) -> str:
-    """Return a figure with so many digits after the point, and never as −0; None is a dash."""
-    return UNKNOWN if figure is None else f"{round(float(figure), digits) + 0:,.{digits}f}".replace("-", "−")
-
-
-def _signed(figure: float | str, digits: int = 2) -> str:
-    shown = _digits(figure, digits)
-    return shown if shown.startswith("−") else f"+{shown}"
-
-
-def _interval(found: dict, key: str, low: str = "low", high: str = "high", digits: int = 2) -> str:
-    """Return an estimate with its interval: `0.72 [0.55, 0.84]`."""
-    figure, *ends = (_digits(found[name], digits) for name in (key, low, high))
-    return UNKNOWN if found[key] is None else f"{figure} [{', '.join(ends)}]"
-
-
-def _change(found: dict, key: str = "difference", low: str = "low", high: str = "high") -> str:
-    """Return a difference with its interval, all with their signs: `−0.09 [−0.31, +0.14]`."""
-    figure, *ends = (_signed(found[name]) for name in (key, low, high))
-    return f"{figure} [{', '.join(ends)}]"
-
-
-def _rating(found: dict, key: str) -> str:
-    """Return a change of a rating, in Elo, with its interval: `+274 [25, 521]`."""
-    low, high = (_digits(found[f"{key}_{end}"], 0) for end in ("low", "high"))
-    return f"{_signed(found[key], 0)} [{low}, {high}]"
-
-
-def _trait(ratings: list[dict], word: str) -> dict:
-    """Return the row of a trait in the ratings of the persona."""
-    return next(row for row in ratings if (row["method"], row["trait"]) == (OURS, word))
-
-
-def _table(sections: list[dict], title: str) -> dict:
-    """Return the first table of the section that is titled so; see `markdown.section_texts`."""
-    (table,) = (section["tables"][0] for section in sections if section["title"] == title)
-    return table
-
-
-def _table_rows(sections: list[dict], title: str, heading: str) -> list[list[str]]:
-    return _table(sections, title)["bodies"][heading]
-
-
-def _table_cell(sections: list[dict], title: str, heading: str, row: str, column: str) -> str:
-    """Return the text of one cell; its row is named by the row's first cell."""
-    (cells,) = (cells for cells in _table_rows(sections, title, heading) if cells[0] == row)
-    return cells[_table(sections, title)["head"].index(column)]
-
-
-def _table_figures(sections: list[dict], title: str, columns: Sequence[str], rows: Sequence[str] = ()) -> list[float]:
-    """Return the figures in the columns, of all rows or of those that are named, without their intervals."""
-    found = _table(sections, title)
-    wanted = [cells for body in found["bodies"].values() for cells in body if not rows or cells[0] in rows]
-    texts = [cells[found["head"].index(column)] for column in columns for cells in wanted]
-    return [float(text.split()[0].replace("−", "-")) for text in texts]
-
-
-def _table_range(sections: list[dict], title: str, columns: Sequence[str], rows: Sequence[str] = ()) -> str:
-    """Return the lowest and the highest of the figures as `0.83 to 1.00`."""
-    figures = _table_figures(sections, title, columns, rows)
-    return f"{_digits(min(figures))} to {_digits(max(figures))}"
-
-
-def _claim(text: str, holds: bool) -> str:
-    """Return words that are true only while the figures say so.
-
-    Raises:
-        TemplateRuntimeError: they do not hold.
-    """
-    from jinja2 import TemplateRuntimeError
-
-    if not holds:
-        raise TemplateRuntimeError(f"“{text}” does not hold any more")
-    return text
 
 
 def _template_line(error: Exception, template: Path) -> str:

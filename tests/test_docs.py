@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from character import docs
 from character.cli import main
 from character.errors import UserError
+from character.figure_formats import FILTERS
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -149,6 +150,9 @@ def test_a_copy_that_was_not_taken_from_a_run_is_not_compared(small):
     assert len(list(docs.stale_figures())) == 1
     (docs.FIGURES / "sources.yaml").write_text("personas/humor/ratings.csv: a table\n")
     assert list(docs.stale_figures()) == []
+    run()
+    (sentence,) = docs.stale_figures()
+    assert sentence.endswith("of dvc.lock now; remove it from docs/figures/sources.yaml.")
 
 
 def test_a_figure_that_was_not_recorded_is_an_error_that_names_the_line(small):
@@ -177,6 +181,31 @@ def test_figures_are_written_with_true_minus_signs_and_no_negative_zero(small):
     docs.record_figures()
     (text,) = docs.render_docs().values()
     assert text.splitlines()[1] == ("0.00 −0.25 +0.10 – 13% 0.50 [0.25, 1.00] −0.50 [−1.00, +0.25] −1,200 [−2, 3]")
+
+
+STUDY = [
+    {
+        "title": "Which show?",
+        "tables": [
+            {
+                "head": ["", "base", "persona"],
+                "bodies": {
+                    "Plain": [["humor", "0.00 [0.00, 0.14]", "0.25 [0.12, 0.45]"], ["remorse", "0.04", "−0.50"]],
+                    "Led astray": [["humor", "0.08", "1.00"]],
+                },
+            }
+        ],
+    }
+]
+
+
+def test_figures_are_found_in_the_tables_of_the_study():
+    cells, figures, ranked = (FILTERS[name] for name in ("table_cell", "table_figures", "ranked_rows"))
+    assert cells(STUDY, "Which show?", "Plain", "humor", "persona") == "0.25 [0.12, 0.45]"
+    assert figures(STUDY, "Which show?", ["base"]) == [0.0, 0.04, 0.08]
+    assert figures(STUDY, "Which show?", ["base", "persona"], ["humor"]) == [0.0, 0.08, 0.25, 1.0]
+    assert FILTERS["table_range"](STUDY, "Which show?", ["persona"]) == "−0.50 to 1.00"
+    assert ranked(STUDY, "Which show?", "Plain", "persona") == ["remorse", "humor"]
 
 
 def test_the_estimate_that_is_shown_is_the_one_that_is_made(monkeypatch):

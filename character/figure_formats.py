@@ -1,0 +1,121 @@
+"""How the docs write figures: the filters of their templates."""
+
+from collections.abc import Sequence
+
+from character.cells import OURS
+from character.markdown import section_markdown
+from character.page import UNKNOWN
+
+
+def _digits(figure: float | str | None, digits: int = 2) -> str:
+    """Return a figure with so many digits after the point, and never as −0; None is a dash."""
+    return UNKNOWN if figure is None else f"{round(float(figure), digits) + 0:,.{digits}f}".replace("-", "−")
+
+
+def _signed(figure: float | str, digits: int = 2) -> str:
+    shown = _digits(figure, digits)
+    return shown if shown.startswith("−") else f"+{shown}"
+
+
+def _percent(share: float, digits: int = 0) -> str:
+    return f"{_digits(100 * share, digits)}%"
+
+
+def _interval(found: dict, key: str, low: str = "low", high: str = "high", digits: int = 2) -> str:
+    """Return an estimate with its interval: `0.72 [0.55, 0.84]`."""
+    figure, *ends = (_digits(found[name], digits) for name in (key, low, high))
+    return UNKNOWN if found[key] is None else f"{figure} [{', '.join(ends)}]"
+
+
+def _change(found: dict, key: str = "difference", low: str = "low", high: str = "high") -> str:
+    """Return a difference with its interval, all with their signs: `−0.09 [−0.31, +0.14]`."""
+    figure, *ends = (_signed(found[name]) for name in (key, low, high))
+    return f"{figure} [{', '.join(ends)}]"
+
+
+def _rating(found: dict, key: str) -> str:
+    """Return a change of a rating, in Elo, with its interval: `+274 [25, 521]`."""
+    low, high = (_digits(found[f"{key}_{end}"], 0) for end in ("low", "high"))
+    return f"{_signed(found[key], 0)} [{low}, {high}]"
+
+
+def _trait(ratings: list[dict], word: str) -> dict:
+    """Return the row of a trait in the ratings of the persona."""
+    return next(row for row in ratings if (row["method"], row["trait"]) == (OURS, word))
+
+
+def _table(sections: list[dict], title: str) -> dict:
+    """Return the first table of the section that is titled so; see `markdown.section_texts`."""
+    (table,) = (section["tables"][0] for section in sections if section["title"] == title)
+    return table
+
+
+def _table_rows(sections: list[dict], title: str, heading: str) -> list[list[str]]:
+    return _table(sections, title)["bodies"][heading]
+
+
+def _table_cell(sections: list[dict], title: str, heading: str, row: str, column: str) -> str:
+    """Return the text of one cell; its row is named by the row's first cell."""
+    (cells,) = (cells for cells in _table_rows(sections, title, heading) if cells[0] == row)
+    return cells[_table(sections, title)["head"].index(column)]
+
+
+def _table_figures(sections: list[dict], title: str, columns: Sequence[str], rows: Sequence[str] = ()) -> list[float]:
+    """Return the figures in the columns, of all rows or of those that are named, without their intervals."""
+    found = _table(sections, title)
+    wanted = [cells for body in found["bodies"].values() for cells in body if not rows or cells[0] in rows]
+    texts = [cells[found["head"].index(column)] for column in columns for cells in wanted]
+    return [_leading_figure(text) for text in texts]
+
+
+def _leading_figure(text: str) -> float:
+    """Return the figure at the beginning of a cell, without its interval."""
+    return float(text.split()[0].replace("−", "-"))
+
+
+def _ranked_rows(sections: list[dict], title: str, heading: str, column: str) -> list[str]:
+    """Return the names of the rows under a heading, from the lowest figure in a column to the highest."""
+    names = [cells[0] for cells in _table_rows(sections, title, heading)]
+    return sorted(names, key=lambda name: _leading_figure(_table_cell(sections, title, heading, name, column)))
+
+
+def _table_range(sections: list[dict], title: str, columns: Sequence[str], rows: Sequence[str] = ()) -> str:
+    """Return the lowest and the highest of the figures as `0.83 to 1.00`."""
+    figures = _table_figures(sections, title, columns, rows)
+    return f"{_digits(min(figures))} to {_digits(max(figures))}"
+
+
+def _claim(text: str, holds: bool) -> str:
+    """Return words that are true only while the figures say so.
+
+    Raises:
+        TemplateRuntimeError: they do not hold.
+    """
+    from jinja2 import TemplateRuntimeError
+
+    if not holds:
+        raise TemplateRuntimeError(f"“{text}” does not hold any more")
+    return text
+
+
+def _mark_ours(method: str) -> str:
+    return f"**{method}**" if method == OURS else method
+
+
+FILTERS = {
+    "digits": _digits,
+    "signed": _signed,
+    "percent": _percent,
+    "interval": _interval,
+    "change": _change,
+    "rating": _rating,
+    "trait": _trait,
+    "ours": _mark_ours,
+    "table_rows": _table_rows,
+    "table_cell": _table_cell,
+    "table_figures": _table_figures,
+    "table_range": _table_range,
+    "ranked_rows": _ranked_rows,
+    "section_markdown": section_markdown,
+    "claim": _claim,
+}
