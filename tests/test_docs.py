@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from ruamel.yaml import YAML
 
 from character import docs
 from character.cli import main
@@ -216,6 +217,32 @@ def test_the_estimate_that_is_shown_is_the_one_that_is_made(monkeypatch):
         line for line in estimate("default", Asked("cpu-2-cores", None, None, None)).splitlines() if line.startswith("sum")
     )
     assert docs.load_figures()["durations"]["estimated"] == pytest.approx(60 * float(total.split()[-1]), abs=0.5)
+
+
+def test_the_settings_on_the_page_about_training_are_those_of_the_recipes():
+    sections = [section_of(path) for path in ("params.yaml", "recipes/default.yaml", "recipes/paper.yaml")]
+    default, paper = sections[0] | sections[1], sections[0] | sections[1] | sections[2]
+    page = (ROOT / "docs/training.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| [^|]+ \| ([^|]*`[^|]+) \| ([^|]+) \| ([^|]+) \|$", page, re.MULTILINE)[1:]
+    assert len(rows) == 8
+    for names, *cells in rows:
+        keys = [name for name in re.findall(r"\w+", names) if name in default]
+        for settings, cell in zip((default, paper), cells, strict=True):
+            shown = cells[0] if cell == "the same" else cell
+            assert values_of(shown) == [value for key in keys for value in flat(settings[key])], (names, cell)
+
+
+def section_of(path: str) -> dict:
+    return YAML(typ="safe", pure=True).load((ROOT / path).read_text(encoding="utf-8"))["distillation"]
+
+
+def flat(value) -> list:
+    return value if isinstance(value, list) else [value]
+
+
+def values_of(cell: str) -> list:
+    """Return what a cell shows: names in code, or numbers."""
+    return re.findall(r"`(\w+)`", cell) or [float(number) for number in re.findall(r"\d+(?:\.\d+)?", cell)]
 
 
 def test_the_check_needs_no_torch():
