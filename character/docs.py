@@ -98,9 +98,9 @@ def render_docs() -> dict[Path, str]:
         path = Path(template.stem) if template.stem == AT_THE_TOP else DOCS / template.stem
         try:
             text = environment.get_template(template.name).render()
-        except (TemplateError, KeyError, TypeError) as error:
-            line = _template_line(error, template)
-            raise UserError(f"{template}{line}: {error}; correct it, or record the figure with `character docs`.") from None
+        except (TemplateError, LookupError, TypeError, ValueError) as error:
+            where, fault = _template_line(error, template), f"no {error}" if isinstance(error, KeyError) else error
+            raise UserError(f"{template}{where}: {fault}; correct it, or record the figure with `character docs`.") from None
         shown[path] = f"<!-- Written by `character docs` from {template}: edit that file. -->\n{text}"
     return shown
 

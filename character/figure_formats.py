@@ -41,13 +41,12 @@ def _rating(found: dict, key: str) -> str:
 
 def _trait(ratings: list[dict], word: str) -> dict:
     """Return the row of a trait in the ratings of the persona."""
-    return next(row for row in ratings if (row["method"], row["trait"]) == (OURS, word))
+    return {row["trait"]: row for row in ratings if row["method"] == OURS}[word]
 
 
 def _table(sections: list[dict], title: str) -> dict:
     """Return the first table of the section that is titled so; see `markdown.section_texts`."""
-    (table,) = (section["tables"][0] for section in sections if section["title"] == title)
-    return table
+    return {section["title"]: section["tables"][0] for section in sections}[title]
 
 
 def _table_rows(sections: list[dict], title: str, heading: str) -> list[list[str]]:
@@ -56,8 +55,8 @@ def _table_rows(sections: list[dict], title: str, heading: str) -> list[list[str
 
 def _table_cell(sections: list[dict], title: str, heading: str, row: str, column: str) -> str:
     """Return the text of one cell; its row is named by the row's first cell."""
-    (cells,) = (cells for cells in _table_rows(sections, title, heading) if cells[0] == row)
-    return cells[_table(sections, title)["head"].index(column)]
+    cells = {cells[0]: cells for cells in _table_rows(sections, title, heading)}[row]
+    return dict(zip(_table(sections, title)["head"], cells, strict=True))[column]
 
 
 def _table_figures(sections: list[dict], title: str, columns: Sequence[str], rows: Sequence[str] = ()) -> list[float]:

@@ -163,6 +163,15 @@ def test_a_figure_that_was_not_recorded_is_an_error_that_names_the_line(small):
         docs.render_docs()
 
 
+def test_a_row_that_the_study_does_not_have_is_an_error_that_names_it(small):
+    put_template("{{ study.sections | table_cell('Which show?', 'Plain', 'loving', 'base') }}\n")
+    docs.STUDY.parent.mkdir()
+    docs.STUDY.write_text(json.dumps({"sections": STUDY}))
+    docs.record_figures()
+    with pytest.raises(UserError, match=r"page\.md\.j2, line 1: no 'loving'; correct it"):
+        docs.render_docs()
+
+
 def test_words_that_the_figures_contradict_are_an_error(small):
     put_template('{{ "above a half" | claim(personas.humor.robustness.recall > 0.4) }}\n')
     docs.record_figures()
