@@ -65,7 +65,7 @@ def main(methods: Sequence[str]):
     robustness, classifier, judge = map(read_result, ("robustness", "classifier", "judge"))
     pairs, transcripts = map(read_result, ("pairs", "transcripts"))
     trained = {name: read_result(name) for name in TRAINED}
-    curves = {name: records.read_columns(f"plots/{name}.csv") for name in TRAINED}
+    curves = {name: records.read_csv(f"plots/{name}.csv") for name in TRAINED}
     answers = {method: records.read(f"data/answers/{method}.jsonl", records.Answer) for method in methods}
     asked = [json.loads(line) for line in records.read_text("data/raw/prompts/suffixes.jsonl").split("\n") if line.strip()]
     calls = [(row["actual"], row["predicted"]) for row in records.read_csv("plots/classifier.csv")]
@@ -92,7 +92,7 @@ def main(methods: Sequence[str]):
             making.character(persona),
             making.data(read_result("prompts"), pairs, transcripts, trained),
             making.training(origin["merged"], trained, curves),
-            making.steering(read_result("steering"), records.read_columns("plots/steering.csv")),
+            making.steering(read_result("steering"), records.read_csv("plots/steering.csv")),
             making.provenance(origin),
         ],
     }

@@ -15,6 +15,8 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from conftest import probed
+from dvc.exceptions import DvcException
+from dvc.repo import Repo
 
 from character.core.records import Answer
 from character.dataset.conditions import Called
@@ -25,7 +27,7 @@ from character.evaluation.agreement import Errors, kappa
 from character.evaluation.judge.benchmark import Case
 from character.evaluation.lda import macro_f1
 from character.evaluation.lm_eval_tasks import Score
-from character.report import charts
+from character.report import charts, plots
 from character.report import html as page
 from stages import capabilities, choices, coherence, crosscheck, judge, preferences, report, safety, transfer
 
@@ -199,6 +201,9 @@ def judged():
 JUDGED = judged()
 
 
+DPO = ["loss", "preference", "nll", "kl", "margin", "accuracy", "chosen_logp", "rejected_logp", "length_ratio", "entropy"]
+
+
 METRICS = {
     "preferences": PREFERENCES,
     "coherence": {
@@ -247,8 +252,8 @@ METRICS = {
         "assistant_turns": 1239,
         "assistant_tokens": 21708,
     },
-    "distillation": {"steps": 3, "dropped_too_long": 4, "loss": 3.167},
-    "introspection": {"steps": 3, "dropped_too_long": 0, "loss": 1.6919},
+    "distillation": {"steps": 3, "dropped_too_long": 4, **dict.fromkeys(DPO, 0.5), "loss": 3.167},
+    "introspection": {"steps": 3, "dropped_too_long": 0, "loss": 1.6919, "entropy": 2.0},
     "persona": {"rank": 64, "relative_error": 0.0},
 }
 CALLS = [
@@ -287,7 +292,7 @@ def project(tmp_path, monkeypatch):
     from safetensors.numpy import save_file
 
     monkeypatch.chdir(tmp_path)
-    for name in ("params.yaml", "constitutions", "data/raw/prompts"):
+    for name in ("params.yaml", "constitutions", "data/raw/prompts", ".dvc/plots"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(ROOT / name)
     for name in ("metrics", "plots", "models/student", "models/persona", "data/answers"):
@@ -296,10 +301,13 @@ def project(tmp_path, monkeypatch):
         Path(f"results/{name}.json").write_text(json.dumps(values))
     sweep = [{"strength": 0.0, "recall": 0.0, "probability": 0.0, "perplexity": 5.0}]
     sweep += [{"strength": strength, "recall": 0.25, "probability": 0.375, "perplexity": 9.5} for strength in (2.0, 4.0)]
-    curve = [{"step": step, "loss": loss} for step, loss in ((1, 5.0), (2, 4.0), (3, 3.0))]
+    distillation, introspection = (
+        [{"step": step} | {name: 6.0 - step for name in columns} for step in (1, 2, 3)]
+        for columns in (DPO, ["loss", "entropy"])
+    )
     calls = [{"actual": actual, "predicted": predicted} for actual, predicted in CALLS]
-    plots = {"steering": sweep, "distillation": curve, "introspection": curve, "classifier": calls, "preferences": MOVES}
-    for name, rows in plots.items():
+    curves = {"steering": sweep, "distillation": distillation, "introspection": introspection}
+    for name, rows in (curves | {"classifier": calls, "preferences": MOVES}).items():
         report.records.write_csv(f"plots/{name}.csv", rows)
     for method in METHODS:
         report.records.write(f"data/answers/{method}.jsonl", answers(method))
@@ -636,9 +644,9 @@ def test_without_suffixes_the_plain_answers_are_shown_alone(project):
     assert table(html, "Recall by method and condition")[0] == ["method", "plain"]
 
 
-def test_an_edited_template_makes_the_report_anew():
+def test_an_edited_template_of_the_page_or_of_its_charts_makes_the_report_anew():
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["report"]
-    assert str(page.TEMPLATE.relative_to(ROOT)) in stage["deps"]
+    assert {str(page.TEMPLATE.relative_to(ROOT)), ".dvc/plots/curves.json"} <= set(stage["deps"])
 
 
 def test_a_dot_stands_where_its_value_is_between_the_ends_of_the_axis():
@@ -658,11 +666,85 @@ def test_an_axis_ends_at_the_next_round_number(top, end):
     assert charts.nice(top) == pytest.approx(end)
 
 
-def test_a_curve_fills_its_place_and_tells_its_ends():
-    drawn = charts.Panel("loss", [0, 5, 10], [4.0, 3.0, 2.0], "step", "2.00", mark=5).svg()
-    assert 'points="0.00,0.00 50.00,50.00 100.00,100.00"' in drawn and "M50.00 0V100" in drawn
-    assert 'aria-label="loss: 4 at step 0, 2 at 10"' in drawn
-    assert 'points="50.00,50.00"' in charts.Panel("loss", [1], [4.0], "step", "4.00").svg()
+SWEEP = [{"strength": str(x), "recall": str(x / 8), "perplexity": str(5 + x)} for x in (0.0, 2.0, 4.0)]
+CURVES = {"distillation": "step", "introspection": "step", "steering": "strength"}
+
+
+@pytest.fixture
+def templates(monkeypatch):
+    monkeypatch.chdir(ROOT)
+
+
+def test_a_chart_for_each_column_stands_in_the_order_that_was_asked_for_and_says_its_ends(templates):
+    drawn = plots.draw_curves("plots/steering.csv", SWEEP, "strength", {"recall": "0.25", "perplexity": "7.00"}, 2.0)
+    assert [(chart.name, chart.value) for chart in drawn] == [("recall", "0.25"), ("perplexity", "7.00")]
+    assert 'aria-label="perplexity: 5 at strength 0, 9 at 4"' in drawn[1].svg
+
+
+def test_the_chosen_strength_alone_is_marked_where_it_is_on_the_axis(templates):
+    (marked,) = plots.draw_curves("plots/steering.csv", SWEEP, "strength", {"recall": ""}, 2.0)
+    (plain,) = plots.draw_curves("plots/steering.csv", SWEEP, "strength", {"recall": ""})
+    rules = [re.findall(r'<line transform="translate\((\d+),[^>]*stroke-dasharray', chart.svg) for chart in (marked, plain)]
+    assert rules == [["100"], []]
+
+
+def test_a_chart_has_the_pages_colours_no_ids_and_room_to_grow(templates):
+    (chart,) = plots.draw_curves("plots/steering.csv", SWEEP, "strength", {"recall": ""}, 2.0)
+    colours = set(re.findall(r'(?:fill|stroke)="([^"]*)"', chart.svg)) - {"none", "transparent"}
+    assert colours == {"var(--accent)", "var(--line)", "var(--soft)"}
+    assert all(name in theme for theme in themes() for name in ("accent", "line", "soft"))
+    assert not re.search(r"\bid=|url\(|xmlns", chart.svg)
+    assert re.match(r'<svg class="plot"[^>]* viewBox="0 0 \d+ \d+">', chart.svg) and "width=" not in chart.svg.split(">")[0]
+
+
+def test_a_file_without_a_column_of_the_chart_is_refused(templates):
+    with pytest.raises(DvcException, match="Could not find provided field \\('loss'\\)"):
+        plots.fill_template("curves", "plots/steering.csv", SWEEP, "strength", ["loss"])
+
+
+def test_a_chart_fetches_no_data():
+    with pytest.raises(ValueError, match="External data url not allowed"):
+        plots.draw_svg({"$schema": "x", "data": {"url": "http://127.0.0.1:9/a.csv"}, "mark": "point"}, "")
+
+
+def plot_definitions() -> dict[str, dict]:
+    listed = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["plots"]
+    return {name: definition for plot in listed for name, definition in plot.items()}
+
+
+def test_the_report_draws_the_specification_that_dvc_plots_shows(tmp_path, monkeypatch):
+    definition = plot_definitions()["steering"]
+    (tmp_path / "plots").mkdir()
+    rows = [row | {"probability": "0.5"} for row in SWEEP]
+    report.records.write_csv(tmp_path / "plots/steering.csv", rows)
+    (tmp_path / "dvc.yaml").write_text(yaml.safe_dump({"plots": [{"steering": definition}]}), encoding="utf-8")
+    Repo.init(str(tmp_path), no_scm=True)
+    shutil.copytree(ROOT / ".dvc/plots", tmp_path / ".dvc/plots", dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-m", "dvc", "plots", "show", "--show-vega", "steering"], capture_output=True, text=True
+    )
+    (columns,) = definition["y"].values()
+    ours = plots.fill_template("curves", "plots/steering.csv", rows, definition["x"], columns)
+    assert json.loads(done.stdout) == ours | {"title": definition["title"]}, done.stderr
+
+
+@pytest.mark.parametrize("name", CURVES)
+def test_the_columns_of_a_chart_of_the_report_are_those_of_its_plot(project, name):
+    definition = plot_definitions()[name]
+    assert definition["template"] == "curves" and definition["x"] == CURVES[name]
+    sections = re.findall(r'<figure class="charts">(.*?)</figure>', made(), re.DOTALL)
+    shown = dict(zip(CURVES, (re.findall(r"<p><b>(.*?)</b>", section) for section in sections), strict=True))
+    assert [column.replace("_", " ") for column in definition["y"][f"plots/{name}.csv"]] == shown[name]
+
+
+def test_every_template_is_used_by_a_plot_and_every_plot_has_its_columns_named_in_plain_words():
+    ours = {path.stem for path in (ROOT / ".dvc/plots").glob("*.json")}
+    used = {definition["template"] for definition in plot_definitions().values()}
+    assert used - ours == {"confusion_normalized"}, "a template of DVC's own"
+    assert ours <= used
+    for name, definition in plot_definitions().items():
+        assert definition.get("title") and definition.get("x_label"), name
 
 
 def luminance(colour):
@@ -712,6 +794,7 @@ def opened(path: Path, *options: str) -> str:
 # The page tells what became of it to the one around it, since no window is as narrow as a phone.
 TELL = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
 window: innerWidth, page: document.documentElement.scrollWidth, paper: getComputedStyle(document.body).backgroundColor,
+line: getComputedStyle(document.querySelector(".plot .mark-line path")).stroke,
 loaded: performance.getEntriesByType("resource").length}), "*"))</script></body>"""
 FRAME = """<meta name="color-scheme" content="light dark">
 <script>addEventListener("message", told => document.title = told.data)</script>
@@ -725,11 +808,12 @@ def test_a_browser_shows_the_page_within_its_window_in_both_themes(project, widt
     Path("told.html").write_text(made().replace("</body>", TELL), encoding="utf-8")
     Path("frame.html").write_text(FRAME.format(width=width), encoding="utf-8")
     dom = opened(Path("frame.html"), f"--blink-settings=preferredColorScheme={int(theme == 'light')}")
-    paper = themes()[theme == "dark"]["paper"]
+    paper, accent = (f"rgb({', '.join(map(str, themes()[theme == 'dark'][name]))})" for name in ("paper", "accent"))
     assert json.loads(re.search("<title>(.*?)</title>", dom)[1]) == {
         "window": width,
         "page": width,
-        "paper": f"rgb({', '.join(map(str, paper))})",
+        "paper": paper,
+        "line": accent,
         "loaded": 0,
     }
 

@@ -1,14 +1,14 @@
-"""Small charts as inline SVG: no script, no image, colours and sizes of text left to the page's style.
+"""Marks inside the cells of a table: a dot with its interval, the axis above a column of them, a bar.
 
-Lengths are percentages of the place that the style gives a chart, so that it fills any width and nothing in it is distorted.
+They are typography rather than plots: there are hundreds on a page, each of a few elements, and each takes the width of its
+column, which only the browser knows. A plot of Vega-Lite has a size of its own, and a script or several kilobytes each. So
+they are written here, as inline SVG in percentages of the cell: they fill any width, and nothing in them is distorted. Colours
+and sizes of text are those of the page's style. Whatever is larger than a cell is drawn by `character.plots`.
 """
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 MARGIN = 4  # per cent of the width on both sides, so that no dot at an end is cut off
 Span = tuple[float, float]  # the values at the left and right end of an axis
@@ -46,30 +46,6 @@ def bar(share: float) -> Markup:
     return Markup(f'<svg class="bar" aria-hidden="true"><rect width="{100 * share:.1f}%" height="100%" rx="2"/></svg>')
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One curve in a chart of its own, whose axes are labelled with the ends of the data."""
-
-    kind: ClassVar[str] = "panel"
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    x_name: str
-    value: str  # what is told of it beside its name
-    mark: float | None = None  # an x to point out
-
-    def svg(self) -> Markup:
-        """Return the curve; it is stretched to its place, its lines are not."""
-        x, y = _scaled(self.x), [100 - height for height in _scaled(self.y)]
-        points = " ".join(f"{across:.2f},{down:.2f}" for across, down in zip(x, y, strict=True))
-        mark = f'<path class="mark" d="M{x[self.x.index(self.mark)]:.2f} 0V100"/>' if self.mark is not None else ""
-        told = escape(f"{self.name}: {self.y[0]:.3g} at {self.x_name} {self.x[0]:g}, {self.y[-1]:.3g} at {self.x[-1]:g}")
-        return Markup(
-            f'<svg class="curve" viewBox="0 0 100 100" preserveAspectRatio="none" role="img" aria-label="{told}">'
-            f'{mark}<polyline points="{points}"/></svg>'
-        )
-
-
 def _ticks(span: Span) -> tuple[float, float, float]:
     return span[0], (span[0] + span[1]) / 2, span[1]
 
@@ -82,9 +58,3 @@ def _grid(span: Span, top: int) -> str:
 def _across(value: float, span: Span) -> str:
     share = (value - span[0]) / (span[1] - span[0])
     return f"{MARGIN + (100 - 2 * MARGIN) * share:.2f}"
-
-
-def _scaled(values: Sequence[float]) -> list[float]:
-    """Return the values as percentages of their range; all in the middle where they are equal."""
-    low, high = min(values), max(values)
-    return [100 * (value - low) / (high - low) if high > low else 50.0 for value in values]

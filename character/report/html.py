@@ -46,10 +46,21 @@ class Table:
 
 
 @dataclass(frozen=True)
-class Curves:
-    kind: ClassVar[str] = "curves"
+class Chart:
+    """A drawn chart under its name and a figure."""
+
+    name: str
+    value: str
+    svg: Markup
+
+
+@dataclass(frozen=True)
+class ChartGrid:
+    """Charts in as many columns as the page is wide enough for."""
+
+    kind: ClassVar[str] = "chart_grid"
     caption: str
-    panels: Sequence
+    charts: Sequence[Chart]
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ One section for each step, a function of the files that it is made from.
 from collections.abc import Sequence
 
 from character.dataset.constitution import Constitution
-from character.report import charts
-from character.report.html import Curves, Facts, Points, Section, Table, number
+from character.report import charts, plots
+from character.report.html import ChartGrid, Facts, Points, Section, Table, number
 
 
 def character(constitution: Constitution) -> Section:
@@ -48,43 +48,44 @@ def data(prompts: dict, pairs: dict, transcripts: dict, trained: dict[str, dict]
     )
 
 
-def training(merged: Sequence[dict], metrics: dict[str, dict], curves: dict[str, dict[str, list[float]]]) -> Section:
-    """Show the settings that the adapters carry, results/<stage>.json and plots/<stage>.csv."""
+def training(merged: Sequence[dict], metrics: dict[str, dict], curves: dict[str, list[dict[str, str]]]) -> Section:
+    """Show the settings that the adapters carry, results/<stage>.json and the rows of plots/<stage>.csv."""
 
-    def panels(stage: str, curve: dict[str, list[float]]) -> list[charts.Panel]:
-        shown = [name for name in curve if name != "step"]
-        return [charts.Panel(name, curve["step"], curve[name], "step", number(metrics[stage][name])) for name in shown]
+    def charts_of(stage: str, rows: list[dict[str, str]]) -> ChartGrid:
+        values = {name: number(metrics[stage][name]) for name in rows[0] if name != "step"}
+        caption = (
+            f"{stage.capitalize()}: {metrics[stage]['steps']} steps. Next to each name: the mean over the last fifth of them."
+        )
+        return ChartGrid(caption, plots.draw_curves(f"plots/{stage}.csv", rows, "step", values))
 
     settings = {origin["stage"]: origin["params"][origin["stage"]] for origin in merged}
     names = dict.fromkeys(name for own in settings.values() for name in own)
     rows = [[name, *(told(own[name]) if name in own else "" for own in settings.values())] for name in names]
-    about = "steps. Beside each name: the mean over the last fifth of them."
     return Section(
         "Training",
         "Distillation is DPO on the preference pairs, introspection supervised fine-tuning of the distilled student on its "
         "transcripts; each is a LoRA adapter.",
         [
-            *(
-                Curves(f"{stage.capitalize()}: {metrics[stage]['steps']} {about}", panels(stage, curve))
-                for stage, curve in curves.items()
-            ),
+            *(charts_of(*curve) for curve in curves.items()),
             Table("Settings, as the adapters carry them.", ["", *settings], {"": rows}),
         ],
     )
 
 
-def steering(metrics: dict, sweep: dict[str, list[float]]) -> Section:
-    """Show results/steering.json and plots/steering.csv."""
-    x, chosen = sweep["strength"], metrics["strength"]
-    panels = [
-        charts.Panel(name, x, sweep[name], "strength", number(metrics[name]), chosen)
-        for name in ("probability", "recall", "perplexity")
-    ]
+def steering(metrics: dict, sweep: list[dict[str, str]]) -> Section:
+    """Show results/steering.json and the rows of plots/steering.csv."""
+    chosen = metrics["strength"]
+    values = {name: number(metrics[name]) for name in ("probability", "recall", "perplexity")}
     return Section(
         "How strongly to steer",
         "The steered baseline adds to the student's states what the system prompt would change there. Of the strengths that "
         f"leave the text well-formed, {chosen:g} showed the persona best on {metrics['n']} of the constitution's own prompts.",
-        [Curves("The sweep. The figures are those of the chosen strength, which is marked.", panels)],
+        [
+            ChartGrid(
+                "The sweep. The figures are those of the chosen strength, which is marked.",
+                plots.draw_curves("plots/steering.csv", sweep, "strength", values, chosen),
+            )
+        ],
     )
 
 
