@@ -13,10 +13,10 @@ import yaml
 from click.testing import CliRunner
 from ruamel.yaml import YAML
 
-from character import docs
-from character.cli import main
-from character.errors import UserError
-from character.figure_formats import FILTERS
+from character.cli import docs
+from character.cli.figure_formats import FILTERS
+from character.cli.main import main
+from character.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -219,7 +219,7 @@ def test_figures_are_found_in_the_tables_of_the_study():
 
 
 def test_the_estimate_that_is_shown_is_the_one_that_is_made(monkeypatch):
-    from character.estimate import Asked, estimate
+    from character.study.estimate import Asked, estimate
 
     monkeypatch.chdir(ROOT)
     total = next(
@@ -255,7 +255,7 @@ def values_of(cell: str) -> list:
 
 
 def test_the_check_needs_no_torch():
-    check = "from character.cli import main; main(['docs', '--check'], standalone_mode=False)"
+    check = "from character.cli.main import main; main(['docs', '--check'], standalone_mode=False)"
     code = f"import sys; {check}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.splitlines()[-1] == "False", done.stderr

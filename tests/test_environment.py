@@ -10,9 +10,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from character import environment
-from character.cli import main
-from character.errors import UserError
+from character.cli.main import main
+from character.core import environment
+from character.core.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]

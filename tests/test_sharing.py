@@ -83,7 +83,7 @@ def test_a_published_persona_is_fetched_without_the_pipeline(shared, tmp_path):
     files = contents(by_name)
     assert files == contents(by_path) and "adapter_model.safetensors" in files
     clone = colleague(shared, tmp_path / "theirs")
-    fetching = "from character import registry; print(registry.fetch('poeticism', '1.0.0'))"
+    fetching = "from character.publish import registry; print(registry.fetch('poeticism', '1.0.0'))"
     fetched = clone.root / clone.run("python", "-c", fetching).strip()
     assert contents(fetched) == files, "for chat and serve, from the remote"
     again = publish(shared, "heavier", "--version", "1.0.0", fails=True)

@@ -191,7 +191,7 @@ def environment(context: click.Context, warn: bool) -> None:
 
     Lists those of another version than the one that the committed dvc.lock was made with (exit code 1).
     """
-    from character import environment
+    from character.core import environment
 
     mismatches = environment.version_mismatches(environment.read_constraints())
     if not warn:
@@ -281,9 +281,9 @@ def docs(only_check: bool) -> None:
     Copies what stages, `make bench` and `character study` found to docs/figures, and fills the templates in docs/templates
     with it. Edit the templates, not the docs that are written from them.
     """
-    from character import docs
-    from character.errors import UserError
-    from character.params import value
+    from character.cli import docs
+    from character.core.errors import UserError
+    from character.core.params import value
 
     if not docs.is_shown(persona := value("persona")):
         click.echo(f"docs: they show no results of {persona}, the persona of params.yaml")

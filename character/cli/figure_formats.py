@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from character.cells import OURS
-from character.markdown import section_markdown
-from character.page import UNKNOWN
+from character.report.html import UNKNOWN
+from character.report.markdown import section_markdown
+from character.report.table_cells import OURS
 
 
 def _digits(figure: float | str | None, digits: int = 2) -> str:

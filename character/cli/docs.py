@@ -19,11 +19,11 @@ from textwrap import shorten
 
 import yaml
 
-from character.errors import UserError
-from character.figure_formats import FILTERS
-from character.params import value
+from character.cli.figure_formats import FILTERS
+from character.core.errors import UserError
+from character.core.params import value
 
-RESULTS = Path("metrics")  # <stage>.json, what each stage found
+RESULTS = Path("results")  # <stage>.json, what each stage found
 RATINGS = Path("plots/preferences.csv")  # each trait's rating and its change, by method
 BENCHMARKS, STUDY = Path("benchmarks"), Path("reports/study.json")
 LOCK = Path("dvc.lock")

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
-from character.errors import UserError
+from character.core.errors import UserError
 
 CONSTRAINTS = Path("constraints.txt")
 
