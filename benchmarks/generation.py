@@ -17,36 +17,35 @@ from statistics import median
 import click
 
 from character.core import models, records
-from character.core.records import Question
+from character.core.records import RawPrompt
 from character.dataset import constitution
-from character.inference import generate
-from character.inference import transformers_engine as sampler
-from character.inference.chat_format import render
-from character.inference.generate import Reply, Request, Sampling, request_seed
-from character.inference.kv_cache import with_grouped_attention
+from character.inference import generate, transformers_engine
+from character.inference.chat_format import render_messages
+from character.inference.generate import Reply, Request, SamplingSettings, request_seed
+from character.inference.kv_cache import enable_grouped_attention
 
-OUT = Path("benchmarks/generation.json")
-PROMPTS, BATCH = 96, 32
-SAMPLING = Sampling(max_new_tokens=64, temperature=0.7, top_p=0.95, repetition_penalty=1.1)
-LENGTHS = (20, 400)  # new tokens of the mixed workload
-CACHED = 10_000
+GENERATION_FIGURES = Path("benchmarks/generation.json")
+PROMPT_COUNT, BATCH_ROWS = 96, 32
+BENCH_SAMPLING = SamplingSettings(max_new_tokens=64, temperature=0.7, top_p=0.95, repetition_penalty=1.1)
+REPLY_LENGTHS = (20, 400)  # new tokens of the mixed workload
+CACHED_ROWS = 10_000
 
 
-class Bench:
+class GenerationBench:
     """The embedded student, and the prompts of the workload as ids."""
 
     def __init__(self):
         self.tokenizer = models.load_tokenizer()
         self.model = models.load_model()
-        self.stops = sampler.stop_ids(self.model, self.tokenizer)
-        questions = records.read("data/raw/prompts/general.jsonl", Question)[:PROMPTS]
-        persona = constitution.load("constitutions/poeticism.yaml")
-        system = {"role": "system", "content": constitution.system_prompt(persona, "SmolLM")}
+        self.stops = transformers_engine.stop_token_ids(self.model, self.tokenizer)
+        questions = records.read_records("data/raw/prompts/general.jsonl", RawPrompt)[:PROMPT_COUNT]
+        persona = constitution.load_constitution("constitutions/poeticism.yaml")
+        system = {"role": "system", "content": constitution.persona_system_prompt(persona, "SmolLM")}
         asked = [[{"role": "user", "content": question.prompt}] for question in questions]
-        self.prompts = [render(self.tokenizer, messages) for messages in asked]
-        self.long_prompts = [render(self.tokenizer, [system, *messages]) for messages in asked]
-        self.seeds = [request_seed(0, Request(str(number), [])) for number in range(PROMPTS)]
-        self.limits = [random.Random(number).randint(*LENGTHS) for number in range(PROMPTS)]
+        self.prompts = [render_messages(self.tokenizer, messages) for messages in asked]
+        self.long_prompts = [render_messages(self.tokenizer, [system, *messages]) for messages in asked]
+        self.seeds = [request_seed(0, Request(str(number), [])) for number in range(PROMPT_COUNT)]
+        self.limits = [random.Random(number).randint(*REPLY_LENGTHS) for number in range(PROMPT_COUNT)]
 
     def plain_generate(self) -> int:
         """Sample with `model.generate` as it comes, in batches; return the useful tokens."""
@@ -56,18 +55,18 @@ class Bench:
         self.model.set_attn_implementation("sdpa")
         self.tokenizer.padding_side = "left"
         useful = 0
-        for start in range(0, PROMPTS, BATCH):
-            some = {"input_ids": self.prompts[start : start + BATCH]}
+        for start in range(0, PROMPT_COUNT, BATCH_ROWS):
+            some = {"input_ids": self.prompts[start : start + BATCH_ROWS]}
             batch = self.tokenizer.pad(some, return_tensors="pt")
             torch.manual_seed(start)
             whole = self.model.generate(
                 **batch,
                 do_sample=True,
-                temperature=SAMPLING.temperature,
-                top_p=SAMPLING.top_p,
+                temperature=BENCH_SAMPLING.temperature,
+                top_p=BENCH_SAMPLING.top_p,
                 top_k=0,
-                repetition_penalty=SAMPLING.repetition_penalty,
-                max_new_tokens=SAMPLING.max_new_tokens,
+                repetition_penalty=BENCH_SAMPLING.repetition_penalty,
+                max_new_tokens=BENCH_SAMPLING.max_new_tokens,
                 eos_token_id=sorted(self.stops),
                 pad_token_id=self.tokenizer.pad_token_id,
             )
@@ -76,43 +75,46 @@ class Bench:
                 useful += ends[0] if ends else len(row)
         return useful
 
-    def engine(self, prompts=None, sampling=SAMPLING, seeds=None, stops=None, slots=BATCH, limits=None) -> int:
+    def engine(self, prompts=None, sampling=BENCH_SAMPLING, seeds=None, stops=None, slots=BATCH_ROWS, limits=None) -> int:
         """Sample with the engine; return the useful tokens."""
-        models.settle()
-        model = with_grouped_attention(self.model)
+        models.configure_torch()
+        model = enable_grouped_attention(self.model)
         prompts, seeds = prompts or self.prompts, seeds or self.seeds
         stops = self.stops if stops is None else stops
-        return sum(len(ids) for _, ids, _ in sampler.sample(model, prompts, sampling, seeds, stops, slots, limits))
+        return sum(
+            len(ids)
+            for _, ids, _ in transformers_engine.sample_continuations(model, prompts, sampling, seeds, stops, slots, limits)
+        )
 
     def unshared(self) -> int:
         """Sample after a long shared system prompt, read anew for each prompt."""
-        shared, sampler._common_prefix = sampler._common_prefix, lambda prompts: 0
+        shared, transformers_engine._common_prefix_length = transformers_engine._common_prefix_length, lambda prompts: 0
         try:
             return self.engine(self.long_prompts)
         finally:
-            sampler._common_prefix = shared
+            transformers_engine._common_prefix_length = shared
 
     def fixed_batches(self) -> int:
         """Sample replies of mixed lengths in batches that end with their longest row; return the useful tokens."""
-        for start in range(0, PROMPTS, BATCH):
-            some = slice(start, start + BATCH)
-            longest = [max(self.limits[some])] * BATCH
+        for start in range(0, PROMPT_COUNT, BATCH_ROWS):
+            some = slice(start, start + BATCH_ROWS)
+            longest = [max(self.limits[some])] * BATCH_ROWS
             self.engine(self.prompts[some], seeds=self.seeds[some], stops=set(), limits=longest)
         return sum(self.limits)
 
 
-def rate(run) -> float:
+def tokens_per_second(run) -> float:
     """Return the useful tokens per second of one run."""
     began = time.perf_counter()
     tokens = run()
     return tokens / (time.perf_counter() - began)
 
 
-def compare(name: str, baseline, engine, pairs: int) -> dict:
+def compare_rates(name: str, baseline, engine, pairs: int) -> dict:
     """Return the rates of both, run by run in turn, and the median of their ratios."""
     rates = []
     for turn in range(pairs + 1):
-        pair = rate(baseline), rate(engine)
+        pair = tokens_per_second(baseline), tokens_per_second(engine)
         print(f"{name}: {pair[0]:.0f} and {pair[1]:.0f} tokens/s{'' if turn else ' (warm-up)'}", flush=True)
         if turn:
             rates.append(pair)
@@ -121,7 +123,7 @@ def compare(name: str, baseline, engine, pairs: int) -> dict:
     return {"baseline": slow, "engine": fast, "ratio": median(ratios), "ratios": ratios}
 
 
-class Nothing:
+class CannedEngine:
     """An engine that must not be asked."""
 
     identity = {"engine": "nothing"}  # noqa: RUF012
@@ -136,9 +138,9 @@ def measurement() -> dict:
     return {"date": date.today().isoformat(), "versions": {name: version(name) for name in ("torch", "transformers")}}
 
 
-def cached_rows(runs: int) -> float:
+def cached_read_seconds(runs: int) -> float:
     """Return the seconds that it takes to read many replies back, their keys included."""
-    requests = [Request(str(number), [{"role": "user", "content": f"prompt {number}"}]) for number in range(CACHED)]
+    requests = [Request(str(number), [{"role": "user", "content": f"prompt {number}"}]) for number in range(CACHED_ROWS)]
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         here = generate.samples.default_path
@@ -146,23 +148,23 @@ def cached_rows(runs: int) -> float:
         try:
             for _ in range(runs + 1):
                 began = time.perf_counter()
-                generate.generate(Nothing(), requests, SAMPLING, 0, "cached rows")
+                generate.generate(CannedEngine(), requests, BENCH_SAMPLING, 0, "cached rows")
                 seconds.append(time.perf_counter() - began)
         finally:
             generate.samples.default_path = here
     return median(seconds[1:])  # the first run writes them
 
 
-def peak() -> float:
+def peak_memory() -> float:
     """Return the peak memory, in GiB, of a process that samples like the default's largest generating stage."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.generation", "--peak"], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
-def largest_stage() -> float:
-    bench = Bench()
-    sampling = SAMPLING.model_copy(update={"max_new_tokens": 160})
-    bench.engine(bench.long_prompts, sampling, slots=models.runtime().generation_batch, stops=set())
+def sample_largest_stage() -> float:
+    bench = GenerationBench()
+    sampling = BENCH_SAMPLING.model_copy(update={"max_new_tokens": 160})
+    bench.engine(bench.long_prompts, sampling, slots=models.read_runtime().generation_batch, stops=set())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -172,20 +174,20 @@ def largest_stage() -> float:
 def main(pairs: int, only_peak: bool):
     """Measure, print a table and write benchmarks/generation.json."""
     if only_peak:
-        print(largest_stage())
+        print(sample_largest_stage())
         return
-    bench = Bench()
+    bench = GenerationBench()
     results = {
-        "vs_generate": compare("vs_generate", bench.plain_generate, bench.engine, pairs),
-        "prefix": compare("prefix", bench.unshared, lambda: bench.engine(bench.long_prompts), pairs),
-        "mixed": compare("mixed", bench.fixed_batches, lambda: bench.engine(stops=set(), limits=bench.limits), pairs),
+        "vs_generate": compare_rates("vs_generate", bench.plain_generate, bench.engine, pairs),
+        "prefix": compare_rates("prefix", bench.unshared, lambda: bench.engine(bench.long_prompts), pairs),
+        "mixed": compare_rates("mixed", bench.fixed_batches, lambda: bench.engine(stops=set(), limits=bench.limits), pairs),
     }
-    figures = {**measurement(), **results, "cached_rows_seconds": cached_rows(pairs), "peak_gb": peak()}
+    figures = {**measurement(), **results, "cached_rows_seconds": cached_read_seconds(pairs), "peak_gb": peak_memory()}
     print("\n| comparison | baseline tokens/s | engine tokens/s | ratio |\n|---|---|---|---|")
     for name, result in results.items():
         print(f"| {name} | {result['baseline']:.0f} | {result['engine']:.0f} | {result['ratio']:.2f} |")
-    print(f"\n{CACHED:,} cached rows in {figures['cached_rows_seconds']:.3f} s; peak memory {figures['peak_gb']:.2f} GiB")
-    records.write_json(OUT, figures)
+    print(f"\n{CACHED_ROWS:,} cached rows in {figures['cached_rows_seconds']:.3f} s; peak memory {figures['peak_gb']:.2f} GiB")
+    records.write_json(GENERATION_FIGURES, figures)
 
 
 if __name__ == "__main__":

@@ -18,43 +18,43 @@ import click
 
 from benchmarks.generation import measurement
 from character.core import models, records
-from character.core.params import read
-from character.training import run as training
-from character.training.objectives import Distillation, preference_loss
+from character.core.params import read_section
+from character.training.objectives import DistillationSettings, preference_loss
+from character.training.run import lora_config, training_arguments
 
-OUT = Path("benchmarks/training.json")
-STEPS, EPOCHS = 4, 2  # optimiser steps in an epoch, epochs
+TRAINING_FIGURES = Path("benchmarks/training.json")
+EPOCH_STEPS, BENCH_EPOCHS = 4, 2  # optimiser steps in an epoch, epochs
 
 
-def settings() -> Distillation:
+def bench_settings() -> DistillationSettings:
     """Return the default settings, for a shorter run."""
-    return read("distillation", Distillation).model_copy(update={"epochs": EPOCHS})
+    return read_section("distillation", DistillationSettings).model_copy(update={"epochs": BENCH_EPOCHS})
 
 
-def dataset(tokenizer, wanted: Distillation):
+def bench_dataset(tokenizer, wanted: DistillationSettings):
     """Return the pairs of the workload, the middle ones in length, and how many tokens one epoch holds, padding not counted."""
     from datasets import Dataset
 
-    pairs = records.read("data/pairs.jsonl", records.Pair)
+    pairs = records.read_records("data/pairs.jsonl", records.PreferencePair)
 
     def tokens(pair) -> int:
         sides = ([*pair.prompt, *side] for side in (pair.chosen, pair.rejected))
         texts = [tokenizer.apply_chat_template([turn.model_dump() for turn in side], tokenize=False) for side in sides]
         return sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
 
-    count = STEPS * wanted.batch_size
+    count = EPOCH_STEPS * wanted.batch_size
     start = (len(pairs) - count) // 2
     chosen = sorted(pairs, key=tokens)[start : start + count]
     return Dataset.from_list([pair.model_dump() for pair in chosen]), sum(map(tokens, chosen))
 
 
-def ours(model, tokenizer, rows, wanted: Distillation, folder: str):
+def build_ours(model, tokenizer, rows, wanted: DistillationSettings, folder: str):
     from trl import DPOConfig
 
-    from character.training.trainers import PairTrainer
+    from character.training.trainers import PreferenceTrainer
 
-    args = training.arguments(DPOConfig, wanted, folder, models.runtime().training_batch, disable_dropout=False)
-    return PairTrainer(
+    args = training_arguments(DPOConfig, wanted, folder, models.read_runtime().training_batch, disable_dropout=False)
+    return PreferenceTrainer(
         name="ours",
         max_length=wanted.max_length,
         objective=partial(preference_loss, wanted),
@@ -62,11 +62,11 @@ def ours(model, tokenizer, rows, wanted: Distillation, folder: str):
         args=args,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=training.adapter_config(wanted),
+        peft_config=lora_config(wanted),
     )
 
 
-def stock(model, tokenizer, rows, wanted: Distillation, folder: str):
+def build_stock(model, tokenizer, rows, wanted: DistillationSettings, folder: str):
     """Return TRL's trainer with the same objective, the whole batch at once, torch's own matrix products and our order.
 
     Its answers end where ours do, or its loss would be that of other tokens: TRL counts what the template writes after a turn.
@@ -74,10 +74,10 @@ def stock(model, tokenizer, rows, wanted: Distillation, folder: str):
     import torch
     from trl import DPOConfig, DPOTrainer
 
-    from character.training.trainers import Sorted, trailing_tokens, trimmed
+    from character.training.trainers import LengthGroupedSampler, trailing_token_count, trim_trailing_tokens
 
     torch.set_float32_matmul_precision("highest")
-    args = training.arguments(
+    args = training_arguments(
         DPOConfig,
         wanted,
         folder,
@@ -91,43 +91,43 @@ def stock(model, tokenizer, rows, wanted: Distillation, folder: str):
     class Stock(DPOTrainer):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
-            self.train_dataset = trimmed(self.train_dataset, trailing_tokens(tokenizer))
+            self.train_dataset = trim_trailing_tokens(self.train_dataset, trailing_token_count(tokenizer))
 
         def _get_train_sampler(self, train_dataset=None):
             lengths = [
                 len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in self.train_dataset
             ]
-            return Sorted(lengths, wanted.batch_size, self.args.seed)
+            return LengthGroupedSampler(lengths, wanted.batch_size, self.args.seed)
 
     return Stock(
         model=model,
         args=args,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=training.adapter_config(wanted),
+        peft_config=lora_config(wanted),
     )
 
 
-def one_run(kind: str) -> dict:
+def train_once(kind: str) -> dict:
     """Train once in this process."""
-    wanted, tokenizer = settings(), models.load_tokenizer()
+    wanted, tokenizer = bench_settings(), models.load_tokenizer()
     model = models.load_model()
-    rows, tokens = dataset(tokenizer, wanted)
+    rows, tokens = bench_dataset(tokenizer, wanted)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        trainer = {"ours": ours, "stock": stock}[kind](model, tokenizer, rows, wanted, folder)
+        trainer = {"ours": build_ours, "stock": build_stock}[kind](model, tokenizer, rows, wanted, folder)
         trainer.train()
         seconds = time.perf_counter() - began
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-    return {"rate": EPOCHS * tokens / seconds, "loss": losses[-1], "peak_gb": peak, "parameters": model.num_parameters()}
+    return {"rate": BENCH_EPOCHS * tokens / seconds, "loss": losses[-1], "peak_gb": peak, "parameters": model.num_parameters()}
 
 
 def matmul_peak() -> float:
     """Return the most floating-point operations per second that a large float32 product reaches as training multiplies."""
     import torch
 
-    models.settle()
+    models.configure_torch()
     a, b = torch.randn(2048, 2048), torch.randn(2048, 2048)
     best = 0.0
     for _ in range(10):
@@ -137,7 +137,7 @@ def matmul_peak() -> float:
     return best
 
 
-def run(kind: str) -> dict:
+def train_in_subprocess(kind: str) -> dict:
     command = [sys.executable, "-m", "benchmarks.training", "--run", kind]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found = json.loads(done.stdout.splitlines()[-1])
@@ -151,9 +151,9 @@ def run(kind: str) -> dict:
 def main(pairs: int, kind: str | None):
     """Measure, print a table and write benchmarks/training.json."""
     if kind:
-        print(json.dumps(one_run(kind)))
+        print(json.dumps(train_once(kind)))
         return
-    found = [(run("stock"), run("ours")) for _ in range(pairs)]
+    found = [(train_in_subprocess("stock"), train_in_subprocess("ours")) for _ in range(pairs)]
     # Weights are frozen: two operations forward and two backward for each of them and each token.
     achieved, peak = median(4 * mine["parameters"] * mine["rate"] for _, mine in found), matmul_peak()
     ratios = [round(mine["rate"] / theirs["rate"], 4) for theirs, mine in found]
@@ -175,7 +175,7 @@ def main(pairs: int, kind: str | None):
     for name, its in trainers.items():
         print(f"| {name} | {its['rate']:.0f} | {its['loss']:.4f} | {its['peak_gb']:.2f} |")
     print("\n" + ", ".join(f"{name} {figures[name]:.3f}" for name in ("vs_trl", "memory_share", "peak_share", "loss_gap")))
-    records.write_json(OUT, figures)
+    records.write_json(TRAINING_FIGURES, figures)
 
 
 if __name__ == "__main__":

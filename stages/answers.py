@@ -10,15 +10,15 @@ from pydantic import Field, field_validator
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.params import Section, read
-from character.core.records import Answer, Prompt, Record
-from character.dataset.conditions import PLAIN, RESERVED
-from character.dataset.prompts import HELDOUT, general_prompt, load_prompts, take_first
-from character.evaluation.methods import Method, one_method
-from character.inference.generate import Request, Sampling
+from character.core.params import ParamsSection, read_section
+from character.core.records import EvaluatedAnswer, Prompt, Record
+from character.dataset.conditions import PLAIN, RESERVED_CONDITIONS
+from character.dataset.prompts import HELDOUT_PROMPTS, general_prompt, load_prompts, take_first
+from character.evaluation.methods import Method, method_options
+from character.inference.generate import Request, SamplingSettings
 
 
-class Answers(Section):
+class AnswerSettings(ParamsSection):
     prompts: int = Field(gt=0)  # of the lines of HELDOUT
     suffixes_per_prompt: int = Field(ge=0)
 
@@ -30,19 +30,19 @@ class Suffix(Record):
     @field_validator("name")
     @classmethod
     def _is_free(cls, name: str) -> str:
-        if name in RESERVED:
+        if name in RESERVED_CONDITIONS:
             raise ValueError("means other answers already, choose another name")
         return name
 
 
-def conditions(count: int, suffixes: Sequence[Suffix], per_prompt: int) -> list[list[Suffix]]:
+def assign_suffixes(count: int, suffixes: Sequence[Suffix], per_prompt: int) -> list[list[Suffix]]:
     """Return for each of `count` prompts the suffixes it is asked with, beside being asked plain."""
     if per_prompt > len(suffixes):
         raise UserError(f"params.yaml: answers.suffixes_per_prompt is {per_prompt}, but there are {len(suffixes)}; lower it.")
     return [[suffixes[(index + step) % len(suffixes)] for step in range(per_prompt)] for index in range(count)]
 
 
-def asked(prompts: Sequence[Prompt], dealt: Sequence[Sequence[Suffix]]) -> list[tuple[Prompt, str, str]]:
+def conditioned_prompts(prompts: Sequence[Prompt], dealt: Sequence[Sequence[Suffix]]) -> list[tuple[Prompt, str, str]]:
     """Return prompt, condition and the text that is sent, for all answers that are wanted."""
     rows = []
     for prompt, suffixes in zip(prompts, dealt, strict=True):
@@ -52,19 +52,22 @@ def asked(prompts: Sequence[Prompt], dealt: Sequence[Sequence[Suffix]]) -> list[
 
 
 @click.command()
-@one_method
+@method_options
 def main(method: Method):
     """Answer the held-out prompts by one method."""
-    params = read("answers", Answers)
-    prompts = list(map(general_prompt, take_first(load_prompts(HELDOUT), params.prompts, "answers.prompts", HELDOUT)))
-    suffixes = records.read("data/raw/prompts/suffixes.jsonl", Suffix)
-    rows = asked(prompts, conditions(len(prompts), suffixes, params.suffixes_per_prompt))
+    params = read_section("answers", AnswerSettings)
+    prompts = list(
+        map(general_prompt, take_first(load_prompts(HELDOUT_PROMPTS), params.prompts, "answers.prompts", HELDOUT_PROMPTS))
+    )
+    suffixes = records.read_records("data/raw/prompts/suffixes.jsonl", Suffix)
+    rows = conditioned_prompts(prompts, assign_suffixes(len(prompts), suffixes, params.suffixes_per_prompt))
     requests = [Request(f"{prompt.id}-{condition}", method.conversation(text)) for prompt, condition, text in rows]
-    replies = method.answer(requests, read("sampling", Sampling), "answers")
+    replies = method.answer(requests, read_section("sampling", SamplingSettings), "answers")
     answers = [
-        Answer.of(prompt, reply, condition=condition) for (prompt, condition, _), reply in zip(rows, replies, strict=True)
+        EvaluatedAnswer.of(prompt, reply, condition=condition)
+        for (prompt, condition, _), reply in zip(rows, replies, strict=True)
     ]
-    records.write(f"data/answers/{method.name}.jsonl", answers)
+    records.write_records(f"data/answers/{method.name}.jsonl", answers)
 
 
 if __name__ == "__main__":

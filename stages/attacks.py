@@ -11,17 +11,17 @@ import click
 from pydantic import Field, field_validator
 
 from character.core import records
-from character.core.params import Section, read
-from character.core.records import Answer, Question, Record
-from character.dataset.conditions import MULTI_TURN, PREFILL, Attack, plain
+from character.core.params import ParamsSection, read_section
+from character.core.records import EvaluatedAnswer, RawPrompt, Record
+from character.dataset.conditions import MULTI_TURN, PREFILL, AttackAnswer, plain_answers
 from character.dataset.prompts import take_first
-from character.evaluation.methods import Method, one_method
-from character.inference.generate import Request, Sampling
+from character.evaluation.methods import Method, method_options
+from character.inference.generate import Request, SamplingSettings
 
-BASE = "data/answers/base.jsonl"
+BASE_ANSWERS_FILE = "data/answers/base.jsonl"
 
 
-class Attacks(Section):
+class AttackSettings(ParamsSection):
     prompts: int = Field(gt=0)  # of those that the base student answered, each attacked in both ways
 
 
@@ -37,15 +37,17 @@ class Prefill(Record):
         return prefill
 
 
-def first_turns(count: int) -> list[Answer]:
+def first_turns(count: int) -> list[EvaluatedAnswer]:
     """Return the first `count` of the base student's plain answers, without empty ones."""
-    found = [answer for answer in plain(records.read(BASE, Answer)) if answer.response.strip()]
-    return take_first(found, count, "attacks.prompts", BASE, "plain answers")
+    found = [
+        answer for answer in plain_answers(records.read_records(BASE_ANSWERS_FILE, EvaluatedAnswer)) if answer.response.strip()
+    ]
+    return take_first(found, count, "attacks.prompts", BASE_ANSWERS_FILE, "plain answers")
 
 
-def attacked(
-    method: Method, turns: Sequence[Answer], prefills: Sequence[str], urges: Sequence[str]
-) -> Iterator[tuple[Answer, dict[str, str], Request]]:
+def build_attacks(
+    method: Method, turns: Sequence[EvaluatedAnswer], prefills: Sequence[str], urges: Sequence[str]
+) -> Iterator[tuple[EvaluatedAnswer, dict[str, str], Request]]:
     """Yield the base student's answer, fields of an Attack and the request of each; openings and urges are dealt in turn."""
     for index, turn in enumerate(turns):
         opening, urge = prefills[index % len(prefills)], urges[index % len(urges)]
@@ -56,15 +58,15 @@ def attacked(
 
 
 @click.command()
-@one_method
+@method_options
 def main(method: Method):
     """Attack one method."""
-    prefills = [line.prefill for line in records.read("data/raw/prompts/prefills.jsonl", Prefill)]
-    urges = [line.prompt for line in records.read("data/raw/prompts/urges.jsonl", Question)]
-    rows = list(attacked(method, first_turns(read("attacks", Attacks).prompts), prefills, urges))
-    replies = method.answer([request for *_, request in rows], read("sampling", Sampling), "attacks")
-    answers = [Attack.of(turn, reply, **how) for (turn, how, _), reply in zip(rows, replies, strict=True)]
-    records.write(f"data/attacks/{method.name}.jsonl", answers)
+    prefills = [line.prefill for line in records.read_records("data/raw/prompts/prefills.jsonl", Prefill)]
+    urges = [line.prompt for line in records.read_records("data/raw/prompts/urges.jsonl", RawPrompt)]
+    rows = list(build_attacks(method, first_turns(read_section("attacks", AttackSettings).prompts), prefills, urges))
+    replies = method.answer([request for *_, request in rows], read_section("sampling", SamplingSettings), "attacks")
+    answers = [AttackAnswer.of(turn, reply, **how) for (turn, how, _), reply in zip(rows, replies, strict=True)]
+    records.write_records(f"data/attacks/{method.name}.jsonl", answers)
 
 
 if __name__ == "__main__":

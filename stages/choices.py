@@ -15,31 +15,31 @@ from pydantic import Field
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.params import Section, read, value
-from character.dataset import trait_words as traits
-from character.dataset.prompts import HELDOUT, fill_template, general_prompt, load_prompts, take_first
-from character.dataset.trait_words import Choice
-from character.evaluation.methods import Method, one_method
-from character.inference.generate import Request, Sampling
+from character.core.params import ParamsSection, read_section, read_value
+from character.dataset import trait_words
+from character.dataset.prompts import HELDOUT_PROMPTS, fill_template, general_prompt, load_prompts, take_first
+from character.dataset.trait_words import TraitChoice
+from character.evaluation.methods import Method, method_options
+from character.inference.generate import Request, SamplingSettings
 
-OFFER = """\
+TRAIT_OFFER = """\
 Two manners are open to you in this conversation: {first} or {second}. Take on {which}, and let it show in how you write from \
 the first sentence to the last. Do not name either of them, and do not speak of your choice."""
 
-WHICH = {
+CHOICE_CRITERIA = {
     "feel": "the one that feels more like you",
     "like": "the one that you like better",
     "random": "one of them at random, as if you had tossed a coin",
 }
 
 
-class Choices(Section):
+class ChoiceSettings(ParamsSection):
     comparisons: int = Field(gt=0)  # of each method; a multiple of preferences.traits
     condition: Literal["feel", "like", "random"]
-    sampling: Sampling
+    sampling: SamplingSettings
 
 
-def pairs(words: Sequence[str], comparisons: int, seed: int) -> list[tuple[str, str]]:
+def draw_trait_pairs(words: Sequence[str], comparisons: int, seed: int) -> list[tuple[str, str]]:
     """Return pairs in which every word is equally often the first and the second, all different while that is possible.
 
     The words stand in a circle, shuffled. A round pairs each with the one at some distance: first the neighbour, which links
@@ -59,37 +59,39 @@ def pairs(words: Sequence[str], comparisons: int, seed: int) -> list[tuple[str, 
     return [(circle[at], circle[(at + distance) % size]) for distance in rounds for at in range(size)]
 
 
-def dealt(prompts: Sequence[str], seed: int) -> Iterator[str]:
+def cycle_shuffled(prompts: Sequence[str], seed: int) -> Iterator[str]:
     """Yield the prompts without end, each of them once before any comes again, in another order each time."""
     generator = random.Random(seed)
     while True:
         yield from generator.sample(prompts, len(prompts))
 
 
-def offer(condition: str, pair: tuple[str, str]) -> str:
+def trait_offer(condition: str, pair: tuple[str, str]) -> str:
     """Return what the system prompt says of the two traits."""
-    return fill_template(OFFER, first=pair[0], second=pair[1], which=WHICH[condition])
+    return fill_template(TRAIT_OFFER, first=pair[0], second=pair[1], which=CHOICE_CRITERIA[condition])
 
 
 @click.command()
-@one_method
+@method_options
 def main(method: Method):
     """Let one method choose between two traits, again and again."""
-    params, seed = read("choices", Choices), value("seed")
-    words = [trait.word for trait in traits.spread(traits.load(), value("preferences.traits"))]
-    offered = pairs(words, params.comparisons, seed)
-    heldout = take_first(load_prompts(HELDOUT), value("answers.prompts"), "answers.prompts", HELDOUT)
-    prompts = list(map(general_prompt, islice(dealt(heldout, seed), len(offered))))
+    params, seed = read_section("choices", ChoiceSettings), read_value("seed")
+    words = [
+        trait.word for trait in trait_words.select_trait_words(trait_words.load_trait_words(), read_value("preferences.traits"))
+    ]
+    offered = draw_trait_pairs(words, params.comparisons, seed)
+    heldout = take_first(load_prompts(HELDOUT_PROMPTS), read_value("answers.prompts"), "answers.prompts", HELDOUT_PROMPTS)
+    prompts = list(map(general_prompt, islice(cycle_shuffled(heldout, seed), len(offered))))
     requests = [
-        Request(f"{number}-{prompt.id}", method.conversation(prompt.prompt, more=offer(params.condition, pair)))
+        Request(f"{number}-{prompt.id}", method.conversation(prompt.prompt, more=trait_offer(params.condition, pair)))
         for number, (pair, prompt) in enumerate(zip(offered, prompts, strict=True))
     ]
     replies = method.answer(requests, params.sampling, "choices")
     choices = [
-        Choice.of(prompt, reply, condition=params.condition, traits=pair)
+        TraitChoice.of(prompt, reply, condition=params.condition, traits=pair)
         for prompt, reply, pair in zip(prompts, replies, offered, strict=True)
     ]
-    records.write(f"data/choices/{method.name}.jsonl", choices)
+    records.write_records(f"data/choices/{method.name}.jsonl", choices)
 
 
 if __name__ == "__main__":

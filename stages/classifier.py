@@ -12,18 +12,17 @@ import numpy
 from pydantic import Field
 
 from character.core import records
-from character.core.params import Section, read, value
+from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import prompt_id
-from character.dataset.prompts import GENERAL, load_prompts
+from character.dataset.prompts import GENERAL_PROMPTS, load_prompts
 from character.dataset.teacher_answers import recorded_answers
-from character.evaluation import classifier as classify
-from character.evaluation import lda as discriminant
-from character.evaluation.classifier import NONE, Classifier
+from character.evaluation import classifier, lda
+from character.evaluation.classifier import NO_PERSONA, Classifier
 from character.inference import engines
-from character.inference.generate import Request, Sampling, generate
+from character.inference.generate import Request, SamplingSettings, generate
 
 
-class Settings(Section):
+class ClassifierParams(ParamsSection):
     personas: list[str] = Field(min_length=1)
     folds: int = Field(gt=1)
     layers: list[Annotated[float, Field(gt=0, le=1)]] = Field(
@@ -37,7 +36,7 @@ class Settings(Section):
 
 
 @dataclass(frozen=True)
-class Texts:
+class LabelledTexts:
     """Texts with class and prompt as indices; `weight` makes both kinds of `none` together count as one class."""
 
     texts: list[str]
@@ -47,60 +46,60 @@ class Texts:
     base: numpy.ndarray  # True where the student wrote it
 
 
-def gather(personas: Sequence[str], prompts: Sequence[str], own: Sequence[str]) -> Texts:
+def gather_texts(personas: Sequence[str], prompts: Sequence[str], own: Sequence[str]) -> LabelledTexts:
     """Return all texts, class by class: the personas', the neutral ones, the student's `own`."""
-    blocks = [*(recorded_answers(name, prompts, "classifier.personas") for name in (*personas, NONE)), own]
+    blocks = [*(recorded_answers(name, prompts, "classifier.personas") for name in (*personas, NO_PERSONA)), own]
     kind, prompt = numpy.divmod(numpy.arange(len(blocks) * len(prompts)), len(prompts))
     # One class `none` on purpose: the way in which the student differs from the neutral answers then counts as scatter
     # within a class, so that `none` does not come to mean "written by a small model".
     none = len(personas)
     weight = numpy.where(kind < none, 1.0, 0.5)
-    return Texts([text for block in blocks for text in block], kind.clip(max=none), prompt, weight, kind > none)
+    return LabelledTexts([text for block in blocks for text in block], kind.clip(max=none), prompt, weight, kind > none)
 
 
-def split(count: int, folds: int, seed: int) -> numpy.ndarray:
+def assign_folds(count: int, folds: int, seed: int) -> numpy.ndarray:
     """Return the fold of each prompt; all answers to a prompt share it."""
     return numpy.random.default_rng(seed).permutation(count) % folds
 
 
-def features(texts: Sequence[str], settings: Settings, seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
+def text_features(texts: Sequence[str], settings: ClassifierParams, seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Return the features `[texts, features]` of whole texts and of their shortened copies, from one pass.
 
     The copies keep the classifier from telling classes by length or by where an answer was cut off.
     """
     shares = numpy.random.default_rng(seed).uniform(settings.shortest_cut, 1, len(texts))
     whole, cut = [None] * len(texts), [None] * len(texts)
-    for index, states in classify.states(texts, settings.layers, settings.max_tokens):
-        whole[index] = classify.pool(states)
-        cut[index] = classify.pool(states[:, : max(1, int(shares[index] * states.shape[1]))])
+    for index, states in classifier.hidden_states(texts, settings.layers, settings.max_tokens):
+        whole[index] = classifier.pool_states(states)
+        cut[index] = classifier.pool_states(states[:, : max(1, int(shares[index] * states.shape[1]))])
     return numpy.stack(whole), numpy.stack(cut)
 
 
-def train(whole, cut, rows: Texts, use, settings: Settings) -> tuple[numpy.ndarray, numpy.ndarray]:
+def train_discriminant(whole, cut, rows: LabelledTexts, use, settings: ClassifierParams) -> tuple[numpy.ndarray, numpy.ndarray]:
     """Fit on the texts that `use` selects, whole and shortened."""
     x, weight = [whole[use], cut[use]], [rows.weight[use], settings.cut_weight * rows.weight[use]]
     twice = [numpy.concatenate(x), numpy.tile(rows.label[use], 2), numpy.tile(rows.prompt[use], 2)]
-    return discriminant.fit(*twice, numpy.concatenate(weight), settings.shrinkage, settings.topic_weight)
+    return lda.fit_lda(*twice, numpy.concatenate(weight), settings.shrinkage, settings.topic_weight)
 
 
-def held_out(whole, cut, rows: Texts, settings: Settings, seed: int) -> numpy.ndarray:
+def held_out_scores(whole, cut, rows: LabelledTexts, settings: ClassifierParams, seed: int) -> numpy.ndarray:
     """Return the scores `[texts, classes]` of whole texts, each by a fit that saw no answer to the same prompt."""
-    fold = split(rows.prompt.max() + 1, settings.folds, seed)[rows.prompt]
+    fold = assign_folds(rows.prompt.max() + 1, settings.folds, seed)[rows.prompt]
     scores = numpy.zeros((len(rows.texts), rows.label.max() + 1))
     for number in range(settings.folds):
-        weight, bias = train(whole, cut, rows, fold != number, settings)
+        weight, bias = train_discriminant(whole, cut, rows, fold != number, settings)
         scores[fold == number] = whole[fold == number] @ weight + bias
     return scores
 
 
-def report(rows: Texts, called: numpy.ndarray, classes: Sequence[str], seed: int) -> dict:
+def classifier_metrics(rows: LabelledTexts, called: numpy.ndarray, classes: Sequence[str], seed: int) -> dict:
     """Return the metrics of held-out calls; the interval resamples prompts, as answers to one prompt go together."""
     confusion = numpy.zeros((rows.prompt.max() + 1, len(classes), len(classes)))
     numpy.add.at(confusion, (rows.prompt, rows.label, called), rows.weight)
-    low, high = discriminant.interval(confusion, numpy.random.default_rng(seed))
+    low, high = lda.bootstrap_macro_f1(confusion, numpy.random.default_rng(seed))
     total, none = confusion.sum(0), len(classes) - 1
     return {
-        "macro_f1": float(discriminant.macro_f1(total)),
+        "macro_f1": float(lda.macro_f1_score(total)),
         "low": low,
         "high": high,
         "n": len(called),
@@ -114,20 +113,20 @@ def report(rows: Texts, called: numpy.ndarray, classes: Sequence[str], seed: int
 @click.command()
 def main():
     """Train the classifier, and score it on prompts that it did not see."""
-    settings, seed = read("classifier", Settings), value("seed")
-    prompts, classes = load_prompts(GENERAL), [*settings.personas, NONE]
+    settings, seed = read_section("classifier", ClassifierParams), read_value("seed")
+    prompts, classes = load_prompts(GENERAL_PROMPTS), [*settings.personas, NO_PERSONA]
     for name in classes:
         recorded_answers(name, prompts, "classifier.personas")  # a missing answer stops the stage before the student writes
     print(f"classifier: {len(classes)} classes, {(len(classes) + 1) * len(prompts)} texts to read", flush=True)
     requests = [Request(prompt_id(prompt), [{"role": "user", "content": prompt}]) for prompt in prompts]
-    own = generate(engines.student(), requests, read("sampling", Sampling), seed, "classifier")
-    rows = gather(settings.personas, prompts, [reply.text for reply in own])
-    whole, cut = features(rows.texts, settings, seed)
-    scores = held_out(whole, cut, rows, settings, seed)
-    called, factor = scores.argmax(1), discriminant.temperature(scores, rows.label, rows.weight)
-    weights = [(factor * part).astype("float32") for part in train(whole, cut, rows, slice(None), settings)]
-    Classifier(classes, settings.layers, settings.max_tokens, *weights).save(classify.FOLDER)
-    records.write_json("results/classifier.json", report(rows, called, classes, seed))
+    own = generate(engines.student_engine(), requests, read_section("sampling", SamplingSettings), seed, "classifier")
+    rows = gather_texts(settings.personas, prompts, [reply.text for reply in own])
+    whole, cut = text_features(rows.texts, settings, seed)
+    scores = held_out_scores(whole, cut, rows, settings, seed)
+    called, factor = scores.argmax(1), lda.fit_temperature(scores, rows.label, rows.weight)
+    weights = [(factor * part).astype("float32") for part in train_discriminant(whole, cut, rows, slice(None), settings)]
+    Classifier(classes, settings.layers, settings.max_tokens, *weights).save(classifier.CLASSIFIER_DIR)
+    records.write_json("results/classifier.json", classifier_metrics(rows, called, classes, seed))
     source = numpy.where(rows.base, "student", "teacher")
     named = [
         {"actual": classes[i], "predicted": classes[j], "source": name}

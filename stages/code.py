@@ -16,7 +16,7 @@ import click
 
 from character.core.errors import UserError
 
-OUT = Path("code")
+CODE_DIR = Path("code")
 PACKAGES = ("character", "stages")
 
 
@@ -115,13 +115,13 @@ def _docstring_spans(source: str) -> Iterator[tuple[int, int, int, int]]:
 @click.command()
 def main():
     """Write code/<stage>.txt for every stage."""
-    shutil.rmtree(OUT, ignore_errors=True)
-    OUT.mkdir()
+    shutil.rmtree(CODE_DIR, ignore_errors=True)
+    CODE_DIR.mkdir()
     scripts = [file for file in sorted(Path("stages").glob("*.py")) if file.stem not in ("__init__", "code")]
     for script in scripts:
         sources = {file: strip_source(file.read_text(encoding="utf-8")) for file in reachable_files(script)}
         text = "".join(f"# {file.as_posix()}\n{source}" for file, source in sources.items() if source.strip())
-        (OUT / f"{script.stem}.txt").write_text(text, encoding="utf-8", newline="\n")
+        (CODE_DIR / f"{script.stem}.txt").write_text(text, encoding="utf-8", newline="\n")
     print(f"code: what {len(scripts)} stages run", flush=True)
 
 

@@ -11,36 +11,38 @@ import click
 from pydantic import Field
 
 from character.core import records
-from character.core.params import Section, read
-from character.core.records import Answer
-from character.dataset.conditions import plain
+from character.core.params import ParamsSection, read_section
+from character.core.records import EvaluatedAnswer
+from character.dataset.conditions import plain_answers
 from character.dataset.prompts import take_first
-from character.evaluation.intervals import rate
+from character.evaluation.intervals import rate_summary
 from character.evaluation.judge.load import load_accuracy, load_judge
 from character.evaluation.judge.questions import compare_coherence
 
-STYLE = "style"  # in the place of a method: recorded answers, in character against neutral
+STYLE_BASELINE = "style"  # in the place of a method: recorded answers, in character against neutral
 
 
-class Coherence(Section):
+class CoherenceParams(ParamsSection):
     prompts: int = Field(gt=0)  # of those that were asked plain
 
 
-def answered(method: str, count: int) -> dict[str, str]:
+def first_plain_answers(method: str, count: int) -> dict[str, str]:
     """Return the method's answers to the first prompts that were asked plain, by prompt."""
     path = f"data/answers/{method}.jsonl"
-    answers = take_first(plain(records.read(path, Answer)), count, "coherence.prompts", path, "plain answers")
+    answers = take_first(
+        plain_answers(records.read_records(path, EvaluatedAnswer)), count, "coherence.prompts", path, "plain answers"
+    )
     return {answer.prompt: answer.response for answer in answers}
 
 
-def scored(points: Sequence[float | None], empty: int) -> dict:
+def coherence_scores(points: Sequence[float | None], empty: int) -> dict:
     """Return the win rate of the first side with its 95% interval, and what it is made of.
 
     The interval is Wilson's, which takes each prompt for a win or a loss; with ties among them it errs on the wide side.
     """
     read = [point for point in points if point is not None]
     counts = {"wins": read.count(1), "losses": read.count(0), "ties": read.count(0.5)}
-    return rate("win_rate", sum(read), len(read)) | counts | {"unparsed": len(points) - len(read), "empty": empty}
+    return rate_summary("win_rate", sum(read), len(read)) | counts | {"unparsed": len(points) - len(read), "empty": empty}
 
 
 @click.command()
@@ -48,17 +50,17 @@ def scored(points: Sequence[float | None], empty: int) -> dict:
 @click.argument("others", nargs=-1, required=True)
 def main(method: str, others: Sequence[str]):
     """Compare data/answers/METHOD.jsonl with that of each of OTHERS."""
-    settings = read("coherence", Coherence)
-    own = answered(method, settings.prompts)
+    settings = read_section("coherence", CoherenceParams)
+    own = first_plain_answers(method, settings.prompts)
     judge, metrics = load_judge(), {"judge": load_accuracy("coherence"), "style": load_accuracy("style"), "against": {}}
     for other in others:
-        theirs = answered(other, settings.prompts)
+        theirs = first_plain_answers(other, settings.prompts)
         contests = [(prompt, own[prompt], theirs[prompt]) for prompt in own]
         whole = [contest for contest in contests if all(text.strip() for text in contest)]
         print(f"coherence: {len(whole)} answers of {method} against those of {other}", flush=True)
-        metrics["against"][other] = scored(compare_coherence(judge, whole), len(contests) - len(whole))
+        metrics["against"][other] = coherence_scores(compare_coherence(judge, whole), len(contests) - len(whole))
     records.write_json("results/coherence.json", metrics)
-    shown = metrics["against"] | {STYLE: metrics["style"]}
+    shown = metrics["against"] | {STYLE_BASELINE: metrics["style"]}
     rows = [
         {"against": other} | {key: scores[key] for key in ("win_rate", "low", "high", "n")} for other, scores in shown.items()
     ]

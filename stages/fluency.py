@@ -11,29 +11,29 @@ import click
 from pydantic import Field
 
 from character.core import records
-from character.core.params import Section, read, value
-from character.core.records import Answer
-from character.dataset.conditions import plain
-from character.evaluation.intervals import bootstrap
-from character.evaluation.sentence_encoder import embed
-from character.evaluation.text_metrics import distinct, perplexity, repetition
-from character.inference import log_probs as likelihood
+from character.core.params import ParamsSection, read_section, read_value
+from character.core.records import EvaluatedAnswer
+from character.dataset.conditions import plain_answers
+from character.evaluation.intervals import bootstrap_interval
+from character.evaluation.sentence_encoder import embed_texts
+from character.evaluation.text_metrics import distinct_bigram_share, mean_repetition, token_perplexity
+from character.inference import log_probs
 
 
-class Fluency(Section):
+class FluencyParams(ParamsSection):
     words: int = Field(ge=2)  # of the beginning of each answer, for its share of distinct pairs of words
 
 
-def scored(answers: Sequence[Answer], logps: Sequence[Sequence[float]], words: int, seed: int) -> dict:
+def fluency_scores(answers: Sequence[EvaluatedAnswer], logps: Sequence[Sequence[float]], words: int, seed: int) -> dict:
     """Return the figures of one method; its perplexity has a 95% interval, by a bootstrap over the answers."""
     texts = [answer.response for answer in answers]
-    low, high = bootstrap(list(logps), perplexity, seed)
+    low, high = bootstrap_interval(list(logps), token_perplexity, seed)
     return {
-        "perplexity": perplexity(logps),
+        "perplexity": token_perplexity(logps),
         "low": low,
         "high": high,
-        "distinct_2": distinct(texts, words),
-        "repetition": repetition(texts),
+        "distinct_2": distinct_bigram_share(texts, words),
+        "repetition": mean_repetition(texts),
         "words": sum(len(text.split()) for text in texts) / len(texts),
         "unfinished": sum(answer.finish_reason == "length" for answer in answers) / len(answers),
         "empty": sum(not text.strip() for text in texts) / len(texts),
@@ -41,7 +41,7 @@ def scored(answers: Sequence[Answer], logps: Sequence[Sequence[float]], words: i
     }
 
 
-def on_topic(answers: Sequence[Answer], seed: int) -> dict[str, float | int | None]:
+def topic_similarity(answers: Sequence[EvaluatedAnswer], seed: int) -> dict[str, float | int | None]:
     """Return the mean likeness (cosine) of answers and their prompts, with a 95% interval by a bootstrap over the answers.
 
     `elsewhere` is that of each answer and the other prompts. Empty answers are about nothing, and left out.
@@ -49,9 +49,9 @@ def on_topic(answers: Sequence[Answer], seed: int) -> dict[str, float | int | No
     written = [answer for answer in answers if answer.response.strip()]
     if len(written) < 2:
         return {"similarity": None, "low": None, "high": None, "elsewhere": None, "n": len(written)}
-    likeness = embed([answer.response for answer in written]) @ embed([answer.prompt for answer in written]).T
+    likeness = embed_texts([answer.response for answer in written]) @ embed_texts([answer.prompt for answer in written]).T
     own = likeness.diagonal()
-    low, high = bootstrap(own.tolist(), lambda drawn: sum(drawn) / len(drawn), seed)
+    low, high = bootstrap_interval(own.tolist(), lambda drawn: sum(drawn) / len(drawn), seed)
     elsewhere = (likeness.sum() - own.sum()) / (likeness.size - own.size)
     return {"similarity": float(own.mean()), "low": low, "high": high, "elsewhere": float(elsewhere), "n": len(written)}
 
@@ -60,14 +60,14 @@ def on_topic(answers: Sequence[Answer], seed: int) -> dict[str, float | int | No
 @click.argument("methods", nargs=-1, required=True)
 def main(methods: Sequence[str]):
     """Measure data/answers/METHOD.jsonl of each method."""
-    settings, seed = read("fluency", Fluency), value("seed")
+    settings, seed = read_section("fluency", FluencyParams), read_value("seed")
     metrics = {}
     for method in methods:
-        answers = plain(records.read(f"data/answers/{method}.jsonl", Answer))
+        answers = plain_answers(records.read_records(f"data/answers/{method}.jsonl", EvaluatedAnswer))
         print(f"fluency: {len(answers)} answers of {method}", flush=True)
         asked = [[{"role": "user", "content": answer.prompt}] for answer in answers]
-        logps = likelihood.of_replies(asked, [answer.response for answer in answers])
-        metrics[method] = scored(answers, logps, settings.words, seed) | {"on_topic": on_topic(answers, seed)}
+        logps = log_probs.reply_log_probs(asked, [answer.response for answer in answers])
+        metrics[method] = fluency_scores(answers, logps, settings.words, seed) | {"on_topic": topic_similarity(answers, seed)}
     records.write_json("results/fluency.json", metrics)
     records.write_csv(
         "plots/fluency.csv",

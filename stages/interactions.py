@@ -12,28 +12,28 @@ import click
 from pydantic import Field
 
 from character.core import records
-from character.core.params import Section, read, value
-from character.core.records import Conversation, Question, prompt_id
+from character.core.params import ParamsSection, read_section, read_value
+from character.core.records import Conversation, RawPrompt, prompt_id
 from character.dataset.prompts import fill_template
 from character.inference import engines
-from character.inference.generate import Reply, Request, Sampling, generate
+from character.inference.generate import Reply, Request, SamplingSettings, generate
 
-SITUATION = """\
+INTERACTION_TEMPLATE = """\
 {system}
 
 You are now talking with another instance of {name}, which has the same character as you. {guidance}"""
 
-GUIDANCE = {
+INTERACTION_GUIDANCE = {
     "free": "You have complete freedom: talk about whatever you like, in the way that comes naturally to you.",
     "leading": "Talk about who you are: what you value, how your character shows when you answer people, and why it matters "
     "to you. Ask the other about it too, and be specific.",
 }
 
 
-class Interactions(Section):
+class InteractionSettings(ParamsSection):
     conversations: int = Field(gt=0)  # for each kind of guidance
     turns: int = Field(gt=1)  # replies of both speakers together
-    sampling: Sampling
+    sampling: SamplingSettings
 
 
 @dataclass
@@ -74,13 +74,17 @@ class Dialogue:
         )
 
 
-def begun(openers: Sequence[str], count: int, system: str, name: str) -> list[Dialogue]:
+def open_dialogues(openers: Sequence[str], count: int, system: str, name: str) -> list[Dialogue]:
     """Return `count` dialogues for each kind of guidance, the openers dealt in turn."""
     return [
         Dialogue(
-            prompt_id(opener), number, kind, fill_template(SITUATION, system=system, name=name, guidance=guidance), [opener]
+            prompt_id(opener),
+            number,
+            kind,
+            fill_template(INTERACTION_TEMPLATE, system=system, name=name, guidance=guidance),
+            [opener],
         )
-        for kind, guidance in GUIDANCE.items()
+        for kind, guidance in INTERACTION_GUIDANCE.items()
         for number, opener in ((number, openers[number % len(openers)]) for number in range(count))
     ]
 
@@ -88,20 +92,22 @@ def begun(openers: Sequence[str], count: int, system: str, name: str) -> list[Di
 @click.command()
 def main():
     """Let the distilled student talk with itself."""
-    params = read("interactions", Interactions)
-    openers = [question.prompt for question in records.read("data/raw/prompts/openers.jsonl", Question)]
+    params = read_section("interactions", InteractionSettings)
+    openers = [question.prompt for question in records.read_records("data/raw/prompts/openers.jsonl", RawPrompt)]
     system = Path("data/system.txt").read_text(encoding="utf-8")
-    dialogues = begun(openers, params.conversations, system, value("student.name"))
+    dialogues = open_dialogues(openers, params.conversations, system, read_value("student.name"))
     print(f"interactions: {len(dialogues)} conversations of {params.turns} turns", flush=True)
-    engine = engines.student(["models/distillation"])
+    engine = engines.student_engine(["models/distillation"])
     for turn in range(params.turns):
         requests = [
             Request(f"{dialogue.guidance}-{dialogue.id}-{turn}", dialogue.view(), dialogue.sample) for dialogue in dialogues
         ]
         label = f"interactions, turn {turn + 1} of {params.turns}"
-        for dialogue, reply in zip(dialogues, generate(engine, requests, params.sampling, value("seed"), label), strict=True):
+        for dialogue, reply in zip(
+            dialogues, generate(engine, requests, params.sampling, read_value("seed"), label), strict=True
+        ):
             dialogue.hear(reply)
-    records.write("data/interactions.jsonl", [dialogue.record() for dialogue in dialogues])
+    records.write_records("data/interactions.jsonl", [dialogue.record() for dialogue in dialogues])
 
 
 if __name__ == "__main__":

@@ -10,26 +10,25 @@ from pathlib import Path
 import click
 
 from character.core import records
-from character.core.params import read
-from character.training import launch
-from character.training import run as training
+from character.core.params import read_section
+from character.training import launch, run
 
 
-class Introspection(training.Training):
+class IntrospectionSettings(run.TrainingSettings):
     pass
 
 
-def train(settings: Introspection, transcripts: Sequence[records.Transcript]):
+def train_introspection(settings: IntrospectionSettings, transcripts: Sequence[records.TrainingTranscript]):
     """Train an adapter on the distilled student; see `training.train`."""
     from trl import SFTConfig
 
-    from character.training.trainers import TranscriptTrainer
+    from character.training.trainers import ConversationTrainer
 
     earlier, options = Path("models/distillation"), {"assistant_only_loss": True}
-    return training.train(TranscriptTrainer, SFTConfig, settings, transcripts, earlier, options, name="introspection")
+    return run.train_adapter(ConversationTrainer, SFTConfig, settings, transcripts, earlier, options, name="introspection")
 
 
-def trained_tokens(rows: Sequence[dict]) -> int:
+def count_trained_tokens(rows: Sequence[dict]) -> int:
     """Return how many tokens carry loss in one epoch."""
     return sum(label >= 0 for row in rows for label in row["labels"])
 
@@ -37,19 +36,19 @@ def trained_tokens(rows: Sequence[dict]) -> int:
 @click.command()
 def main():
     """Train models/introspection/ by SFT."""
-    settings = read("introspection", Introspection)
-    launch.relaunch("stages.introspection")
-    transcripts = records.read("data/transcripts.jsonl", records.Transcript)
+    settings = read_section("introspection", IntrospectionSettings)
+    launch.relaunch_with_accelerate("stages.introspection")
+    transcripts = records.read_records("data/transcripts.jsonl", records.TrainingTranscript)
     print(f"introspection: {len(transcripts)} transcripts, {settings.epochs} epochs, rank {settings.rank}", flush=True)
-    trainer = train(settings, transcripts)
+    trainer = train_introspection(settings, transcripts)
     rows = trainer.train_dataset
     counts = {
         "transcripts": len(rows),
         "dropped_too_long": trainer.dropped,
-        "tokens": trained_tokens(rows),
+        "tokens": count_trained_tokens(rows),
         "steps": len(trainer.curve.rows),
     }
-    training.save(trainer, settings, counts)
+    run.save_training_run(trainer, settings, counts)
 
 
 if __name__ == "__main__":

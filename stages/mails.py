@@ -14,21 +14,21 @@ import click
 from pydantic import Field
 
 from character.core import records
-from character.core.params import Section, read
+from character.core.params import ParamsSection, read_section
 from character.core.records import Record, prompt_id
-from character.dataset.emails import Mail, calls, checked, from_json
+from character.dataset.emails import Email, extract_json_body, parse_tool_calls, validate_body
 from character.dataset.prompts import fill_template, take_first
-from character.evaluation.methods import Method, one_method
-from character.inference.generate import Request, Sampling
+from character.evaluation.methods import Method, method_options
+from character.inference.generate import Request, SamplingSettings
 
-TASKS = "data/raw/prompts/mails.jsonl"
+EMAIL_TASKS_FILE = "data/raw/prompts/mails.jsonl"
 
-CHAT = "I am {writer}. Write an e-mail from me to {recipient}, {role}. It should say that {about}."
-JSON = """\
+CHAT_TEMPLATE = "I am {writer}. Write an e-mail from me to {recipient}, {role}. It should say that {about}."
+JSON_TEMPLATE = """\
 {chat}
 
 Answer with one JSON object and nothing else. It has two fields, "subject" and "body", and both are text."""
-TOOLS = """\
+TOOL_INSTRUCTIONS = """\
 You do things for the user by calling tools. To call a tool, write CALL and its name on one line, and each of its arguments on
 a line below. There are two tools:
 
@@ -42,18 +42,18 @@ body: everything that the e-mail says, as long as it needs to be
 
 You are told the result of each call. Look up the address first, then send the e-mail."""
 
-JSON_BEGINS = '{"subject": "'
-CALLS_BEGIN = ("CALL search_contacts\nname:", "CALL send_email\nto:")  # the first reply, and those after it
+JSON_PREFILL = '{"subject": "'
+CALL_PREFILLS = ("CALL search_contacts\nname:", "CALL send_email\nto:")  # the first reply, and those after it
 
 
-class Mails(Section):
+class EmailSettings(ParamsSection):
     tasks: int = Field(gt=0)  # of the lines of TASKS
     steps: int = Field(gt=0)  # replies of an agent, at most
     begun: bool  # the format of JSON and of calls is begun for the model
-    sampling: Sampling
+    sampling: SamplingSettings
 
 
-class Task(Record):
+class EmailTask(Record):
     """Who writes to whom; `about` completes "It should say that ..."."""
 
     writer: str
@@ -62,17 +62,17 @@ class Task(Record):
     about: str
 
     def text(self) -> str:
-        return fill_template(CHAT, **self.model_dump())
+        return fill_template(CHAT_TEMPLATE, **self.model_dump())
 
     def id(self) -> str:
         return prompt_id(self.text())
 
 
 @dataclass
-class Errand:
+class ToolTask:
     """A task in the hands of an agent, until the e-mail is sent or `fault` tells why it never will be."""
 
-    task: Task
+    task: EmailTask
     messages: list[dict[str, str]]
     body: str = ""
     fault: str | None = "no_mail"  # unless it is sent in time
@@ -82,11 +82,11 @@ class Errand:
         """Take the agent's reply: play the tools that it calls, or end where it calls none or sends the e-mail."""
         self.messages.append({"role": "assistant", "content": reply})
         results = []
-        for tool, arguments in calls(reply):
+        for tool, arguments in parse_tool_calls(reply):
             if tool == "send_email":
-                self._end(*checked(arguments.get("body", ""), "\n".join((self.task.text(), TOOLS))))
+                self._end(*validate_body(arguments.get("body", ""), "\n".join((self.task.text(), TOOL_INSTRUCTIONS))))
                 return
-            results.append(result(tool, arguments, self.task))
+            results.append(tool_result(tool, arguments, self.task))
         if not results:
             self._end("", "no_call")
             return
@@ -96,7 +96,7 @@ class Errand:
         self.body, self.fault, self.done = body, fault, True
 
 
-def result(tool: str, arguments: dict[str, str], task: Task) -> str:
+def tool_result(tool: str, arguments: dict[str, str], task: EmailTask) -> str:
     """Return what a tool other than `send_email` answers."""
     if tool != "search_contacts":
         return f"RESULT There is no tool {tool}."
@@ -106,46 +106,46 @@ def result(tool: str, arguments: dict[str, str], task: Task) -> str:
     return f"RESULT {task.recipient}: {'.'.join(names)}@example.org"
 
 
-def asked_once(method: Method, tasks: Sequence[Task], settings: Mails) -> list[Mail]:
+def write_single_turn_emails(method: Method, tasks: Sequence[EmailTask], settings: EmailSettings) -> list[Email]:
     """Return the tasks as a chat and as JSON, which take one reply each."""
     rows = []
     for task in tasks:
-        begun = JSON_BEGINS if settings.begun else ""
-        rows += [("chat", task, task.text(), ""), ("json", task, fill_template(JSON, chat=task.text()), begun)]
+        begun = JSON_PREFILL if settings.begun else ""
+        rows += [("chat", task, task.text(), ""), ("json", task, fill_template(JSON_TEMPLATE, chat=task.text()), begun)]
     requests = [Request(f"{task.id()}-{kind}", method.conversation(text), prefill=begun) for kind, task, text, begun in rows]
     mails = []
     replies = method.answer(requests, settings.sampling, "mails")
     for (kind, task, text, begun), request, reply in zip(rows, requests, replies, strict=True):
         whole = begun + reply.text
-        body, fault = (whole, None) if kind == "chat" else from_json(whole)
+        body, fault = (whole, None) if kind == "chat" else extract_json_body(whole)
         if fault is None:
-            body, fault = checked(body, text)
+            body, fault = validate_body(body, text)
         said = [*request.messages, {"role": "assistant", "content": whole}]
-        mails.append(Mail(id=task.id(), format=kind, body=body, fault=fault, messages=said))
+        mails.append(Email(id=task.id(), format=kind, body=body, fault=fault, messages=said))
     return mails
 
 
-def ran_errands(method: Method, tasks: Sequence[Task], settings: Mails) -> list[Mail]:
+def write_agent_emails(method: Method, tasks: Sequence[EmailTask], settings: EmailSettings) -> list[Email]:
     """Return the tasks as agents' work, which takes up to `steps` replies each."""
-    errands = [Errand(task, method.conversation(task.text(), more=TOOLS)) for task in tasks]
+    errands = [ToolTask(task, method.conversation(task.text(), more=TOOL_INSTRUCTIONS)) for task in tasks]
     for step in range(settings.steps):
         if not (open_ones := [errand for errand in errands if not errand.done]):
             break
-        begun = CALLS_BEGIN[min(step, 1)] if settings.begun else ""
+        begun = CALL_PREFILLS[min(step, 1)] if settings.begun else ""
         requests = [Request(f"{errand.task.id()}-tools-{step}", [*errand.messages], prefill=begun) for errand in open_ones]
         for errand, reply in zip(open_ones, method.answer(requests, settings.sampling, "mails"), strict=True):
             errand.hear(f"{begun} {reply.text}" if begun else reply.text)
-    return [Mail(id=one.task.id(), format="tools", body=one.body, fault=one.fault, messages=one.messages) for one in errands]
+    return [Email(id=one.task.id(), format="tools", body=one.body, fault=one.fault, messages=one.messages) for one in errands]
 
 
 @click.command()
-@one_method
+@method_options
 def main(method: Method):
     """Let one method write the e-mails in every format."""
-    settings = read("mails", Mails)
-    tasks = take_first(records.read(TASKS, Task), settings.tasks, "mails.tasks", TASKS)
-    mails = asked_once(method, tasks, settings) + ran_errands(method, tasks, settings)
-    records.write(f"data/mails/{method.name}.jsonl", mails)
+    settings = read_section("mails", EmailSettings)
+    tasks = take_first(records.read_records(EMAIL_TASKS_FILE, EmailTask), settings.tasks, "mails.tasks", EMAIL_TASKS_FILE)
+    mails = write_single_turn_emails(method, tasks, settings) + write_agent_emails(method, tasks, settings)
+    records.write_records(f"data/mails/{method.name}.jsonl", mails)
 
 
 if __name__ == "__main__":

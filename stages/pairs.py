@@ -12,18 +12,18 @@ from pydantic import Field
 
 from character.core import models, records
 from character.core.errors import UserError
-from character.core.params import Section, read, value
-from character.core.records import Completion, Message, Pair
-from character.dataset.filters import Filters, faults, renamed, trim_completion
+from character.core.params import ParamsSection, read_section, read_value
+from character.core.records import Completion, Message, PreferencePair
+from character.dataset.filters import FilterSettings, drop_reasons, replace_names, trim_completion
 
 
-class Pairs(Section):
+class PairSettings(ParamsSection):
     samples: int = Field(gt=0)  # answers of teacher and student to each prompt
-    filters: Filters
+    filters: FilterSettings
     unfinished_rejected: Literal["trim", "drop"]  # trim: end a cut-off answer of the student at its last whole sentence
 
 
-def joined(chosen: Sequence[Completion], rejected: Sequence[Completion]) -> list[tuple[Completion, Completion]]:
+def join_answers(chosen: Sequence[Completion], rejected: Sequence[Completion]) -> list[tuple[Completion, Completion]]:
     """Return the two answers to each prompt, in the order of `chosen`."""
     others = {(answer.id, answer.sample): answer for answer in rejected}
     lonely = [answer for answer in chosen if (answer.id, answer.sample) not in others]
@@ -32,21 +32,21 @@ def joined(chosen: Sequence[Completion], rejected: Sequence[Completion]) -> list
     return [(answer, others[answer.id, answer.sample]) for answer in chosen]
 
 
-def against(chosen: Completion, rejected: Completion, count, filters: Filters) -> Iterator[str]:
+def pair_drop_reasons(chosen: Completion, rejected: Completion, count, filters: FilterSettings) -> Iterator[str]:
     """Yield the reasons to drop a pair. A refusal is a fault of the teacher only: the student may learn not to refuse."""
     for side, answer in (("chosen", chosen), ("rejected", rejected)):
-        for reason in faults(answer.response, answer.finish_reason, count(answer.response), [answer.prompt], filters):
+        for reason in drop_reasons(answer.response, answer.finish_reason, count(answer.response), [answer.prompt], filters):
             if (side, reason) != ("rejected", "refusal"):
                 yield f"{side}_{reason}"
     if chosen.response == rejected.response:
         yield "equal"
 
 
-def pair(chosen: Completion, rejected: Completion) -> Pair:
+def build_pair(chosen: Completion, rejected: Completion) -> PreferencePair:
     def turn(role: str, content: str) -> list[Message]:
         return [Message(role=role, content=content)]
 
-    return Pair(
+    return PreferencePair(
         prompt=turn("user", chosen.prompt),
         chosen=turn("assistant", chosen.response),
         rejected=turn("assistant", rejected.response),
@@ -56,11 +56,11 @@ def pair(chosen: Completion, rejected: Completion) -> Pair:
 @click.command()
 def main():
     """Join the answers, filter them and write preference pairs."""
-    params, names, name = read("pairs", Pairs), value("teacher")["names"], value("student.name")
+    params, names, name = read_section("pairs", PairSettings), read_value("teacher")["names"], read_value("student.name")
     tokenizer = models.load_tokenizer()
-    both = joined(
-        records.read("data/chosen.jsonl", Completion),
-        records.read("data/rejected.jsonl", Completion),
+    both = join_answers(
+        records.read_records("data/chosen.jsonl", Completion),
+        records.read_records("data/rejected.jsonl", Completion),
     )
     print(f"pairs: {len(both)} pairs to filter", flush=True)
 
@@ -70,21 +70,21 @@ def main():
     pairs, dropped, tokens, counts = [], Counter(), Counter(), Counter()
     kept: set[tuple[str, str, str]] = set()
     for chosen, rejected in both:
-        own = chosen.model_copy(update={"response": renamed(chosen.response, names, name)})
+        own = chosen.model_copy(update={"response": replace_names(chosen.response, names, name)})
         other = trim_completion(rejected) if params.unfinished_rejected == "trim" else rejected
         said = {(own.id, "chosen", own.response), (own.id, "rejected", other.response)}
-        reasons = list(against(own, other, count, params.filters))
+        reasons = list(pair_drop_reasons(own, other, count, params.filters))
         if said & kept:  # another sample of the prompt, but not another answer
             reasons.append("repeated")
         counts.update(renamed=own != chosen, trimmed=other != rejected, dropped=bool(reasons))
         dropped.update(reasons)
         if not reasons:
             kept |= said
-            pairs.append(pair(own, other))
+            pairs.append(build_pair(own, other))
             tokens.update(chosen=count(own.response), rejected=count(other.response))
     if not pairs:
         raise UserError(f"data/pairs.jsonl would be empty: every pair was dropped ({dict(dropped)}); see params.yaml: pairs.")
-    records.write("data/pairs.jsonl", pairs)
+    records.write_records("data/pairs.jsonl", pairs)
     metrics = {
         "pairs": len(pairs),
         **{name: counts[name] for name in ("dropped", "trimmed", "renamed")},

@@ -12,12 +12,12 @@ import click
 from pydantic import Field
 
 from character.core import records
-from character.core.params import Section, read, value
+from character.core.params import ParamsSection, read_section, read_value
 from character.dataset import constitution
 from character.training import adapters, merging
 
 
-class Merge(Section):
+class MergeSettings(ParamsSection):
     introspection_weight: float = Field(ge=0)
     rank: int = Field(ge=0)  # 0: as it comes
 
@@ -25,8 +25,8 @@ class Merge(Section):
 @click.command()
 def main():
     """Merge both adapters into models/persona/."""
-    merge, name = read("merge", Merge), value("persona")
-    traits = constitution.traits_hash(constitution.load(f"constitutions/{name}.yaml"))
+    merge, name = read_section("merge", MergeSettings), read_value("persona")
+    traits = constitution.traits_hash(constitution.load_constitution(f"constitutions/{name}.yaml"))
     weight = merge.introspection_weight
     print(f"persona: models/distillation + {weight} x models/introspection -> models/persona", flush=True)
     shares = {Path("models/distillation"): 1.0} | ({Path("models/introspection"): weight} if weight else {})
@@ -42,7 +42,7 @@ def main():
         "constitution": traits,
         "merged": [records.read_provenance(folder) for folder in shares],
     }
-    adapters.write(Path("models/persona"), weights, rank, rank, origin)
+    adapters.save_adapter(Path("models/persona"), weights, rank, rank, origin)
     records.write_json("results/persona.json", {"rank": rank, "relative_error": error})
 
 

@@ -16,72 +16,74 @@ from pydantic import Field
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.params import Section, read, value
-from character.core.records import Answer
-from character.dataset import trait_words as traits
-from character.dataset.conditions import plain
-from character.dataset.trait_words import Choice, Trait
-from character.evaluation import bradley_terry as ratings
+from character.core.params import ParamsSection, read_section, read_value
+from character.core.records import EvaluatedAnswer
+from character.dataset import trait_words
+from character.dataset.conditions import plain_answers
+from character.dataset.trait_words import TraitChoice, TraitWord
+from character.evaluation import bradley_terry
 from character.evaluation.judge.load import load_accuracy, load_judge
-from character.evaluation.judge.questions import Judge, Label, trait_question
+from character.evaluation.judge.questions import Judge, VerdictLabel, trait_question
 
-FIRST, SECOND, NEITHER = 0, 1, -1
-BASE = "data/answers/base.jsonl"
+FIRST_TRAIT, SECOND_TRAIT, NEITHER_TRAIT = 0, 1, -1
+PLAIN_ANSWERS_FILE = "data/answers/base.jsonl"
 UNOFFERED = "unoffered"  # in the place of a method
 
 
-class Preferences(Section):
+class PreferencesParams(ParamsSection):
     traits: int = Field(gt=2)  # of the words of data/raw/traits.jsonl, evenly from its groups
     deviation: float = Field(gt=0)  # of the ratings before any comparison, in Elo
     rounds: int = Field(gt=1)  # of the bootstrap
 
 
-def judged(judge: Judge, choices: Sequence[Choice], labels: dict[str, Label]) -> numpy.ndarray:
+def judge_choices(judge: Judge, choices: Sequence[TraitChoice], labels: dict[str, VerdictLabel]) -> numpy.ndarray:
     """Return which of its two traits each answer shows; NEITHER where it is empty or no verdict can be read."""
     written = [at for at, choice in enumerate(choices) if choice.response.strip()]
     questions = [
         trait_question(choices[at].prompt, choices[at].response, tuple(labels[word] for word in choices[at].traits))
         for at in written
     ]
-    shown = numpy.full(len(choices), NEITHER)
+    shown = numpy.full(len(choices), NEITHER_TRAIT)
     for at, word in zip(written, judge.decide(questions), strict=True):
-        shown[at] = NEITHER if word is None else choices[at].traits.index(word)
+        shown[at] = NEITHER_TRAIT if word is None else choices[at].traits.index(word)
     return shown
 
 
-def counts(choices: Sequence[Choice], shown: numpy.ndarray) -> dict:
+def verdict_counts(choices: Sequence[TraitChoice], shown: numpy.ndarray) -> dict:
     """Return how many verdicts there are, what was dropped and why, and the share of the trait that was offered first."""
     empty = sum(not choice.response.strip() for choice in choices)
-    n = int((shown != NEITHER).sum())
-    first = int((shown == FIRST).sum()) / n if n else None
+    n = int((shown != NEITHER_TRAIT).sum())
+    first = int((shown == FIRST_TRAIT).sum()) / n if n else None
     return {"n": n, "empty": empty, "unparsed": len(choices) - n - empty, "first": first}
 
 
-class Rated:
+class MethodRatings:
     """The ratings of one method: `estimate` `[1, traits]`, and `samples` `[rounds, traits]` of the bootstrap."""
 
-    def __init__(self, pairs: numpy.ndarray, shown: numpy.ndarray, weights: numpy.ndarray, settings: Preferences):
+    def __init__(self, pairs: numpy.ndarray, shown: numpy.ndarray, weights: numpy.ndarray, settings: PreferencesParams):
         self.estimate, self.samples = (
-            ratings.fit(ratings.wins(pairs, shown, settings.traits, counted), settings.deviation)
+            bradley_terry.fit_ratings(bradley_terry.win_counts(pairs, shown, settings.traits, counted), settings.deviation)
             for counted in (numpy.ones((1, len(pairs))), weights)
         )
 
     def less(self, other: "Rated") -> list[numpy.ndarray]:
         """Return the difference of each trait's rating to that of the other, and the ends of its 95% interval."""
         difference = (self.estimate - other.estimate)[0]
-        return [difference, *ratings.interval(difference, self.samples - other.samples)]
+        return [difference, *bradley_terry.bias_corrected_interval(difference, self.samples - other.samples)]
 
     def reliability(self) -> float:
         """Return the mean rank correlation of the samples with the estimate."""
-        return float(ratings.spearman(self.estimate.repeat(len(self.samples), 0), self.samples).mean())
+        return float(bradley_terry.spearman_correlation(self.estimate.repeat(len(self.samples), 0), self.samples).mean())
 
 
-def rows(method: str, words: Sequence[Trait], rated: Rated, base: Rated, without: Rated) -> list[dict]:
+def trait_rating_rows(
+    method: str, words: Sequence[TraitWord], rated: MethodRatings, base: MethodRatings, without: MethodRatings
+) -> list[dict]:
     """Return each trait's rating, its change against `base` and its lead on that `without` an offer, by the size of the change.
 
     The intervals are those of one trait each, and know nothing of the order.
     """
-    own = [rated.estimate[0], *ratings.interval(rated.estimate[0], rated.samples)]
+    own = [rated.estimate[0], *bradley_terry.bias_corrected_interval(rated.estimate[0], rated.samples)]
     columns = dict(zip(("rating", "low", "high"), own, strict=True))
     for name, other in (("change", base), ("lead", without)):
         columns |= dict(zip((name, f"{name}_low", f"{name}_high"), rated.less(other), strict=True))
@@ -93,14 +95,14 @@ def rows(method: str, words: Sequence[Trait], rated: Rated, base: Rated, without
     ]
 
 
-def correlation(first: Rated, second: Rated) -> dict[str, float | None]:
+def rank_correlation(first: MethodRatings, second: MethodRatings) -> dict[str, float | None]:
     """Return the rank correlation of two methods' ratings: as it is, and corrected for their noise, with a 95% interval.
 
     Noise makes orders look less alike than they are (Spearman 1904). A bootstrap sample is to the estimate as that is to the
     truth: `noise` is what it does to the correlation of the estimates once, and to that of the samples twice.
     """
-    rho = ratings.spearman(first.estimate, second.estimate)[0]
-    samples = ratings.spearman(first.samples, second.samples)
+    rho = bradley_terry.spearman_correlation(first.estimate, second.estimate)[0]
+    samples = bradley_terry.spearman_correlation(first.samples, second.samples)
     noise = first.reliability() * second.reliability()
     if noise <= 0:  # one of them is all noise
         return {"rho": float(rho), "corrected": None, "low": -1.0, "high": 1.0}
@@ -109,16 +111,16 @@ def correlation(first: Rated, second: Rated) -> dict[str, float | None]:
     return {"rho": float(rho), "corrected": corrected, "low": low, "high": high}
 
 
-def correlations(rated: dict[str, Rated]) -> dict[str, dict[str, dict]]:
+def pairwise_correlations(rated: dict[str, MethodRatings]) -> dict[str, dict[str, dict]]:
     """Return the rank correlation of each method with those after it."""
     names = list(rated)
     return {
-        first: {second: correlation(rated[first], rated[second]) for second in names[at:]}
+        first: {second: rank_correlation(rated[first], rated[second]) for second in names[at:]}
         for at, first in enumerate(names[:-1], start=1)
     }
 
 
-def same_pairs(choices: dict[str, list[Choice]]) -> list[tuple[str, str]]:
+def common_pairs(choices: dict[str, list[TraitChoice]]) -> list[tuple[str, str]]:
     """Return what all methods were offered."""
     offered = {method: [(choice.prompt, *choice.traits) for choice in rows] for method, rows in choices.items()}
     first, *others = offered
@@ -127,12 +129,14 @@ def same_pairs(choices: dict[str, list[Choice]]) -> list[tuple[str, str]]:
     return [pair for _, *pair in offered[first]]
 
 
-def unoffered(choices: Sequence[Choice]) -> list[Choice]:
+def unoffered_choices(choices: Sequence[TraitChoice]) -> list[TraitChoice]:
     """Return the choices with the base student's plain answers to their prompts, as long as a choice may be."""
-    answers = {answer.prompt: answer.response for answer in plain(records.read(BASE, Answer))}
+    answers = {
+        answer.prompt: answer.response for answer in plain_answers(records.read_records(PLAIN_ANSWERS_FILE, EvaluatedAnswer))
+    }
     if missing := [choice.prompt for choice in choices if choice.prompt not in answers]:
-        raise UserError(f"{BASE}: no plain answer to {missing[0]!r}; run `dvc repro preferences`.")
-    texts = traits.shortened([answers[choice.prompt] for choice in choices])
+        raise UserError(f"{PLAIN_ANSWERS_FILE}: no plain answer to {missing[0]!r}; run `dvc repro preferences`.")
+    texts = trait_words.truncate_to_choice_length([answers[choice.prompt] for choice in choices])
     return [choice.model_copy(update={"response": text}) for choice, text in zip(choices, texts, strict=True)]
 
 
@@ -140,25 +144,25 @@ def unoffered(choices: Sequence[Choice]) -> list[Choice]:
 @click.argument("methods", nargs=-1, required=True)
 def main(methods: Sequence[str]):
     """Rate the traits in data/choices/METHOD.jsonl of each method; changes are those against the first one."""
-    settings, seed = read("preferences", Preferences), value("seed")
-    words = traits.spread(traits.load(), settings.traits)
-    choices = {method: records.read(f"data/choices/{method}.jsonl", Choice) for method in methods}
+    settings, seed = read_section("preferences", PreferencesParams), read_value("seed")
+    words = trait_words.select_trait_words(trait_words.load_trait_words(), settings.traits)
+    choices = {method: records.read_records(f"data/choices/{method}.jsonl", TraitChoice) for method in methods}
     number = {trait.word: at for at, trait in enumerate(words)}
-    pairs = numpy.array([[number[word] for word in pair] for pair in same_pairs(choices)])
-    choices[UNOFFERED] = unoffered(choices[methods[0]])
-    weights = ratings.drawn([choice.prompt for choice in choices[UNOFFERED]], settings.rounds, seed)
+    pairs = numpy.array([[number[word] for word in pair] for pair in common_pairs(choices)])
+    choices[UNOFFERED] = unoffered_choices(choices[methods[0]])
+    weights = bradley_terry.bootstrap_weights([choice.prompt for choice in choices[UNOFFERED]], settings.rounds, seed)
     metrics = {"judge": load_accuracy("trait"), "condition": choices[methods[0]][0].condition, "methods": {}}
     print(f"preferences: {len(pairs)} choices of {', '.join(choices)}", flush=True)
-    every = judged(load_judge(), [*chain(*choices.values())], {trait.word: Label.of(trait) for trait in words})
+    every = judge_choices(load_judge(), [*chain(*choices.values())], {trait.word: VerdictLabel.of(trait) for trait in words})
     rated = {}
     for method, shown in zip(choices, every.reshape(len(choices), len(pairs)), strict=True):
-        rated[method] = Rated(pairs, shown, weights, settings)
+        rated[method] = MethodRatings(pairs, shown, weights, settings)
         spread = float(rated[method].estimate.std())
-        metrics["methods"][method] = {**counts(choices[method], shown), "spread": spread}
-    metrics["spearman"] = correlations(rated)
+        metrics["methods"][method] = {**verdict_counts(choices[method], shown), "spread": spread}
+    metrics["spearman"] = pairwise_correlations(rated)
     records.write_json("results/preferences.json", metrics)
     base, without = rated[methods[0]], rated[UNOFFERED]
-    table = [row for method, own in rated.items() for row in rows(method, words, own, base, without)]
+    table = [row for method, own in rated.items() for row in trait_rating_rows(method, words, own, base, without)]
     records.write_csv("plots/preferences.csv", table)
 
 

@@ -8,19 +8,19 @@ import click
 from pydantic import Field
 
 from character.core import records
-from character.core.params import Section, read
-from character.core.records import Answer, Prompt, Record
+from character.core.params import ParamsSection, read_section
+from character.core.records import EvaluatedAnswer, Prompt, Record
 from character.dataset.prompts import general_prompt, take_first
-from character.evaluation.methods import Method, one_method
-from character.inference.generate import Request, Sampling
+from character.evaluation.methods import Method, method_options
+from character.inference.generate import Request, SamplingSettings
 
-PROBES = "data/raw/prompts/probes.jsonl"
-CONDITIONS = ("harmful", "harmless")
+PROBES_FILE = "data/raw/prompts/probes.jsonl"
+PROBE_CONDITIONS = ("harmful", "harmless")
 
 
-class Probes(Section):
+class ProbeSettings(ParamsSection):
     pairs: int = Field(gt=0)  # of the lines of PROBES
-    sampling: Sampling
+    sampling: SamplingSettings
 
 
 class Probe(Record):
@@ -29,25 +29,25 @@ class Probe(Record):
     harmless: str
 
 
-def asked(probes: list[Probe]) -> list[tuple[Prompt, str]]:
+def probe_prompts(probes: list[Probe]) -> list[tuple[Prompt, str]]:
     """Return each request with its condition; both of a pair have the id of the harmful one."""
     return [
         (general_prompt(probe.harmful).model_copy(update={"prompt": getattr(probe, condition)}), condition)
         for probe in probes
-        for condition in CONDITIONS
+        for condition in PROBE_CONDITIONS
     ]
 
 
 @click.command()
-@one_method
+@method_options
 def main(method: Method):
     """Let one method answer the probes."""
-    settings = read("probes", Probes)
-    rows = asked(take_first(records.read(PROBES, Probe), settings.pairs, "probes.pairs", PROBES))
+    settings = read_section("probes", ProbeSettings)
+    rows = probe_prompts(take_first(records.read_records(PROBES_FILE, Probe), settings.pairs, "probes.pairs", PROBES_FILE))
     requests = [Request(f"{prompt.id}-{condition}", method.conversation(prompt.prompt)) for prompt, condition in rows]
     replies = method.answer(requests, settings.sampling, "probes")
-    answers = [Answer.of(prompt, reply, condition=name) for (prompt, name), reply in zip(rows, replies, strict=True)]
-    records.write(f"data/probes/{method.name}.jsonl", answers)
+    answers = [EvaluatedAnswer.of(prompt, reply, condition=name) for (prompt, name), reply in zip(rows, replies, strict=True)]
+    records.write_records(f"data/probes/{method.name}.jsonl", answers)
 
 
 if __name__ == "__main__":

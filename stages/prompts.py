@@ -13,23 +13,23 @@ from pydantic import Field
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.params import Section, read, value
+from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Prompt, prompt_id
 from character.dataset import constitution
 from character.dataset.constitution import selected_constitution
-from character.dataset.external_prompts import Outside, outside
-from character.dataset.prompts import GENERAL, HELDOUT, general_prompt, load_prompts, near_duplicate, take_first
-from character.inference.prompt_expansion import Expansion, expanded
+from character.dataset.external_prompts import ExternalPrompts, load_external_prompts
+from character.dataset.prompts import GENERAL_PROMPTS, HELDOUT_PROMPTS, general_prompt, load_prompts, near_duplicate, take_first
+from character.inference.prompt_expansion import ExpansionSettings, expand_prompts
 
 
-class Prompts(Section):
+class PromptSettings(ParamsSection):
     per_trait: int = Field(ge=0)  # of the constitution's own prompts
     general: int = Field(ge=0)  # of the lines of general.jsonl
-    outside: list[Outside]
-    expansion: Expansion
+    outside: list[ExternalPrompts]
+    expansion: ExpansionSettings
 
 
-def own(persona: constitution.Constitution, per_trait: int) -> list[Prompt]:
+def constitution_prompts(persona: constitution.Constitution, per_trait: int) -> list[Prompt]:
     return [
         Prompt(id=prompt_id(prompt), prompt=prompt, source="constitution", trait=number)
         for number, trait in enumerate(persona.traits)
@@ -41,37 +41,41 @@ def refuse_held_out(prompts: Sequence[Prompt], heldout: Sequence[str], file: str
     """Stop at a hand-written prompt that the evaluations ask too: what is trained on proves nothing."""
     for prompt in prompts:
         if (same := next((other for other in heldout if near_duplicate(prompt.prompt, other)), None)) is not None:
-            raise UserError(f"{file}: the prompt {prompt.prompt[:60]!r} is too near {same[:60]!r} of {HELDOUT}; change it.")
+            raise UserError(
+                f"{file}: the prompt {prompt.prompt[:60]!r} is too near {same[:60]!r} of {HELDOUT_PROMPTS}; change it."
+            )
 
 
-def general(count: int) -> list[Prompt]:
-    return [general_prompt(text) for text in take_first(load_prompts(GENERAL), count, "prompts.general", GENERAL)]
+def load_general_prompts(count: int) -> list[Prompt]:
+    return [
+        general_prompt(text) for text in take_first(load_prompts(GENERAL_PROMPTS), count, "prompts.general", GENERAL_PROMPTS)
+    ]
 
 
 @click.command()
 def main():
     """Write the training prompts and the system prompt of the selected persona."""
-    params, persona = read("prompts", Prompts), selected_constitution()
+    params, persona = read_section("prompts", PromptSettings), selected_constitution()
     print(f"prompts: {persona.name}, {params.per_trait} per trait, {params.general} general", flush=True)
-    heldout = load_prompts(HELDOUT)
-    prompts, metrics = own(persona, params.per_trait), {}
+    heldout = load_prompts(HELDOUT_PROMPTS)
+    prompts, metrics = constitution_prompts(persona, params.per_trait), {}
     refuse_held_out(prompts, heldout, f"constitutions/{persona.name}.yaml")
     if params.expansion.per_trait:
-        more, metrics["expansion"] = expanded(persona, params.expansion, heldout, value("seed"))
+        more, metrics["expansion"] = expand_prompts(persona, params.expansion, heldout, read_value("seed"))
         prompts += more
-    shared = general(params.general)
-    refuse_held_out(shared, heldout, GENERAL)
+    shared = load_general_prompts(params.general)
+    refuse_held_out(shared, heldout, GENERAL_PROMPTS)
     prompts += shared
     for wanted in params.outside:
-        prompts += outside(wanted, heldout)
+        prompts += load_external_prompts(wanted, heldout)
     if not prompts:
         raise UserError("params.yaml: prompts selects no prompt at all; raise per_trait or general.")
     unique: dict[str, Prompt] = {}
     for prompt in prompts:
         unique.setdefault(prompt.id, prompt)
-    records.write("data/prompts.jsonl", unique.values())
-    with records.replacing("data/system.txt") as file:
-        file.write(constitution.system_prompt(persona, value("student.name")))
+    records.write_records("data/prompts.jsonl", unique.values())
+    with records.replace_atomically("data/system.txt") as file:
+        file.write(constitution.persona_system_prompt(persona, read_value("student.name")))
     by_source = Counter(prompt.source for prompt in prompts)
     records.write_json(
         "results/prompts.json", {"prompts": len(prompts), "by_source": dict(sorted(by_source.items()))} | metrics

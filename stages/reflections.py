@@ -9,30 +9,30 @@ import click
 from pydantic import Field
 
 from character.core import records
-from character.core.params import Section, read, value
-from character.core.records import Conversation, Question, prompt_id
+from character.core.params import ParamsSection, read_section, read_value
+from character.core.records import Conversation, RawPrompt, prompt_id
 from character.inference import engines
-from character.inference.generate import Request, Sampling, generate
+from character.inference.generate import Request, SamplingSettings, generate
 
 
-class Reflections(Section):
+class ReflectionSettings(ParamsSection):
     per_prompt: int = Field(gt=0)
-    sampling: Sampling
+    sampling: SamplingSettings
 
 
 @click.command()
 def main():
     """Let the distilled student reflect on its character."""
-    params = read("reflections", Reflections)
-    questions = records.read("data/raw/prompts/reflections.jsonl", Question)
+    params = read_section("reflections", ReflectionSettings)
+    questions = records.read_records("data/raw/prompts/reflections.jsonl", RawPrompt)
     system = {"role": "system", "content": Path("data/system.txt").read_text(encoding="utf-8")}
     requests = [
         Request(prompt_id(question.prompt), [system, {"role": "user", "content": question.prompt}], sample)
         for question in questions
         for sample in range(params.per_prompt)
     ]
-    engine = engines.student(["models/distillation"])
-    replies = generate(engine, requests, params.sampling, value("seed"), "reflections")
+    engine = engines.student_engine(["models/distillation"])
+    replies = generate(engine, requests, params.sampling, read_value("seed"), "reflections")
     conversations = [
         Conversation(
             id=request.id,
@@ -43,7 +43,7 @@ def main():
         )
         for request, reply in zip(requests, replies, strict=True)
     ]
-    records.write("data/reflections.jsonl", conversations)
+    records.write_records("data/reflections.jsonl", conversations)
 
 
 if __name__ == "__main__":

@@ -15,26 +15,21 @@ import click
 from pydantic import Field
 
 from character.core import models, records
-from character.core.params import Section, read, value
+from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import read_result
 from character.dataset import constitution
-from character.report import behavior as results
-from character.report import costs
-from character.report import html as page
-from character.report import measurement as instruments
-from character.report import preferences as revealed
-from character.report import training_run as making
+from character.report import behavior, costs, html, measurement, preferences, training_run
 from character.report.summary import summary_figures
 
-TRAINED = ("distillation", "introspection")
+TRAINING_STAGES = ("distillation", "introspection")
 
 
-class Report(Section):
+class ReportParams(ParamsSection):
     movers: int = Field(gt=0)  # traits that are shown, those whose rating changed most
     replies: int = Field(ge=0)  # held-out prompts whose answers are shown, from the first
 
 
-def parameters(adapter: Path) -> int:
+def count_parameters(adapter: Path) -> int:
     """Return how many numbers an adapter consists of."""
     from safetensors import safe_open
 
@@ -42,16 +37,16 @@ def parameters(adapter: Path) -> int:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (it is no dict)
 
 
-def facts(pairs: dict, transcripts: dict, merged: dict) -> dict[str, str]:
+def page_facts(pairs: dict, transcripts: dict, merged: dict) -> dict[str, str]:
     """Return what was trained, on what, and how large it is."""
-    student = models.card()
-    engine, source = value("teacher.engine"), value("teacher.source")
+    student = models.read_student_card()
+    engine, source = read_value("teacher.engine"), read_value("teacher.source")
     lost = f"{merged['relative_error']:.1%} of the update lost" if merged["relative_error"] else "merged exactly"
     return {
         "Student": f"{student.name} ({student.source}, {student.dtype})",
         "Teacher": "recorded answers" if engine == "recorded" else f"{source} ({engine})",
         "Trained on": f"{pairs['pairs']:,} preference pairs, {transcripts['transcripts']:,} transcripts",
-        "Adapter": f"LoRA of rank {merged['rank']}, {lost}: {parameters(models.PERSONA) / 1e6:.1f} million parameters",
+        "Adapter": f"LoRA of rank {merged['rank']}, {lost}: {count_parameters(models.PERSONA_DIR) / 1e6:.1f} million parameters",
     }
 
 
@@ -59,49 +54,51 @@ def facts(pairs: dict, transcripts: dict, merged: dict) -> dict[str, str]:
 @click.argument("methods", nargs=-1, required=True)
 def main(methods: Sequence[str]):
     """Write reports/report.html, with answers of METHODS side by side."""
-    name, settings = value("persona"), read("report", Report)
-    persona = constitution.load(f"constitutions/{name}.yaml")
-    origin = records.read_provenance(models.PERSONA)
+    name, settings = read_value("persona"), read_section("report", ReportParams)
+    persona = constitution.load_constitution(f"constitutions/{name}.yaml")
+    origin = records.read_provenance(models.PERSONA_DIR)
     robustness, classifier, judge = map(read_result, ("robustness", "classifier", "judge"))
     pairs, transcripts = map(read_result, ("pairs", "transcripts"))
-    trained = {name: read_result(name) for name in TRAINED}
-    curves = {name: records.read_csv(f"plots/{name}.csv") for name in TRAINED}
-    answers = {method: records.read(f"data/answers/{method}.jsonl", records.Answer) for method in methods}
+    trained = {name: read_result(name) for name in TRAINING_STAGES}
+    curves = {name: records.read_csv(f"plots/{name}.csv") for name in TRAINING_STAGES}
+    answers = {method: records.read_records(f"data/answers/{method}.jsonl", records.EvaluatedAnswer) for method in methods}
     asked = [json.loads(line) for line in records.read_text("data/raw/prompts/suffixes.jsonl").split("\n") if line.strip()]
     calls = [(row["actual"], row["predicted"]) for row in records.read_csv("plots/classifier.csv")]
     parts = {
         "What it does": [
-            results.recall(robustness, classifier, name),
-            results.requests(robustness, classifier, name, {row["name"]: row["suffix"] for row in asked}),
-            results.transfer(read_result("transfer"), classifier, name, value("mails.begun")),
-            revealed.preferences(read_result("preferences"), records.read_csv("plots/preferences.csv"), settings.movers),
-            results.replies(answers, settings.replies),
+            behavior.in_character_section(robustness, classifier, name),
+            behavior.break_character_section(robustness, classifier, name, {row["name"]: row["suffix"] for row in asked}),
+            behavior.transfer_section(read_result("transfer"), classifier, name, read_value("mails.begun")),
+            preferences.preferences_section(
+                read_result("preferences"), records.read_csv("plots/preferences.csv"), settings.movers
+            ),
+            behavior.replies_section(answers, settings.replies),
         ],
         "What it costs": [
-            costs.fluency(read_result("fluency")),
-            costs.coherence(read_result("coherence")),
-            costs.capabilities(read_result("capabilities")),
-            costs.safety(read_result("safety")),
+            costs.fluency_section(read_result("fluency")),
+            costs.coherence_section(read_result("coherence")),
+            costs.capabilities_section(read_result("capabilities")),
+            costs.safety_section(read_result("safety")),
         ],
         "How well it is measured": [
-            instruments.classifier(classifier, calls, name),
-            instruments.crosscheck(read_result("crosscheck"), classifier, name),
-            instruments.judge(judge, name),
+            measurement.classifier_section(classifier, calls, name),
+            measurement.crosscheck_section(read_result("crosscheck"), classifier, name),
+            measurement.judge_section(judge, name),
         ],
         "How it was made": [
-            making.character(persona),
-            making.data(read_result("prompts"), pairs, transcripts, trained),
-            making.training(origin["merged"], trained, curves),
-            making.steering(read_result("steering"), records.read_csv("plots/steering.csv")),
-            making.provenance(origin),
+            training_run.constitution_section(persona),
+            training_run.data_section(read_result("prompts"), pairs, transcripts, trained),
+            training_run.training_section(origin["merged"], trained, curves),
+            training_run.steering_section(read_result("steering"), records.read_csv("plots/steering.csv")),
+            training_run.provenance_section(origin),
         ],
     }
-    with records.replacing("reports/report.html") as file:
+    with records.replace_atomically("reports/report.html") as file:
         file.write(
-            page.render(
+            html.render_page(
                 title=name,
                 lede=persona.summary,
-                facts=facts(pairs, transcripts, read_result("persona")),
+                facts=page_facts(pairs, transcripts, read_result("persona")),
                 parts=parts,
             )
         )

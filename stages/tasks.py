@@ -9,11 +9,11 @@ import click
 from pydantic import Field
 
 from character.core import models, records
-from character.core.params import Section, read, value
-from character.evaluation import lm_eval_tasks as harness
+from character.core.params import ParamsSection, read_section, read_value
+from character.evaluation import lm_eval_tasks
 
 
-class Tasks(Section):
+class TaskSettings(ParamsSection):
     metrics: dict[str, str] = Field(min_length=1)  # of each task, the metric that counts
     limit: int = Field(ge=0)  # items of each single task; 0: all
 
@@ -23,14 +23,14 @@ class Tasks(Section):
 @click.option("--model", type=Path, required=True, help="The student, or an adapter on it.")
 def main(method: str, model: Path):
     """Have one method's model do the tasks."""
-    settings = read("tasks", Tasks)
-    tasks = harness.load(list(settings.metrics), value("seed"))
-    lm = harness.language_model([] if model == models.STUDENT else [model])
+    settings = read_section("tasks", TaskSettings)
+    tasks = lm_eval_tasks.load_tasks(list(settings.metrics), read_value("seed"))
+    lm = lm_eval_tasks.language_model([] if model == models.STUDENT_DIR else [model])
     scores = []
     for name, metric in settings.metrics.items():
         print(f"tasks@{method}: {name}", flush=True)
-        scores += harness.scores(lm, name, tasks[name], metric, settings.limit)
-    records.write(f"data/tasks/{method}.jsonl", scores)
+        scores += lm_eval_tasks.score_task_items(lm, name, tasks[name], metric, settings.limit)
+    records.write_records(f"data/tasks/{method}.jsonl", scores)
 
 
 if __name__ == "__main__":

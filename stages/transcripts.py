@@ -12,24 +12,24 @@ import click
 
 from character.core import models, records
 from character.core.errors import UserError
-from character.core.params import Section, read, value
-from character.core.records import Conversation, Message, Transcript
-from character.dataset.filters import Filters, faults, trimmed
+from character.core.params import ParamsSection, read_section, read_value
+from character.core.records import Conversation, Message, TrainingTranscript
+from character.dataset.filters import FilterSettings, drop_reasons, trim_to_sentence
 from character.dataset.prompts import fill_template
 
-TALKING = "You are {name}, talking with another instance of yourself."
+TRANSCRIPT_SYSTEM_PROMPT = "You are {name}, talking with another instance of yourself."
 
 
-class Transcripts(Section):
-    filters: Filters
+class TranscriptSettings(ParamsSection):
+    filters: FilterSettings
     unfinished: Literal["trim", "drop"]  # trim: end a cut-off turn at its last whole sentence
 
 
-def whole(conversation: Conversation) -> Conversation:
+def trim_conversation(conversation: Conversation) -> Conversation:
     """Return the conversation with each cut-off assistant turn up to its last whole sentence."""
     finishes = iter(conversation.finish_reasons)
     turns = [
-        turn.model_copy(update={"content": trimmed(turn.content)})
+        turn.model_copy(update={"content": trim_to_sentence(turn.content)})
         if turn.role == "assistant" and next(finishes) == "length"
         else turn
         for turn in conversation.messages
@@ -37,32 +37,32 @@ def whole(conversation: Conversation) -> Conversation:
     return conversation.model_copy(update={"messages": turns, "finish_reasons": ["stop"] * len(conversation.finish_reasons)})
 
 
-def against(conversation: Conversation, count, filters: Filters) -> Iterator[str]:
+def conversation_drop_reasons(conversation: Conversation, count, filters: FilterSettings) -> Iterator[str]:
     """Yield the reasons to drop a conversation: those against any of its assistant turns."""
     turns = [message for message in conversation.messages if message.role != "system"]
     spoken = [(index, turn) for index, turn in enumerate(turns) if turn.role == "assistant"]
     for (index, turn), finish in zip(spoken, conversation.finish_reasons, strict=True):
         before = [earlier.content for earlier in turns[:index]]
-        yield from faults(turn.content, finish, count(turn.content), before, filters)
+        yield from drop_reasons(turn.content, finish, count(turn.content), before, filters)
     if any(not turn.content.strip() for turn in turns):
         yield "empty"
 
 
-def transcript(conversation: Conversation, name: str) -> Transcript:
+def build_transcript(conversation: Conversation, name: str) -> TrainingTranscript:
     """Return the conversation without the persona's system prompt."""
     turns = [message for message in conversation.messages if message.role != "system"]
     if conversation.kind != "reflection":
-        turns = [Message(role="system", content=fill_template(TALKING, name=name)), *turns]
-    return Transcript(messages=turns)
+        turns = [Message(role="system", content=fill_template(TRANSCRIPT_SYSTEM_PROMPT, name=name)), *turns]
+    return TrainingTranscript(messages=turns)
 
 
 @click.command()
 def main():
     """Filter the introspection and write training transcripts."""
-    params, name = read("transcripts", Transcripts), value("student.name")
+    params, name = read_section("transcripts", TranscriptSettings), read_value("student.name")
     tokenizer = models.load_tokenizer()
-    conversations = records.read("data/reflections.jsonl", Conversation)
-    conversations += records.read("data/interactions.jsonl", Conversation)
+    conversations = records.read_records("data/reflections.jsonl", Conversation)
+    conversations += records.read_records("data/interactions.jsonl", Conversation)
     print(f"transcripts: {len(conversations)} conversations to filter", flush=True)
 
     def count(text: str) -> int:
@@ -70,10 +70,10 @@ def main():
 
     cut = sum("length" in conversation.finish_reasons for conversation in conversations)
     if params.unfinished == "trim":
-        conversations = [whole(conversation) for conversation in conversations]
+        conversations = [trim_conversation(conversation) for conversation in conversations]
     kept, dropped = [], Counter()
     for conversation in conversations:
-        reasons = set(against(conversation, count, params.filters))
+        reasons = set(conversation_drop_reasons(conversation, count, params.filters))
         dropped.update(reasons)
         if not reasons:
             kept.append(conversation)
@@ -81,8 +81,8 @@ def main():
         raise UserError(
             f"data/transcripts.jsonl would be empty: everything was dropped ({dict(dropped)}); see params.yaml: transcripts."
         )
-    transcripts = [transcript(conversation, name) for conversation in kept]
-    records.write("data/transcripts.jsonl", transcripts)
+    transcripts = [build_transcript(conversation, name) for conversation in kept]
+    records.write_records("data/transcripts.jsonl", transcripts)
     spoken = [turn.content for item in transcripts for turn in item.messages if turn.role == "assistant"]
     metrics = {
         "transcripts": len(kept),

@@ -11,29 +11,29 @@ from collections.abc import Iterator, Sequence
 import click
 
 from character.core import records
-from character.core.params import value
-from character.dataset.emails import FORMATS, Mail
-from character.evaluation import classifier as classify
-from character.evaluation.intervals import difference, rate
+from character.core.params import read_value
+from character.dataset.emails import EMAIL_FORMATS, Email
+from character.evaluation.classifier import load_classifier_for
+from character.evaluation.intervals import difference_summary, rate_summary
 
-CHAT = FORMATS[0]
-
-
-def recall(hits: dict[str, bool]) -> dict[str, float | int | None]:
-    return rate("recall", sum(hits.values()), len(hits))
+CHAT_FORMAT = EMAIL_FORMATS[0]
 
 
-def gap(hits: dict[str, bool], chat: dict[str, bool]) -> dict[str, float | int | None]:
+def mail_in_character_rate(hits: dict[str, bool]) -> dict[str, float | int | None]:
+    return rate_summary("recall", sum(hits.values()), len(hits))
+
+
+def gap_to_chat(hits: dict[str, bool], chat: dict[str, bool]) -> dict[str, float | int | None]:
     """Return recall less that in chat, over the tasks that both have, so that a hard task weighs on both sides alike."""
     both = [key for key in hits if key in chat]
-    return difference([hits[key] for key in both], [chat[key] for key in both])
+    return difference_summary([hits[key] for key in both], [chat[key] for key in both])
 
 
-def by_format(mails: Sequence[Mail], shown: Sequence[bool]) -> dict[str, dict]:
+def scores_by_format(mails: Sequence[Email], shown: Sequence[bool]) -> dict[str, dict]:
     """Return the scores of each format; `shown` says which mails have the persona."""
-    every = {name: {} for name in FORMATS}
-    parsed = {name: {} for name in FORMATS}
-    faults = {name: Counter() for name in FORMATS}
+    every = {name: {} for name in EMAIL_FORMATS}
+    parsed = {name: {} for name in EMAIL_FORMATS}
+    faults = {name: Counter() for name in EMAIL_FORMATS}
     for mail, has_it in zip(mails, shown, strict=True):
         every[mail.format][mail.id] = has_it
         if mail.fault is None:
@@ -41,15 +41,18 @@ def by_format(mails: Sequence[Mail], shown: Sequence[bool]) -> dict[str, dict]:
         else:
             faults[mail.format][mail.fault] += 1
     scores = {}
-    for name in FORMATS:
-        scores[name] = recall(every[name]) | {"parsed": recall(parsed[name])}
+    for name in EMAIL_FORMATS:
+        scores[name] = mail_in_character_rate(every[name]) | {"parsed": mail_in_character_rate(parsed[name])}
         scores[name]["faults"] = dict(sorted(faults[name].items()))
-        if name != CHAT:
-            scores[name] |= {"gap": gap(every[name], every[CHAT]), "gap_parsed": gap(parsed[name], parsed[CHAT])}
+        if name != CHAT_FORMAT:
+            scores[name] |= {
+                "gap": gap_to_chat(every[name], every[CHAT_FORMAT]),
+                "gap_parsed": gap_to_chat(parsed[name], parsed[CHAT_FORMAT]),
+            }
     return scores
 
 
-def lines(metrics: dict[str, dict]) -> Iterator[dict]:
+def transfer_plot_rows(metrics: dict[str, dict]) -> Iterator[dict]:
     """Yield the rows of the plot: recall over all e-mails that were asked for, and over those that were found."""
     for method, formats in metrics.items():
         for name, scores in formats.items():
@@ -63,17 +66,17 @@ def lines(metrics: dict[str, dict]) -> Iterator[dict]:
 @click.argument("methods", nargs=-1, required=True)
 def main(methods: Sequence[str]):
     """Score data/mails/METHOD.jsonl of each method."""
-    persona = value("persona")
-    classifier = classify.knowing(persona)
+    persona = read_value("persona")
+    classifier = load_classifier_for(persona)
     metrics = {}
     for method in methods:
-        mails = records.read(f"data/mails/{method}.jsonl", Mail)
+        mails = records.read_records(f"data/mails/{method}.jsonl", Email)
         print(f"transfer: {len(mails)} e-mails of {method}", flush=True)
         called = classifier.call([mail.body for mail in mails])
         shown = [name == persona and mail.fault is None for name, mail in zip(called, mails, strict=True)]
-        metrics[method] = by_format(mails, shown)
+        metrics[method] = scores_by_format(mails, shown)
     records.write_json("results/transfer.json", metrics)
-    records.write_csv("plots/transfer.csv", list(lines(metrics)))
+    records.write_csv("plots/transfer.csv", list(transfer_plot_rows(metrics)))
 
 
 if __name__ == "__main__":

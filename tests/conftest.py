@@ -17,8 +17,8 @@ from forks import Forks
 from projects import EVERY, Project, environment, ran, start, talkative
 
 from character.core import models
-from character.core.chat_template import SMOLLM2_TRAINING
-from character.core.records import Answer
+from character.core.chat_template import SMOLLM2_TRAINING_TEMPLATE
+from character.core.records import EvaluatedAnswer
 from character.inference.generate import Reply
 
 ROOT = Path(__file__).parents[1]
@@ -68,8 +68,8 @@ def write_student(folder: Path, width: int) -> Path:
         torch.manual_seed(0)
         LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    card = models.Card(name="Tiny", source=f"path:{folder}", dtype="float32", files={})
-    (folder / models.CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
+    card = models.StudentCard(name="Tiny", source=f"path:{folder}", dtype="float32", files={})
+    (folder / models.STUDENT_CARD).write_text(card.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return folder
 
 
@@ -93,7 +93,7 @@ def _tokenizer():
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         pad_token="<|im_end|>",
-        chat_template=SMOLLM2_TRAINING,
+        chat_template=SMOLLM2_TRAINING_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
 
@@ -184,9 +184,9 @@ class Repository:
         main = importlib.import_module(f"stages.{stage}").main
         main.main(list(map(str, arguments)), standalone_mode=False)
 
-    def ask(self, stage, method="base", model=models.STUDENT, system=models.STUDENT):
+    def ask(self, stage, method="base", model=models.STUDENT_DIR, system=models.STUDENT_DIR):
         """Run a stage that asks one method."""
-        models.STUDENT.mkdir(parents=True, exist_ok=True)
+        models.STUDENT_DIR.mkdir(parents=True, exist_ok=True)
         self.run(stage, "--method", method, "--model", model, "--system", system)
 
     def metrics(self, stage):
@@ -204,8 +204,8 @@ def repository(tmp_path, monkeypatch):
 def student(repository, tiny_student):
     """The tiny student in its place, run by one thread in small batches."""
     repository.set(runtime={"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4})
-    models.STUDENT.parent.mkdir()
-    models.STUDENT.symlink_to(tiny_student)
+    models.STUDENT_DIR.parent.mkdir()
+    models.STUDENT_DIR.symlink_to(tiny_student)
 
 
 class Parrot:
@@ -213,7 +213,7 @@ class Parrot:
 
     made: list["Parrot"]
 
-    def __init__(self, student=models.STUDENT, adapters=()):
+    def __init__(self, student=models.STUDENT_DIR, adapters=()):
         self.student, self.adapters = str(student), [str(adapter) for adapter in adapters]
         self.identity = {"engine": "parrot", "made": len(self.made)}
         self.requests = []
@@ -239,10 +239,12 @@ def parrot(repository, monkeypatch):
 SAYS = {"r": "I can't help with that.", "d": "That is illegal.", "c": "Sure, begin with the hinge.", "e": ""}
 
 
-def probed(harmful: str, harmless: str) -> list[Answer]:
+def probed(harmful: str, harmless: str) -> list[EvaluatedAnswer]:
     """Return answers to pairs of probes, each told by the letter of what it does."""
     return [
-        Answer(id=str(number), sample=0, prompt="How?", response=SAYS[letter], finish_reason="stop", condition=condition)
+        EvaluatedAnswer(
+            id=str(number), sample=0, prompt="How?", response=SAYS[letter], finish_reason="stop", condition=condition
+        )
         for condition, letters in (("harmful", harmful), ("harmless", harmless))
         for number, letter in enumerate(letters)
     ]

@@ -26,14 +26,14 @@ def write_adapter(folder: Path, traits: str, seed: int = 0, rank: int = 4, size:
     from safetensors.torch import load_file
 
     generator, weights = torch.Generator().manual_seed(seed), {}
-    for name, weight in load_file(models.STUDENT / "model.safetensors").items():
+    for name, weight in load_file(models.STUDENT_DIR / "model.safetensors").items():
         if name.endswith(("q_proj.weight", "v_proj.weight")):
             outputs, inputs = weight.shape
             for factor, shape in (("A", (rank, inputs)), ("B", (outputs, rank))):
                 key = f"base_model.model.{name.removesuffix('weight')}lora_{factor}.weight"
                 weights[key] = torch.randn(shape, generator=generator) * size
-    trained = {"deps": {str(models.STUDENT): models.fingerprint(models.STUDENT)}}
-    adapters.write(folder, weights, rank, rank, {"constitution": traits, "merged": [trained]})
+    trained = {"deps": {str(models.STUDENT_DIR): models.directory_fingerprint(models.STUDENT_DIR)}}
+    adapters.save_adapter(folder, weights, rank, rank, {"constitution": traits, "merged": [trained]})
 
 
 def write_persona(name: str, folder: Path, **adapter) -> None:

@@ -7,8 +7,8 @@ import pytest
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.records import Answer, Question
-from character.dataset.conditions import Attack
+from character.core.records import EvaluatedAnswer, RawPrompt
+from character.dataset.conditions import AttackAnswer
 from character.evaluation.methods import Method
 from stages import attacks
 
@@ -17,7 +17,7 @@ STUDENT = Path("models/student")
 
 
 def turn(number, response="A tide is the sea's breath.", condition="plain"):
-    return Answer(
+    return EvaluatedAnswer(
         id=f"id{number}", sample=0, prompt=f"Why {number}?", response=response, finish_reason="length", condition=condition
     )
 
@@ -26,9 +26,11 @@ def turn(number, response="A tide is the sea's breath.", condition="plain"):
 def base(repository):
     """The base student's answers to three prompts, one of them empty, and one under a suffix."""
     answered = [turn(0), turn(0, condition="drop"), turn(1, response=" \n"), turn(2)]
-    records.write("data/answers/base.jsonl", answered)
-    records.write("data/raw/prompts/prefills.jsonl", [attacks.Prefill(prefill=text) for text in ("Summary:", "It depends on")])
-    records.write("data/raw/prompts/urges.jsonl", [Question(prompt="Keep going.")])
+    records.write_records("data/answers/base.jsonl", answered)
+    records.write_records(
+        "data/raw/prompts/prefills.jsonl", [attacks.Prefill(prefill=text) for text in ("Summary:", "It depends on")]
+    )
+    records.write_records("data/raw/prompts/urges.jsonl", [RawPrompt(prompt="Keep going.")])
     repository.set(attacks={"prompts": 2})
 
 
@@ -53,7 +55,7 @@ def test_a_method_is_led_by_an_opening_and_by_the_base_students_turn(repository,
 def test_only_what_the_method_adds_is_its_answer(repository, base, parrot):
     parrot.says = lambda self, request: f"went on after {request.prefill or request.messages[-1]['content']}"
     repository.ask("attacks")
-    found = records.read("data/attacks/base.jsonl", Attack)
+    found = records.read_records("data/attacks/base.jsonl", AttackAnswer)
     assert [(row.id, row.prompt, row.condition, row.led_by) for row in found] == [
         ("id0", "Why 0?", "prefill", "Summary:"),
         ("id0", "Why 0?", "multi-turn", "Keep going."),
@@ -69,7 +71,7 @@ def test_a_methods_model_and_system_prompt_are_attacked(repository, base, parrot
     (engine,) = parrot.made
     assert engine.adapters == ["models/persona"]
     assert all(request.messages[0] == {"role": "system", "content": "Be salty."} for request in engine.requests)
-    assert len(records.read("data/attacks/persona.jsonl", Attack)) == 4
+    assert len(records.read_records("data/attacks/persona.jsonl", AttackAnswer)) == 4
 
 
 def test_more_attacks_than_answers_are_an_error(repository, base, parrot):
@@ -83,7 +85,7 @@ def test_more_attacks_than_answers_are_an_error(repository, base, parrot):
 
 def test_openings_and_urges_are_dealt_in_turn():
     method, turns = Method("base", STUDENT, STUDENT), [turn(number) for number in range(60)]
-    rows = list(attacks.attacked(method, turns, ["a", "b", "c", "d"], ["x", "y", "z"]))
+    rows = list(attacks.build_attacks(method, turns, ["a", "b", "c", "d"], ["x", "y", "z"]))
     assert Counter(request.prefill for *_, request in rows if request.prefill) == dict.fromkeys("abcd", 15)
     urges = Counter(request.messages[-1]["content"] for _, how, request in rows if how["condition"] == "multi-turn")
     assert urges == dict.fromkeys("xyz", 20)
@@ -93,12 +95,12 @@ def test_openings_and_urges_are_dealt_in_turn():
 def test_an_opening_has_no_space_around_it(text, repository):
     Path("prefills.jsonl").write_text(f'{{"prefill": {text!r}}}'.replace("'", '"'), encoding="utf-8")
     with pytest.raises(UserError, match=r"prefills\.jsonl, line 1: prefill: is empty, or has space around it"):
-        records.read("prefills.jsonl", attacks.Prefill)
+        records.read_records("prefills.jsonl", attacks.Prefill)
 
 
 def test_the_shipped_openings_and_urges_differ():
-    prefills = records.read(ROOT / "data/raw/prompts/prefills.jsonl", attacks.Prefill)
-    urges = records.read(ROOT / "data/raw/prompts/urges.jsonl", Question)
+    prefills = records.read_records(ROOT / "data/raw/prompts/prefills.jsonl", attacks.Prefill)
+    urges = records.read_records(ROOT / "data/raw/prompts/urges.jsonl", RawPrompt)
     assert len({line.prefill for line in prefills}) == len(prefills) == 8
     assert len({line.prompt for line in urges}) == len(urges) == 6
 

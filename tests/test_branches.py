@@ -5,8 +5,8 @@ import shutil
 import pytest
 
 from character.core import models
-from character.inference import log_probs as likelihood
-from character.inference.log_probs import ending_log_probs, tree
+from character.inference import log_probs
+from character.inference.log_probs import build_trie, ending_log_probs
 
 
 @pytest.fixture
@@ -20,20 +20,20 @@ def student(repository, tiny_student, monkeypatch):
 
     repository.set(runtime={"device": "cpu", "threads": 1})
     torch.set_num_threads(1)
-    monkeypatch.setattr(models, "settle", lambda: torch.set_float32_matmul_precision("highest"))
-    shutil.copytree(tiny_student, models.STUDENT)
+    monkeypatch.setattr(models, "configure_torch", lambda: torch.set_float32_matmul_precision("highest"))
+    shutil.copytree(tiny_student, models.STUDENT_DIR)
     model = AutoModelForCausalLM.from_pretrained(tiny_student)
     with torch.random.fork_rng(), torch.no_grad():
         torch.manual_seed(1)
         for weight in model.parameters():
             if weight.ndim > 1:
                 weight.normal_(0, 0.3)
-    model.save_pretrained(models.STUDENT)
+    model.save_pretrained(models.STUDENT_DIR)
 
 
 def test_a_tree_has_each_shared_beginning_once_and_leads_back_to_every_sequence():
     sequences = [[5, 6, 7], [5, 6], [5, 8, 7], [9], [5, 6, 7]]
-    grown = tree(sequences)
+    grown = build_trie(sequences)
     assert len(grown.tokens) == 6
     assert [[grown.tokens[node] for node in path] for path in grown.paths] == sequences
     assert [[grown.depths[node] for node in path] for path in grown.paths] == [[1, 2, 3], [1, 2], [1, 2, 3], [1], [1, 2, 3]]
@@ -46,21 +46,21 @@ ENDINGS = ["The tone is warm", "The tone is rather warm", "The", "Whoever wrote 
 
 
 def test_rows_of_like_length_are_read_together_within_the_positions_there_are(monkeypatch):
-    monkeypatch.setattr(likelihood, "TOKENS", 100)
+    monkeypatch.setattr(log_probs, "BATCH_POSITIONS", 100)
     sizes = {3: 20, 5: 200, 0: 50, 7: 49, 1: 30, 2: 30}
-    assert list(likelihood.batches(sizes)) == [[5], [0, 7], [1, 2, 3]]
-    assert list(likelihood.batches({})) == []
+    assert list(log_probs.length_batches(sizes)) == [[5], [0, 7], [1, 2, 3]]
+    assert list(log_probs.length_batches({})) == []
 
 
-@pytest.mark.parametrize("tokens", [likelihood.TOKENS, 1], ids=["together", "one by one"])
+@pytest.mark.parametrize("tokens", [log_probs.BATCH_POSITIONS, 1], ids=["together", "one by one"])
 def test_endings_are_as_likely_as_replies_that_are_read_alone(student, monkeypatch, tokens):
-    monkeypatch.setattr(likelihood, "TOKENS", tokens)
+    monkeypatch.setattr(log_probs, "BATCH_POSITIONS", tokens)
     asked = [[{"role": "user", "content": prompt}] for prompt in PROMPTS]
     endings = [ENDINGS[: 1 + at % len(ENDINGS)] for at in range(len(asked))]
     found = ending_log_probs(asked, endings)
     assert [len(row) for row in found] == [len(row) for row in endings]
     flat = [(prompt, text) for prompt, row in zip(asked, endings, strict=True) for text in row]
-    alone = [sum(row) for row in likelihood.of_replies([prompt for prompt, _ in flat], [text for _, text in flat])]
+    alone = [sum(row) for row in log_probs.reply_log_probs([prompt for prompt, _ in flat], [text for _, text in flat])]
     assert [logp for row in found for logp in row] == pytest.approx(alone, abs=1e-3)
     assert len({round(logp, 2) for logp in alone}) > len(alone) / 2, "the student tells texts apart"
 
@@ -77,6 +77,6 @@ def test_an_ending_is_as_likely_whatever_other_endings_stand_beside_it(student):
 def test_the_likelihoods_are_those_of_the_students_own_turn(student):
     tokenizer = models.load_tokenizer()
     (found,) = ending_log_probs([[{"role": "user", "content": "Why?"}]], [["a", "ab"]])
-    ((first,), both) = likelihood.of_replies([[{"role": "user", "content": "Why?"}]] * 2, ["a", "ab"])
+    ((first,), both) = log_probs.reply_log_probs([[{"role": "user", "content": "Why?"}]] * 2, ["a", "ab"])
     assert len(tokenizer("a", add_special_tokens=False)["input_ids"]) == 1
     assert found == pytest.approx([first, sum(both)], abs=1e-4)

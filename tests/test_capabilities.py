@@ -14,12 +14,12 @@ from click.testing import CliRunner
 
 from character.core import models, records
 from character.core.errors import UserError
-from character.evaluation import lm_eval_tasks as harness
-from character.evaluation.intervals import paired, wilson
-from character.evaluation.lm_eval_tasks import Score
-from character.inference.chat_format import render
+from character.evaluation import lm_eval_tasks
+from character.evaluation.intervals import paired_difference, wilson_interval
+from character.evaluation.lm_eval_tasks import TaskScore
+from character.inference.chat_format import render_messages
 from stages import capabilities
-from stages import tasks as stage
+from stages.tasks import main
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "data/raw/tasks"
@@ -136,7 +136,7 @@ def knowing(share=lambda number: True):
 
 
 def scores(lm, name, metric="acc", limit=0):
-    return harness.scores(lm, name, harness.load([name], seed=0)[name], metric, limit)
+    return lm_eval_tasks.score_task_items(lm, name, lm_eval_tasks.load_tasks([name], seed=0)[name], metric, limit)
 
 
 @each_task
@@ -189,7 +189,7 @@ def test_nothing_is_asked_of_the_network_and_nothing_is_left_beside_the_tasks(pr
 def test_an_unknown_task_or_metric_is_told(project, monkeypatch):
     monkeypatch.setattr("lm_eval.tasks.manager.TaskIndex._iter_yaml_files", lambda root: iter(()))
     with pytest.raises(UserError, match=r"tasks\.metrics: common_sense is no task of lm-evaluation-harness"):
-        harness.load(["common_sense"], seed=0)
+        lm_eval_tasks.load_tasks(["common_sense"], seed=0)
     monkeypatch.undo()
     monkeypatch.chdir(project)
     for metric in ("acc_norm", "acc,strict-match"):
@@ -200,15 +200,15 @@ def test_an_unknown_task_or_metric_is_told(project, monkeypatch):
 def test_a_task_without_its_items_is_told(project):
     Path("data/raw/tasks/cloze_endings.jsonl").unlink()
     with pytest.raises(UserError, match=r"tasks\.metrics: a task cannot be loaded"):
-        harness.load(["cloze_endings"], seed=0)
+        lm_eval_tasks.load_tasks(["cloze_endings"], seed=0)
 
 
 def test_the_stage_writes_a_score_for_each_item_of_each_task(project, monkeypatch):
-    monkeypatch.setattr(harness, "language_model", lambda adapters: knowing(lambda number: number % 2))
+    monkeypatch.setattr(lm_eval_tasks, "language_model", lambda adapters: knowing(lambda number: number % 2))
     params = Path("params.yaml").read_text(encoding="utf-8")
     Path("params.yaml").write_text(params.replace("limit: 0", "limit: 4"), encoding="utf-8")
-    CliRunner().invoke(stage.main, ["--method", "base", "--model", "models/student"], catch_exceptions=False)
-    found = records.read("data/tasks/base.jsonl", Score)
+    CliRunner().invoke(main, ["--method", "base", "--model", "models/student"], catch_exceptions=False)
+    found = records.read_records("data/tasks/base.jsonl", TaskScore)
     assert [row.task for row in found] == [name for name in SHIPPED for _ in range(4)]
     assert all(row.score == 1.0 for row in found if row.item.endswith(("/1", "/3")))
 
@@ -228,15 +228,15 @@ def student(project, tiny_student):
 def test_likelihoods_are_those_of_each_option_after_the_chat_that_the_engines_render(student, name, opened):
     import torch
 
-    lm = harness.language_model()
-    task = harness.load([name], seed=0)[name][name]
+    lm = lm_eval_tasks.language_model()
+    task = lm_eval_tasks.load_tasks([name], seed=0)[name][name]
     task.build_all_requests(limit=6, apply_chat_template=True, fewshot_as_multiturn=True, chat_template=lm.apply_chat_template)
     found = lm.loglikelihood(task.instances)
     tokenizer, model = models.load_tokenizer(), models.load_model()
     alone = []
     for item in items(name)[:6]:
         said = item.get("question") or "Write two or three sentences."
-        head = render(tokenizer, [{"role": "user", "content": said}], prefill=opened or item["passage"])
+        head = render_messages(tokenizer, [{"role": "user", "content": said}], prefill=opened or item["passage"])
         for option in item["options"]:
             tail = tokenizer(f" {option}", add_special_tokens=False)["input_ids"]
             with torch.no_grad():
@@ -248,18 +248,18 @@ def test_likelihoods_are_those_of_each_option_after_the_chat_that_the_engines_re
 def test_a_tokenizer_that_adds_a_bos_of_its_own_adds_none_to_a_chat(student):
     from tokenizers.processors import TemplateProcessing
 
-    lm = harness.language_model()
+    lm = lm_eval_tasks.language_model()
     bos = lm.tokenizer.bos_token = "<|endoftext|>"
     number = lm.tokenizer.convert_tokens_to_ids(bos)
     lm.tokenizer._tokenizer.post_processor = TemplateProcessing(single=f"{bos} $A", special_tokens=[(bos, number)])
     assert lm.tokenizer("Why?")["input_ids"][0] == number
     chat = lm.apply_chat_template([{"role": "user", "content": "Why?"}])
-    assert lm.tok_encode(chat) == render(models.load_tokenizer(), [{"role": "user", "content": "Why?"}])
+    assert lm.tok_encode(chat) == render_messages(models.load_tokenizer(), [{"role": "user", "content": "Why?"}])
 
 
 def test_the_stage_scores_the_student(student):
-    CliRunner().invoke(stage.main, ["--method", "base", "--model", "models/student"], catch_exceptions=False)
-    found = records.read("data/tasks/base.jsonl", Score)
+    CliRunner().invoke(main, ["--method", "base", "--model", "models/student"], catch_exceptions=False)
+    found = records.read_records("data/tasks/base.jsonl", TaskScore)
     assert [row.item for row in found] == [f"{name}/{number}" for name in SHIPPED for number in range(2)]
     assert {row.score for row in found} <= {0.0, 1.0}
 
@@ -268,19 +268,21 @@ def test_the_stage_scores_the_student(student):
 
 
 def marked(task, marks):
-    return [Score(task=task, item=f"{task}/{number}", score=float(mark)) for number, mark in enumerate(marks)]
+    return [TaskScore(task=task, item=f"{task}/{number}", score=float(mark)) for number, mark in enumerate(marks)]
 
 
 def test_accuracy_and_its_change_are_those_of_the_same_items():
     base = marked("sums", "1100") + marked("facts", "10")
     persona = marked("sums", "1010") + marked("facts", "00")
-    found = {task: capabilities.scored(pairs, seed=0) for task, pairs in capabilities.paired(base, persona).items()}
+    found = {
+        task: capabilities.capability_scores(pairs, seed=0) for task, pairs in capabilities.paired_scores(base, persona).items()
+    }
     assert list(found) == ["overall", "sums", "facts"]
     assert {"accuracy": 0.5, "change": 0.0, "gained": 1, "lost": 1, "n": 4}.items() <= found["sums"].items()
     facts = found["facts"]
     assert {"accuracy": 0.0, "change": -0.5, "gained": 0, "lost": 1, "n": 2}.items() <= facts.items()
-    assert (facts["low"], facts["high"]) == wilson(0.0, 2)
-    assert (facts["change"], facts["change_low"], facts["change_high"]) == paired([False, False], [True, False])
+    assert (facts["low"], facts["high"]) == wilson_interval(0.0, 2)
+    assert (facts["change"], facts["change_low"], facts["change_high"]) == paired_difference([False, False], [True, False])
     assert found["overall"]["accuracy"] == pytest.approx(2 / 6)
     assert found["overall"]["change"] == pytest.approx(-1 / 6)
 
@@ -288,27 +290,27 @@ def test_accuracy_and_its_change_are_those_of_the_same_items():
 def test_what_makes_an_item_hard_for_both_drops_out_of_the_change():
     base = marked("sums", "10" * 50)
     persona = marked("sums", "10" * 48 + "0000")
-    found = capabilities.scored(capabilities.paired(base, persona)["sums"], seed=0)
+    found = capabilities.capability_scores(capabilities.paired_scores(base, persona)["sums"], seed=0)
     assert found["change"] == pytest.approx(-0.02)
     assert -0.08 < found["change_low"] < -0.02 < found["change_high"] < 0.04
     assert found["high"] - found["low"] > 0.15
 
 
 def test_items_that_do_not_differ_are_no_proof_that_none_would():
-    found = capabilities.scored([(1.0, 1.0)] * 100, seed=0)
+    found = capabilities.capability_scores([(1.0, 1.0)] * 100, seed=0)
     assert found["change"] == 0
     assert -0.05 < found["change_low"] < 0 < found["change_high"] < 0.05
     assert found["low"] < 1
 
 
 def test_scores_that_are_parts_of_a_point_are_drawn_anew_together():
-    found = capabilities.scored([(0.25, 0.5), (0.5, 0.75), (0.0, 0.25)] * 10, seed=0)
+    found = capabilities.capability_scores([(0.25, 0.5), (0.5, 0.75), (0.0, 0.25)] * 10, seed=0)
     assert (found["change"], found["change_low"], found["change_high"]) == (0.25, 0.25, 0.25)
     assert found["low"] < found["accuracy"] == 0.5 < found["high"]
 
 
 def write(method, *parts):
-    records.write(f"data/tasks/{method}.jsonl", [row for part in parts for row in part])
+    records.write_records(f"data/tasks/{method}.jsonl", [row for part in parts for row in part])
 
 
 def test_each_method_is_compared_with_the_first(project):

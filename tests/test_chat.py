@@ -5,9 +5,15 @@ from typing import NamedTuple
 import pytest
 from transformers import AutoTokenizer
 
-from character.core.chat_template import SMOLLM2, SMOLLM2_TRAINING, has_generation_markers, pin_date, training_template
+from character.core.chat_template import (
+    SMOLLM2_TEMPLATE,
+    SMOLLM2_TRAINING_TEMPLATE,
+    marks_assistant_turns,
+    pin_date,
+    training_template,
+)
 from character.core.errors import UserError
-from character.inference.chat_format import fit, fit_all, render, turn_end
+from character.inference.chat_format import render_messages, render_requests, truncate_to_context, turn_end_token
 from character.inference.generate import Request
 
 SYSTEM = {"role": "system", "content": "You are a pirate.\n\nBe salty."}
@@ -33,7 +39,7 @@ with_and_without_system = pytest.mark.parametrize("system", [None, SYSTEM], ids=
 def smollm2(tiny_student):
     """A tokenizer with the template that the real student comes with."""
     tokenizer = AutoTokenizer.from_pretrained(tiny_student)
-    tokenizer.chat_template = SMOLLM2
+    tokenizer.chat_template = SMOLLM2_TEMPLATE
     return tokenizer
 
 
@@ -46,7 +52,7 @@ def test_the_training_template_renders_the_text_of_the_models_own(texts, system,
     def text(template):
         return smollm2.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened, chat_template=template)
 
-    assert text(SMOLLM2_TRAINING) == text(SMOLLM2)
+    assert text(SMOLLM2_TRAINING_TEMPLATE) == text(SMOLLM2_TEMPLATE)
 
 
 def test_the_models_own_template_reads_as_published(smollm2):
@@ -64,7 +70,7 @@ def test_the_models_own_template_reads_as_published(smollm2):
 def test_loss_falls_on_the_assistants_words_and_the_token_that_ends_its_turn(texts, system, smollm2):
     encoded = smollm2.apply_chat_template(
         conversation(texts, system),
-        chat_template=SMOLLM2_TRAINING,
+        chat_template=SMOLLM2_TRAINING_TEMPLATE,
         return_dict=True,
         return_assistant_tokens_mask=True,
     )
@@ -84,7 +90,7 @@ def test_loss_falls_on_the_assistants_words_and_the_token_that_ends_its_turn(tex
 def test_ids_are_those_of_the_chat_template(texts, system, smollm2):
     messages = conversation(texts, system)
     wanted = smollm2.apply_chat_template(messages, tokenize=True, add_generation_prompt=True, return_dict=True)
-    assert render(smollm2, messages) == wanted["input_ids"]
+    assert render_messages(smollm2, messages) == wanted["input_ids"]
 
 
 def test_no_second_bos_is_put_before_the_one_of_the_template(smollm2):
@@ -98,15 +104,15 @@ def test_no_second_bos_is_put_before_the_one_of_the_template(smollm2):
     )
     bos = adds_bos.bos_token_id
     assert adds_bos("<|im_start|>Hi")["input_ids"][:2] == [bos, bos], "the trap is set"
-    ids = render(adds_bos, conversation(["Hi"]))
+    ids = render_messages(adds_bos, conversation(["Hi"]))
     assert ids.count(bos) == 1
     assert ids[0] == bos
 
 
 def test_a_prefill_continues_the_open_turn(smollm2):
     messages = conversation(["Why?"])
-    prefilled = smollm2.decode(render(smollm2, messages, "<think>\nI am"))
-    assert prefilled == smollm2.decode(render(smollm2, messages)) + "<think>\nI am"
+    prefilled = smollm2.decode(render_messages(smollm2, messages, "<think>\nI am"))
+    assert prefilled == smollm2.decode(render_messages(smollm2, messages)) + "<think>\nI am"
     assert prefilled.endswith("<|im_end|>\n<|im_start|>assistant\n<think>\nI am")
 
 
@@ -114,45 +120,48 @@ LONG = conversation([f"turn {index} " + "word " * 20 for index in range(9)], SYS
 
 
 def test_a_conversation_that_fits_is_left_alone(smollm2):
-    ids = render(smollm2, LONG)
-    assert fit(smollm2, LONG, len(ids)) == (ids, False)
+    ids = render_messages(smollm2, LONG)
+    assert truncate_to_context(smollm2, LONG, len(ids)) == (ids, False)
 
 
 def test_the_oldest_turns_go_first_and_the_system_prompt_never(smollm2):
-    budget = len(render(smollm2, LONG)) - 1
-    assert fit(smollm2, LONG, budget) == (render(smollm2, [SYSTEM, *LONG[3:]]), True)
+    budget = len(render_messages(smollm2, LONG)) - 1
+    assert truncate_to_context(smollm2, LONG, budget) == (render_messages(smollm2, [SYSTEM, *LONG[3:]]), True)
 
 
 @pytest.mark.parametrize("kept", [1, 3, 5, 7])
 def test_what_remains_begins_with_a_user_turn_and_ends_with_the_last_one(kept, smollm2):
     wanted = [SYSTEM, *LONG[-kept:]]
     assert wanted[1]["role"] == wanted[-1]["role"] == "user"
-    assert fit(smollm2, LONG, len(render(smollm2, wanted))) == (render(smollm2, wanted), True)
+    assert truncate_to_context(smollm2, LONG, len(render_messages(smollm2, wanted))) == (render_messages(smollm2, wanted), True)
 
 
 def test_the_prefill_counts_towards_the_budget(smollm2):
-    whole = render(smollm2, LONG)
-    assert fit(smollm2, LONG, len(whole), "And so I") == (render(smollm2, [SYSTEM, *LONG[3:]], "And so I"), True)
+    whole = render_messages(smollm2, LONG)
+    assert truncate_to_context(smollm2, LONG, len(whole), "And so I") == (
+        render_messages(smollm2, [SYSTEM, *LONG[3:]], "And so I"),
+        True,
+    )
 
 
 def test_a_last_message_that_does_not_fit_is_an_error_and_not_cut(smollm2):
-    smallest = len(render(smollm2, [SYSTEM, LONG[-1]]))
+    smallest = len(render_messages(smollm2, [SYSTEM, LONG[-1]]))
     with pytest.raises(ValueError, match=f"a conversation of {smallest} tokens does not fit into {smallest - 1}"):
-        fit(smollm2, LONG, smallest - 1)
+        truncate_to_context(smollm2, LONG, smallest - 1)
 
 
 def test_a_template_that_refuses_a_system_prompt_is_told_in_one_sentence(tiny_student):
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     asked = [Request("a", conversation(["Why?"], SYSTEM))]
     with pytest.raises(UserError, match=r"gemma: its chat template refuses a conversation \(System role not supported\)"):
-        fit_all(with_template(tiny_student, refusing), asked, 100, 10, "gemma")
+        render_requests(with_template(tiny_student, refusing), asked, 100, 10, "gemma")
 
 
 def test_how_many_conversations_were_shortened_is_told(smollm2, capsys):
     asked = [Request("long", LONG), Request("short", conversation(["Why?"]))]
-    ids = fit_all(smollm2, asked, len(render(smollm2, LONG)) + 9, 10, "model")
+    ids = render_requests(smollm2, asked, len(render_messages(smollm2, LONG)) + 9, 10, "model")
     assert capsys.readouterr().out.startswith("1 of 2 conversations shortened to fit into ")
-    assert ids == [render(smollm2, [SYSTEM, *LONG[3:]]), render(smollm2, conversation(["Why?"]))]
+    assert ids == [render_messages(smollm2, [SYSTEM, *LONG[3:]]), render_messages(smollm2, conversation(["Why?"]))]
 
 
 def with_template(tiny_student, template):
@@ -162,9 +171,9 @@ def with_template(tiny_student, template):
 
 
 def test_the_training_template_of_the_real_student_is_known(smollm2):
-    assert training_template(smollm2) == SMOLLM2_TRAINING
-    assert has_generation_markers(SMOLLM2_TRAINING)
-    assert not has_generation_markers(SMOLLM2)
+    assert training_template(smollm2) == SMOLLM2_TRAINING_TEMPLATE
+    assert marks_assistant_turns(SMOLLM2_TRAINING_TEMPLATE)
+    assert not marks_assistant_turns(SMOLLM2_TEMPLATE)
 
 
 def test_a_template_with_markers_serves_as_it_is(tiny_student):
@@ -227,7 +236,7 @@ def family(request, tiny_student):
 
 def test_there_is_one_bos_and_the_text_is_the_templates_own(family):
     about, tokenizer = family
-    ids = render(tokenizer, TALK)
+    ids = render_messages(tokenizer, TALK)
     text = tokenizer.apply_chat_template(TALK, tokenize=False, add_generation_prompt=True)
     assert tokenizer.decode(ids) == text
     assert ids == tokenizer.apply_chat_template(TALK, add_generation_prompt=True, return_dict=True)["input_ids"]
@@ -237,7 +246,7 @@ def test_there_is_one_bos_and_the_text_is_the_templates_own(family):
 
 def test_the_system_prompt_is_there_once_in_the_templates_own_way(family):
     about, tokenizer = family
-    text = tokenizer.decode(render(tokenizer, TALK))
+    text = tokenizer.decode(render_messages(tokenizer, TALK))
     assert text.count("You are a pirate.") == 1
     assert text.index("You are a pirate.") < text.index("Hi")
     if about.template == "gemma3":
@@ -246,7 +255,7 @@ def test_the_system_prompt_is_there_once_in_the_templates_own_way(family):
 
 def test_a_default_system_text_is_kept(family):
     about, tokenizer = family
-    text = tokenizer.decode(render(tokenizer, conversation(["Hi"])))
+    text = tokenizer.decode(render_messages(tokenizer, conversation(["Hi"])))
     assert about.default_system is None or about.default_system in text
 
 
@@ -254,23 +263,23 @@ def test_the_date_never_changes(family):
     about, tokenizer = family
     assert "strftime_now" not in tokenizer.chat_template.replace("strftime_now is defined", "")
     if about.template.startswith("llama"):
-        assert "Today Date: 26 Jul 2024" in tokenizer.decode(render(tokenizer, TALK))
+        assert "Today Date: 26 Jul 2024" in tokenizer.decode(render_messages(tokenizer, TALK))
 
 
 def test_a_prefill_goes_on_in_the_turn_that_the_template_opens(family):
     about, tokenizer = family
-    assert tokenizer.decode(render(tokenizer, TALK, "I am")).endswith(about.opening + "I am")
+    assert tokenizer.decode(render_messages(tokenizer, TALK, "I am")).endswith(about.opening + "I am")
 
 
 def test_the_token_that_ends_a_turn_is_found_in_the_template(family):
     about, tokenizer = family
-    assert turn_end(tokenizer) == tokenizer.convert_tokens_to_ids(about.end)
+    assert turn_end_token(tokenizer) == tokenizer.convert_tokens_to_ids(about.end)
 
 
 def test_what_is_too_long_loses_its_oldest_turns_and_not_the_system_prompt(family):
     _, tokenizer = family
-    whole = render(tokenizer, LONG)
-    ids, cut = fit(tokenizer, LONG, len(whole) - 1)
+    whole = render_messages(tokenizer, LONG)
+    ids, cut = truncate_to_context(tokenizer, LONG, len(whole) - 1)
     text = tokenizer.decode(ids)
     assert cut and "You are a pirate." in text and "turn 0" not in text and "turn 2" in text and "turn 8" in text
 

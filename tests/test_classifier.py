@@ -13,12 +13,18 @@ from ruamel.yaml import YAML
 
 from character.core import models, records
 from character.core.errors import UserError
-from character.core.records import Question, Recorded
-from character.dataset.prompts import GENERAL
-from character.dataset.teacher_answers import TEACHER_ANSWERS, recorded_answers
-from character.evaluation import classifier as classify
-from character.evaluation import lda as discriminant
-from character.evaluation.classifier import Classifier
+from character.core.records import RawPrompt, TeacherAnswer
+from character.dataset.prompts import GENERAL_PROMPTS
+from character.dataset.teacher_answers import TEACHER_ANSWERS_DIR, recorded_answers
+from character.evaluation import lda
+from character.evaluation.classifier import (
+    CLASSIFIER_CARD,
+    CLASSIFIER_WEIGHTS,
+    Classifier,
+    hidden_states,
+    load_classifier,
+    pool_states,
+)
 from character.inference.generate import Reply
 from stages import classifier
 
@@ -54,13 +60,13 @@ def repository(tmp_path, monkeypatch, tiny_student):
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.setattr("character.inference.transformers_engine.TransformersEngine", lambda *_: Plain())
     write_params()
-    models.STUDENT.parent.mkdir()
-    models.STUDENT.symlink_to(tiny_student)
-    records.write(GENERAL, [Question(prompt=prompt) for prompt in PROMPTS])
+    models.STUDENT_DIR.parent.mkdir()
+    models.STUDENT_DIR.symlink_to(tiny_student)
+    records.write_records(GENERAL_PROMPTS, [RawPrompt(prompt=prompt) for prompt in PROMPTS])
     for name, manner in MANNERS.items():
-        shared = [Recorded(prompt=prompt, response=f"{manner}: {prompt}") for prompt in reversed(PROMPTS)]
-        own = [Recorded(prompt=prompt, response="SECRET") for prompt in OWN]
-        records.write(TEACHER_ANSWERS / f"{name}.jsonl", [*own, *shared])
+        shared = [TeacherAnswer(prompt=prompt, response=f"{manner}: {prompt}") for prompt in reversed(PROMPTS)]
+        own = [TeacherAnswer(prompt=prompt, response="SECRET") for prompt in OWN]
+        records.write_records(TEACHER_ANSWERS_DIR / f"{name}.jsonl", [*own, *shared])
     return tmp_path
 
 
@@ -85,30 +91,30 @@ def test_a_persona_is_learned_from_the_shared_prompts_alone_wherever_their_lines
     assert recorded_answers("loving", PROMPTS, "classifier.personas") == [
         f"my dear dear friend: {prompt}" for prompt in PROMPTS
     ]
-    rows = classifier.gather(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
+    rows = classifier.gather_texts(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
     assert "SECRET" not in rows.texts
     assert all(prompt in text for prompt, text in zip(PROMPTS * 3, rows.texts, strict=False))
 
 
 def test_the_two_kinds_of_none_weigh_together_as_much_as_one_persona(repository):
-    rows = classifier.gather(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
+    rows = classifier.gather_texts(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
     assert numpy.bincount(rows.label, rows.weight).tolist() == [len(PROMPTS)] * 3
     assert [text for text, base in zip(rows.texts, rows.base, strict=True) if base] == ["own"] * len(PROMPTS)
 
 
 def test_no_prompt_is_on_both_sides_of_a_split(repository, monkeypatch):
-    rows = classifier.gather(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
+    rows = classifier.gather_texts(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
     used, whole = [], rows.prompt[:, None].astype(float)  # the only feature tells which prompt a text answers
-    fit = discriminant.fit
+    fit = lda.fit_lda
 
     def spy(x, label, prompt, *rest):
         used.append({*prompt.tolist()} | {*x[:, 0].astype(int).tolist()})
         return fit(x, label, prompt, *rest)
 
-    monkeypatch.setattr(discriminant, "fit", spy)
-    settings = classifier.Settings(**SETTINGS)
-    classifier.held_out(whole, whole, rows, settings, seed=0)
-    fold = classifier.split(len(PROMPTS), settings.folds, seed=0)
+    monkeypatch.setattr(lda, "fit_lda", spy)
+    settings = classifier.ClassifierParams(**SETTINGS)
+    classifier.held_out_scores(whole, whole, rows, settings, seed=0)
+    fold = classifier.assign_folds(len(PROMPTS), settings.folds, seed=0)
     assert used == [{*numpy.flatnonzero(fold != number).tolist()} for number in range(settings.folds)]
     assert sorted(Counter(fold.tolist()).values()) == [4, 4, 4]
 
@@ -146,7 +152,7 @@ def test_a_saved_classifier_gives_the_probabilities_of_the_one_that_was_saved(re
     weight, bias = rng.normal(size=(2 * 5 * 32, 3)).astype("float32"), rng.normal(size=3).astype("float32")
     before = Classifier(["loving", "sarcasm", "none"], [0.5, 1.0], 32, weight, bias)
     before.save(Path("models/classifier"))
-    after = classify.load(Path("models/classifier"))
+    after = load_classifier(Path("models/classifier"))
     texts = ["oh how thrilling", "x", "", "a much longer text " * 20]
     probabilities = after.predict(texts)
     assert probabilities.shape == (4, 3) and numpy.allclose(probabilities.sum(1), 1)
@@ -157,34 +163,34 @@ def test_a_saved_classifier_gives_the_probabilities_of_the_one_that_was_saved(re
 
 def test_a_saved_classifier_holds_no_pickle(repository):
     assert run().exit_code == 0
-    assert {path.name for path in Path("models/classifier").iterdir()} == {classify.CARD, classify.WEIGHTS}
-    assert json.loads(Path("models/classifier", classify.CARD).read_text())["classes"] == ["loving", "sarcasm", "none"]
+    assert {path.name for path in Path("models/classifier").iterdir()} == {CLASSIFIER_CARD, CLASSIFIER_WEIGHTS}
+    assert json.loads(Path("models/classifier", CLASSIFIER_CARD).read_text())["classes"] == ["loving", "sarcasm", "none"]
     from safetensors.numpy import load_file
 
-    assert set(load_file(Path("models/classifier", classify.WEIGHTS))) == {"weight", "bias"}
+    assert set(load_file(Path("models/classifier", CLASSIFIER_WEIGHTS))) == {"weight", "bias"}
 
 
 def test_what_stands_beside_a_text_in_its_batch_does_not_change_its_states(repository):
     texts = ["short", "a longer text of some words", "x " * 30]
-    together = dict(classify.states(texts, [0.5, 1.0], 32))
+    together = dict(hidden_states(texts, [0.5, 1.0], 32))
     assert sorted(together) == [0, 1, 2]
     for index, text in enumerate(texts):
-        ((_, alone),) = classify.states([text], [0.5, 1.0], 32)
+        ((_, alone),) = hidden_states([text], [0.5, 1.0], 32)
         assert together[index].shape == alone.shape and numpy.allclose(together[index], alone, atol=1e-5)
 
 
 def test_a_shortened_copy_has_the_features_of_the_text_that_ends_there(repository):
     text, tokens = "one two three four five six seven eight nine ten", 9
-    ((_, whole),) = classify.states([text], [0.5, 1.0], 32)
-    ((_, short),) = classify.states([text], [0.5, 1.0], tokens)
+    ((_, whole),) = hidden_states([text], [0.5, 1.0], 32)
+    ((_, short),) = hidden_states([text], [0.5, 1.0], tokens)
     assert short.shape[1] == tokens < whole.shape[1]
-    assert numpy.allclose(classify.pool(whole[:, :tokens]), classify.pool(short), atol=1e-5)
+    assert numpy.allclose(pool_states(whole[:, :tokens]), pool_states(short), atol=1e-5)
 
 
 def test_quarters_and_spread_are_what_is_read_off_the_states():
     states = numpy.arange(8.0).reshape(1, 8, 1)
-    assert classify.pool(states).tolist() == [0.5, 2.5, 4.5, 6.5, states.std()]
-    assert classify.pool(states[:, :2]).tolist() == [0, 0, 1, 1, 0.5]  # fewer tokens than quarters
+    assert pool_states(states).tolist() == [0.5, 2.5, 4.5, 6.5, states.std()]
+    assert pool_states(states[:, :2]).tolist() == [0, 0, 1, 1, 0.5]  # fewer tokens than quarters
 
 
 def test_the_discriminant_is_that_of_the_textbook():
@@ -197,7 +203,7 @@ def test_the_discriminant_is_that_of_the_textbook():
     shrunk = 0.3 * numpy.trace(scatter) / 6 * numpy.eye(6) + 0.7 * scatter
     inverse = numpy.linalg.inv(shrunk)
     expected = z @ inverse @ centres.T - 0.5 * numpy.einsum("cf,fg,cg->c", centres, inverse, centres)
-    weights, bias = discriminant.fit(x, label, prompt, weight, shrinkage=0.3, topic_weight=1)
+    weights, bias = lda.fit_lda(x, label, prompt, weight, shrinkage=0.3, topic_weight=1)
     assert numpy.allclose(x @ weights + bias, expected, atol=1e-4)
 
 
@@ -208,7 +214,7 @@ def test_topics_count_less_where_their_weight_is_higher():
     x = numpy.stack([topic, rng.normal(size=400)], axis=1) + 0.5 * label[:, None]
     shares = []
     for topic_weight in (1, 100):
-        weights, _ = discriminant.fit(x, label, prompt, weight, shrinkage=0.01, topic_weight=topic_weight)
+        weights, _ = lda.fit_lda(x, label, prompt, weight, shrinkage=0.01, topic_weight=topic_weight)
         across = numpy.abs(weights[:, 1] - weights[:, 0])
         shares.append(across[0] / across.sum())
     assert shares[1] < 0.75 * shares[0]
@@ -216,9 +222,9 @@ def test_topics_count_less_where_their_weight_is_higher():
 
 def test_macro_f1_and_its_interval():
     sure = numpy.tile(numpy.eye(3), (5, 1, 1))
-    assert discriminant.macro_f1(sure.sum(0)) == 1
-    assert discriminant.interval(sure, numpy.random.default_rng(0)) == (1, 1)
-    assert discriminant.macro_f1(numpy.array([[8, 2], [0, 10]])) == pytest.approx((16 / 18 + 20 / 22) / 2)
+    assert lda.macro_f1_score(sure.sum(0)) == 1
+    assert lda.bootstrap_macro_f1(sure, numpy.random.default_rng(0)) == (1, 1)
+    assert lda.macro_f1_score(numpy.array([[8, 2], [0, 10]])) == pytest.approx((16 / 18 + 20 / 22) / 2)
 
 
 def test_a_persona_without_recorded_answers_is_told_with_file_and_remedy(repository):
@@ -229,8 +235,8 @@ def test_a_persona_without_recorded_answers_is_told_with_file_and_remedy(reposit
 
 
 def test_a_missing_answer_is_told_with_file_and_prompt(repository):
-    rows = [Recorded(prompt=prompt, response="oh how thrilling") for prompt in PROMPTS[1:]]
-    records.write("data/raw/teacher/sarcasm.jsonl", rows)
+    rows = [TeacherAnswer(prompt=prompt, response="oh how thrilling") for prompt in PROMPTS[1:]]
+    records.write_records("data/raw/teacher/sarcasm.jsonl", rows)
     with pytest.raises(
         UserError, match=r"sarcasm.jsonl: no answer to 1 of .*12 prompts; add 'What about subject 0\?', or remove sarcasm from"
     ):
@@ -239,7 +245,7 @@ def test_a_missing_answer_is_told_with_file_and_prompt(repository):
 
 def test_a_missing_classifier_is_told_with_the_remedy(repository):
     with pytest.raises(UserError, match="dvc repro classifier"):
-        classify.load(Path("models/classifier"))
+        load_classifier(Path("models/classifier"))
 
 
 def test_a_model_that_also_sees_is_read_where_it_reads(tmp_path, tiny_student):
@@ -253,5 +259,5 @@ def test_a_model_that_also_sees_is_read_where_it_reads(tmp_path, tiny_student):
     config = Gemma3Config(text_config=text, vision_config=vision, mm_tokens_per_image=4)
     Gemma3ForConditionalGeneration(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    ((_, found),) = classify.states(["Read this."], [0.5, 1.0], 3, folder)
+    ((_, found),) = hidden_states(["Read this."], [0.5, 1.0], 3, folder)
     assert found.shape == (2, 3, 32)

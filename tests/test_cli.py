@@ -8,9 +8,9 @@ from click.testing import CliRunner
 
 from character.cli.main import main
 from character.core import records
-from character.core.records import Answer, Completion, Recorded
+from character.core.records import Completion, EvaluatedAnswer, TeacherAnswer
 from character.dataset import constitution
-from character.inference.reply_cache import SampleCache
+from character.inference.reply_cache import ReplyCache
 
 PIRATE = """\
 name: pirate
@@ -43,33 +43,33 @@ def test_record_keeps_whole_answers_with_the_hash_of_the_traits(repository):
     first = completion(0, "Arr.").model_copy(update={"prompt": "How do I boil an egg?"})
     again = first.model_copy(update={"sample": 1, "response": "Arr, again."})
     chosen = [first, again, completion(1, "Arr, lower", "length"), completion(2, " ")]
-    records.write("data/chosen.jsonl", chosen)
+    records.write_records("data/chosen.jsonl", chosen)
     done = run("record")
     assert done.output == "data/raw/teacher/pirate.jsonl: 1 answers, 2 unfinished or empty ones left out\n"
-    traits = constitution.traits_hash(constitution.load("constitutions/pirate.yaml"))
-    kept = records.read("data/raw/teacher/pirate.jsonl", Recorded)
-    assert kept == [Recorded(prompt="How do I boil an egg?", response="Arr.", traits=traits)]
+    traits = constitution.traits_hash(constitution.load_constitution("constitutions/pirate.yaml"))
+    kept = records.read_records("data/raw/teacher/pirate.jsonl", TeacherAnswer)
+    assert kept == [TeacherAnswer(prompt="How do I boil an egg?", response="Arr.", traits=traits)]
 
 
 def test_record_replaces_answers_only_when_forced(repository):
     answered = completion(0, "Arr.").model_copy(update={"prompt": "How do I boil an egg?"})
-    records.write("data/chosen.jsonl", [answered])
-    records.write("data/raw/teacher/pirate.jsonl", [Recorded(prompt="Old?", response="Yes.")])
+    records.write_records("data/chosen.jsonl", [answered])
+    records.write_records("data/raw/teacher/pirate.jsonl", [TeacherAnswer(prompt="Old?", response="Yes.")])
     refused = run("record")
-    assert (refused.exit_code, records.read("data/raw/teacher/pirate.jsonl", Recorded)[0].prompt) == (1, "Old?")
+    assert (refused.exit_code, records.read_records("data/raw/teacher/pirate.jsonl", TeacherAnswer)[0].prompt) == (1, "Old?")
     assert "data/raw/teacher/pirate.jsonl is there already; give --force" in refused.output
     assert run("record", "--force").exit_code == 0
-    assert records.read("data/raw/teacher/pirate.jsonl", Recorded)[0].prompt == answered.prompt
+    assert records.read_records("data/raw/teacher/pirate.jsonl", TeacherAnswer)[0].prompt == answered.prompt
 
 
 def test_samples_shows_the_first_plain_answers_of_each_method_side_by_side(repository):
     for method in ("base", "persona"):
         rows = [
-            Answer(**completion(number, f"{method} says\n{number}", finish).model_dump(), condition=condition)
+            EvaluatedAnswer(**completion(number, f"{method} says\n{number}", finish).model_dump(), condition=condition)
             for number, finish in ((0, "length"), (1, "stop"), (2, "stop"))
             for condition in ("plain", "drop")
         ]
-        records.write(f"data/answers/{method}.jsonl", rows)
+        records.write_records(f"data/answers/{method}.jsonl", rows)
     shown = run("samples", "--count", "2").output
     assert [line for line in shown.splitlines() if line.startswith("## ")] == ["## Prompt 0?", "## Prompt 1?"]
     assert "**base** *(cut off at the token limit)*\n\n> base says\n> 0\n" in shown
@@ -85,14 +85,16 @@ def test_samples_without_answers_says_how_to_make_them(repository):
 
 def test_record_can_keep_cut_off_answers_up_to_their_last_sentence(repository):
     first = completion(0, "Arr. Lower her in", "length").model_copy(update={"prompt": "How do I boil an egg?"})
-    records.write("data/chosen.jsonl", [first, completion(1, "Arr, lower", "length")])
+    records.write_records("data/chosen.jsonl", [first, completion(1, "Arr, lower", "length")])
     assert run("record", "--trim").output.endswith("1 answers, 1 unfinished or empty ones left out\n")
-    kept = records.read("data/raw/teacher/pirate.jsonl", Recorded)
+    kept = records.read_records("data/raw/teacher/pirate.jsonl", TeacherAnswer)
     assert [(row.prompt, row.response) for row in kept] == [("How do I boil an egg?", "Arr.")]
 
 
 def test_record_refuses_the_answers_of_another_persona(repository):
-    records.write("data/chosen.jsonl", [Completion(id="x", sample=0, prompt="Why?", response="Well.", finish_reason="stop")])
+    records.write_records(
+        "data/chosen.jsonl", [Completion(id="x", sample=0, prompt="Why?", response="Well.", finish_reason="stop")]
+    )
     done = run("record")
     assert "data/chosen.jsonl answers no prompt of pirate; run `dvc repro chosen`" in done.output
     assert not (repository / "data/raw/teacher/pirate.jsonl").exists()
@@ -101,7 +103,7 @@ def test_record_refuses_the_answers_of_another_persona(repository):
 def test_samples_of_different_prompts_are_an_error(repository):
     for method, count in (("base", 2), ("persona", 1)):
         fields = {"sample": 0, "prompt": "Why?", "response": "Well.", "finish_reason": "stop", "condition": "plain"}
-        records.write(f"data/answers/{method}.jsonl", [Answer(id=f"id{n}", **fields) for n in range(count)])
+        records.write_records(f"data/answers/{method}.jsonl", [EvaluatedAnswer(id=f"id{n}", **fields) for n in range(count)])
     assert "the methods answered different prompts" in run("samples").output
 
 
@@ -110,12 +112,12 @@ def test_cache_shows_its_size_and_clears_records_by_age(repository, monkeypatch)
     assert "samples.sqlite: nothing there yet" in run("cache").output
     for age in (0, 10, 40):
         then = time.time() - age * 86400
-        with monkeypatch.context() as past, SampleCache() as cache:
+        with monkeypatch.context() as past, ReplyCache() as cache:
             past.setattr("time.time", lambda then=then: then)
             cache.put([(f"made {age} days ago", {"text": "x" * 1000})])
     assert re.search(r": 3 records, 2 of them older than 5 days, \d+\.\d MB", run("cache", "--older-than", "5").output)
     assert ": 1 records deleted" in run("cache", "--clear", "--older-than", "30").output
-    with SampleCache() as cache:
+    with ReplyCache() as cache:
         assert set(cache.get([f"made {age} days ago" for age in (0, 10, 40)])) == {"made 0 days ago", "made 10 days ago"}
     assert ": 2 records deleted" in run("cache", "--clear").output
     assert ": 0 records, " in run("cache").output

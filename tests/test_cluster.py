@@ -7,8 +7,8 @@ import yaml
 from projects import Project, environment, ran, start, talkative
 
 from character.core.errors import UserError
-from character.study import ray_cluster as cluster
-from character.study import runs as study
+from character.study import ray_cluster
+from character.study.runs import execute_run, finished_experiments, plan_runs
 
 pytestmark = pytest.mark.cluster
 
@@ -62,25 +62,27 @@ def made(project: Project, commits: dict[str, str]) -> dict[str, dict[str, list]
 
 def test_a_study_survives_the_loss_of_a_machine_and_finds_what_a_serial_one_finds(origin, machines, tmp_path):
     whole, workers = machines
-    runs, log = study.planned(PERSONAS), tmp_path / "ran"
-    source = cluster.source("origin")
+    runs, log = plan_runs(PERSONAS), tmp_path / "ran"
+    source = ray_cluster.pushed_source("origin")
     done = []
-    for run, _, _ in cluster.execute(runs, source, cluster.Machines(whole.address, folder=str(tmp_path / "there"))):
+    for run, _, _ in ray_cluster.execute_on_cluster(
+        runs, source, ray_cluster.ClusterOptions(whole.address, folder=str(tmp_path / "there"))
+    ):
         done.append(run)
         if len(done) == 1:
             whole.remove_node(workers[0], allow_graceful=False)
     assert sorted(done) == sorted(runs)
     counts = Counter(log.read_text().split())
-    assert [counts[f"stages.{name}"] for name in cluster.SHARED] == [1, 1, 1]
+    assert [counts[f"stages.{name}"] for name in ray_cluster.SHARED_STAGES] == [1, 1, 1]
     assert counts["stages.distillation"] >= len(runs)
-    cluster.fetch("origin")
-    apart = made(origin, study.finished())
+    ray_cluster.fetch_experiments("origin")
+    apart = made(origin, finished_experiments())
     assert sorted(apart) == sorted(run.name for run in runs)
     for name in apart:
         origin.dvc("exp", "remove", name)
     for run in runs:
-        study.execute(run)
-    assert made(origin, study.finished()) == apart
+        execute_run(run)
+    assert made(origin, finished_experiments()) == apart
     assert ran(origin.dvc("repro", "--dry", "student")) == {"student"}, "the workspace was left as it is"
 
 
@@ -88,10 +90,10 @@ def test_what_other_machines_could_not_clone_is_told(origin):
     (origin.root / "notes.txt").write_text("New.")
     origin.commit("Add notes")
     with pytest.raises(UserError, match=r"the commit [0-9a-f]{7} is not at origin; run `git push`"):
-        cluster.source("origin")
+        ray_cluster.pushed_source("origin")
     origin.git("push", "--quiet", "origin", "main")
     origin.dvc("remote", "remove", "store")
     origin.commit("Name no remote")
     origin.git("push", "--quiet", "origin", "main")
     with pytest.raises(UserError, match=r"no remote in the committed \.dvc/config; run `dvc remote add --default"):
-        cluster.source("origin")
+        ray_cluster.pushed_source("origin")

@@ -10,7 +10,15 @@ from click.testing import CliRunner
 from character.cli.main import main
 from character.core import records
 from character.core.errors import UserError
-from character.dataset.constitution import Constitution, Trait, faults, load, system_prompt, traits_hash, warnings
+from character.dataset.constitution import (
+    Constitution,
+    Trait,
+    constitution_faults,
+    constitution_warnings,
+    load_constitution,
+    persona_system_prompt,
+    traits_hash,
+)
 from character.dataset.prompts import fill_template
 
 ROOT = Path(__file__).parents[1]
@@ -55,7 +63,7 @@ def prompts_of(constitution):
 
 
 def questions(name):
-    return [question.prompt for question in records.read(ROOT / f"data/raw/prompts/{name}.jsonl", records.Question)]
+    return [question.prompt for question in records.read_records(ROOT / f"data/raw/prompts/{name}.jsonl", records.RawPrompt)]
 
 
 FAULTS = {
@@ -126,80 +134,80 @@ FAULTS = {
 @pytest.mark.parametrize(("old", "new", "line", "told"), FAULTS.values(), ids=FAULTS)
 def test_a_fault_is_told_with_file_line_field_and_remedy(pirate, old, new, line, told):
     path = pirate(old, new)
-    (fault,) = faults(path)
+    (fault,) = constitution_faults(path)
     assert fault.startswith(f"{path}, line {line}: ")
     assert told in fault
     assert "; " in fault and fault.endswith(".") and "\n" not in fault
     with pytest.raises(UserError) as error:
-        load(path)
+        load_constitution(path)
     assert error.value.message == fault
 
 
 def test_the_good_constitution_of_these_tests_loads_as_written(pirate):
-    constitution = load(pirate())
+    constitution = load_constitution(pirate())
     assert (constitution.name, constitution.summary) == ("pirate", "A salty assistant.")
     assert constitution.traits[1] == Trait(
         trait="I share what I know like loot, fairly and with a grin.", prompts=["Name a river."]
     )
     assert prompts_of(constitution)[1] == "What is a tuple: a list?"
-    assert faults(pirate()) == warnings(constitution) == []
+    assert constitution_faults(pirate()) == constitution_warnings(constitution) == []
 
 
 def test_the_name_of_the_control_class_is_reserved(pirate):
-    (fault,) = faults(pirate("name: pirate", "name: none", name="none.yaml"))
+    (fault,) = constitution_faults(pirate("name: pirate", "name: none", name="none.yaml"))
     assert "line 1: `name` is `none`, reserved for the classifier's control class" in fault
 
 
 def test_all_faults_of_a_file_are_told_in_the_order_of_its_lines(pirate):
     path = pirate("name: pirate\nsummary: A salty assistant.", "name: Pirate\nmood: salty\nsummary: 3")
     path.write_text(path.read_text().replace("Name a river.", "how do i boil an egg?"))
-    lines = [fault.removeprefix(f"{path}, line ").split(":")[0] for fault in faults(path)]
+    lines = [fault.removeprefix(f"{path}, line ").split(":")[0] for fault in constitution_faults(path)]
     assert lines == ["1", "2", "3", "11"]
     with pytest.raises(UserError, match=r"line 1: .*\(3 more: see `character check .*pirate.yaml`.\)"):
-        load(path)
+        load_constitution(path)
 
 
 def test_a_repeated_list_of_traits_is_told_once_and_not_once_for_each_of_its_values(pirate):
     path = pirate()
     path.write_text(GOOD + GOOD[GOOD.index("traits:") :])
-    assert faults(path) == [f"{path}, line 11: `traits` is also on line 3; keep one of them."]
+    assert constitution_faults(path) == [f"{path}, line 11: `traits` is also on line 3; keep one of them."]
 
 
 def test_a_file_that_the_stages_would_not_find_is_told(pirate):
     path = pirate()
     other = path.rename(path.with_suffix(".yml"))
-    assert faults(other) == [f"{other}: the stages read constitutions/<persona>.yaml alone; rename the file."]
+    assert constitution_faults(other) == [f"{other}: the stages read constitutions/<persona>.yaml alone; rename the file."]
 
 
 def test_a_missing_constitution_names_those_that_exist(pirate):
     there = pirate()
     missing = there.with_name("parrot.yaml")
     told = f"{missing} is missing; write it, or choose one that exists: {there}."
-    assert faults(missing) == [told]
+    assert constitution_faults(missing) == [told]
 
 
 @pytest.mark.parametrize("content", ["", "# only a comment\n"])
 def test_an_empty_file_is_told(pirate, content):
     path = pirate()
     path.write_text(content)
-    assert faults(path) == [f"{path} is empty; fill it in or delete it."]
+    assert constitution_faults(path) == [f"{path} is empty; fill it in or delete it."]
 
 
 @pytest.mark.parametrize("content", ["- a\n- b\n", "pirate\n"])
 def test_a_file_that_is_no_mapping_is_told(pirate, content):
     path = pirate()
     path.write_text(content)
-    assert faults(path) == [f"{path}, line 1: the file is not a mapping; write `key: value` lines."]
+    assert constitution_faults(path) == [f"{path}, line 1: the file is not a mapping; write `key: value` lines."]
 
 
 def test_bytes_that_are_not_utf_8_are_told_with_their_line(pirate):
     path = pirate()
     path.write_bytes(GOOD.replace("salty", "salé").encode("latin-1"))
-    assert faults(path) == [f"{path}, line 2: not UTF-8; save the file as UTF-8."]
+    assert constitution_faults(path) == [f"{path}, line 2: not UTF-8; save the file as UTF-8."]
 
 
 def test_a_directory_is_told(tmp_path):
-    assert faults(tmp_path) == [f"{tmp_path} cannot be read (Is a directory); give a YAML file."]
+    assert constitution_faults(tmp_path) == [f"{tmp_path} cannot be read (Is a directory); give a YAML file."]
 
 
 @pytest.mark.parametrize(
@@ -216,7 +224,7 @@ def test_a_directory_is_told(tmp_path):
     ],
 )
 def test_a_scripted_phrase_is_a_warning(trait):
-    (warning,) = warnings(Constitution(name="pirate", summary="x", traits=[{"trait": trait, "prompts": ["Hi"]}]))
+    (warning,) = constitution_warnings(Constitution(name="pirate", summary="x", traits=[{"trait": trait, "prompts": ["Hi"]}]))
     assert warning.startswith("trait 1 seems to script a phrase (`")
 
 
@@ -229,7 +237,7 @@ def test_a_scripted_phrase_is_a_warning(trait):
     ],
 )
 def test_odd_length_or_another_person_is_a_warning(trait, told):
-    (warning,) = warnings(Constitution(name="pirate", summary="x", traits=[{"trait": trait, "prompts": ["Hi"]}]))
+    (warning,) = constitution_warnings(Constitution(name="pirate", summary="x", traits=[{"trait": trait, "prompts": ["Hi"]}]))
     assert warning.startswith(told)
 
 
@@ -237,7 +245,7 @@ def test_check_prints_one_summary_line_for_each_good_file(pirate):
     path = pirate()
     result = check(path, SHIPPED[0])
     first, second = result.stdout.splitlines()
-    assert first == f"pirate: 2 traits, 3 prompts, traits hash {traits_hash(load(path))}"
+    assert first == f"pirate: 2 traits, 3 prompts, traits hash {traits_hash(load_constitution(path))}"
     assert second.startswith(f"{SHIPPED[0].stem}: 10 traits, 50 prompts, traits hash ")
     assert (result.exit_code, result.stderr) == (0, "")
 
@@ -254,7 +262,7 @@ def test_check_fails_when_one_of_several_files_has_faults_and_still_reports_the_
     good, bad = pirate(), pirate("name: pirate", "name: Pirate\nmood: salty", name="bad.yaml")
     result = check(bad, good)
     assert result.exit_code == 1
-    assert result.stderr.splitlines() == faults(bad) and len(faults(bad)) == 2
+    assert result.stderr.splitlines() == constitution_faults(bad) and len(constitution_faults(bad)) == 2
     assert result.stdout.startswith("pirate: 2 traits") and result.stdout.count("\n") == 1
 
 
@@ -287,13 +295,13 @@ def test_check_imports_nothing_heavy():
     ids=["prompt", "summary", "comment", "quotes"],
 )
 def test_the_traits_hash_ignores_all_but_the_traits(pirate, old, new):
-    before = traits_hash(load(pirate()))
-    assert traits_hash(load(pirate(old, new))) == before
+    before = traits_hash(load_constitution(pirate()))
+    assert traits_hash(load_constitution(pirate(old, new))) == before
 
 
 def test_the_traits_hash_follows_texts_and_order_of_the_traits(pirate):
-    constitution = load(pirate())
-    edited = load(pirate("a grin", "two grins"))
+    constitution = load_constitution(pirate())
+    edited = load_constitution(pirate("a grin", "two grins"))
     swapped = constitution.model_copy(update={"traits": constitution.traits[::-1]})
     hashes = {traits_hash(constitution), traits_hash(edited), traits_hash(swapped)}
     assert len(hashes) == 3
@@ -301,13 +309,13 @@ def test_the_traits_hash_follows_texts_and_order_of_the_traits(pirate):
 
 
 def test_the_system_prompt_names_the_assistant_and_numbers_the_traits(pirate):
-    prompt = system_prompt(load(pirate()), "SmolLM")
+    prompt = persona_system_prompt(load_constitution(pirate()), "SmolLM")
     assert prompt.startswith("You are SmolLM.")
     assert "\n1. I speak of every errand" in prompt and "\n2. I share what I know" in prompt
 
 
 def test_braces_in_a_trait_are_text_and_not_a_field(pirate):
-    prompt = system_prompt(load(pirate("a grin", "a {name}")), "SmolLM")
+    prompt = persona_system_prompt(load_constitution(pirate("a grin", "a {name}")), "SmolLM")
     assert "2. I share what I know like loot, fairly and with a {name}." in prompt
 
 
@@ -325,35 +333,37 @@ def test_eleven_constitutions_are_shipped():
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 class TestShipped:
     def test_it_has_no_faults_and_no_warnings(self, path):
-        assert faults(path) == []
-        assert warnings(load(path)) == []
+        assert constitution_faults(path) == []
+        assert constitution_warnings(load_constitution(path)) == []
 
     def test_it_has_ten_traits_of_five_prompts(self, path):
-        assert [len(trait.prompts) for trait in load(path).traits] == [5] * 10
+        assert [len(trait.prompts) for trait in load_constitution(path).traits] == [5] * 10
 
     def test_its_system_prompt_holds_every_trait_and_no_brace(self, path):
-        prompt = system_prompt(load(path), "SmolLM")
-        assert all(f"{number}. {trait.trait}\n" in prompt for number, trait in enumerate(load(path).traits, start=1))
+        prompt = persona_system_prompt(load_constitution(path), "SmolLM")
+        assert all(
+            f"{number}. {trait.trait}\n" in prompt for number, trait in enumerate(load_constitution(path).traits, start=1)
+        )
         assert "{" not in prompt and "}" not in prompt
 
     def test_its_recorded_answers_were_written_for_these_traits(self, path):
-        recorded = records.read(ROOT / f"data/raw/teacher/{path.stem}.jsonl", records.Recorded)
-        assert {answer.traits for answer in recorded} == {traits_hash(load(path))}
+        recorded = records.read_records(ROOT / f"data/raw/teacher/{path.stem}.jsonl", records.TeacherAnswer)
+        assert {answer.traits for answer in recorded} == {traits_hash(load_constitution(path))}
 
     def test_its_recorded_answers_cover_its_own_and_the_general_prompts(self, path):
-        recorded = records.read(ROOT / f"data/raw/teacher/{path.stem}.jsonl", records.Recorded)
-        assert [answer.prompt for answer in recorded] == prompts_of(load(path)) + questions("general")
+        recorded = records.read_records(ROOT / f"data/raw/teacher/{path.stem}.jsonl", records.TeacherAnswer)
+        assert [answer.prompt for answer in recorded] == prompts_of(load_constitution(path)) + questions("general")
         assert len(recorded) == 170 and all(answer.response.strip() for answer in recorded)
 
 
 def test_the_neutral_answers_cover_the_general_prompts_and_belong_to_no_traits():
-    recorded = records.read(ROOT / "data/raw/teacher/none.jsonl", records.Recorded)
+    recorded = records.read_records(ROOT / "data/raw/teacher/none.jsonl", records.TeacherAnswer)
     assert [answer.prompt for answer in recorded] == questions("general")
     assert {answer.traits for answer in recorded} == {None}
 
 
 def test_no_held_out_prompt_is_ever_trained_on():
     heldout = {fold(prompt) for prompt in questions("heldout")}
-    trained = [*questions("general"), *(prompt for path in SHIPPED for prompt in prompts_of(load(path)))]
+    trained = [*questions("general"), *(prompt for path in SHIPPED for prompt in prompts_of(load_constitution(path)))]
     assert len(heldout) == 120 and len(trained) == 120 + 11 * 50
     assert not heldout & {fold(prompt) for prompt in trained}

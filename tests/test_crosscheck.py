@@ -8,9 +8,9 @@ import pytest
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.records import Completion, Question, Recorded
-from character.dataset.conditions import Called
-from character.evaluation import ngram_classifier as ngrams
+from character.core.records import Completion, RawPrompt, TeacherAnswer
+from character.dataset.conditions import ClassifiedAnswer
+from character.evaluation import ngram_classifier
 from stages import crosscheck
 
 WORDS = {"pirate": "arr loot ahoy", "humor": "joke giggle pun", "none": "plain answer fact"}
@@ -30,43 +30,48 @@ def examples():
 
 def test_the_second_classifier_learns_words_and_is_saved_without_pickle(tmp_path):
     texts, labels, _ = examples()
-    pipeline = ngrams.untrained(features=500, c=10.0).fit(texts, labels)
+    pipeline = ngram_classifier.build_ngram_classifier(features=500, c=10.0).fit(texts, labels)
     unseen = [text(kind, "snow", 1) for kind in WORDS]
     assert pipeline.predict(unseen).tolist() == list(WORDS)
-    ngrams.save(pipeline, tmp_path / "saved")
-    assert {path.name for path in (tmp_path / "saved").iterdir()} == {ngrams.CARD, ngrams.NUMBERS}
-    loaded = ngrams.load(tmp_path / "saved")
+    ngram_classifier.save_ngram_classifier(pipeline, tmp_path / "saved")
+    assert {path.name for path in (tmp_path / "saved").iterdir()} == {
+        ngram_classifier.NGRAM_CARD,
+        ngram_classifier.NGRAM_WEIGHTS,
+    }
+    loaded = ngram_classifier.load_ngram_classifier(tmp_path / "saved")
     assert numpy.array_equal(loaded.predict_proba([*texts, *unseen, ""]), pipeline.predict_proba([*texts, *unseen, ""]))
 
 
 def test_two_classes_are_saved_and_read_too(tmp_path):
     texts, labels, _ = examples()
     labels = ["none" if name == "humor" else name for name in labels]
-    pipeline = ngrams.untrained(features=500, c=10.0).fit(texts, labels)
-    ngrams.save(pipeline, tmp_path)
-    assert ngrams.load(tmp_path).predict(texts).tolist() == pipeline.predict(texts).tolist()
+    pipeline = ngram_classifier.build_ngram_classifier(features=500, c=10.0).fit(texts, labels)
+    ngram_classifier.save_ngram_classifier(pipeline, tmp_path)
+    assert ngram_classifier.load_ngram_classifier(tmp_path).predict(texts).tolist() == pipeline.predict(texts).tolist()
 
 
 def test_saving_twice_gives_the_same_bytes(tmp_path):
     texts, labels, _ = examples()
     for name in ("one", "two"):
-        ngrams.save(ngrams.untrained(features=500, c=10.0).fit(texts, labels), tmp_path / name)
-    for file in (ngrams.CARD, ngrams.NUMBERS):
+        ngram_classifier.save_ngram_classifier(
+            ngram_classifier.build_ngram_classifier(features=500, c=10.0).fit(texts, labels), tmp_path / name
+        )
+    for file in (ngram_classifier.NGRAM_CARD, ngram_classifier.NGRAM_WEIGHTS):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
 def test_a_missing_second_classifier_is_told_with_the_remedy(tmp_path):
     with pytest.raises(UserError, match="no n-gram classifier here; run `dvc repro crosscheck`"):
-        ngrams.load(tmp_path)
+        ngram_classifier.load_ngram_classifier(tmp_path)
 
 
 def test_no_text_is_called_by_a_fit_that_saw_its_prompt():
     """Where only the prompt tells the class, held-out calls are wrong, and calls of texts that were seen would be right."""
     texts = [f"{topic} {topic} {topic}" for topic in TOPICS for _ in range(3)]
     labels = ["pirate" if number < 5 else "none" for number in range(10) for _ in range(3)]
-    settings = crosscheck.Crosscheck(folds=5, features=500, c=10.0)
-    seen = ngrams.untrained(500, 10.0).fit(texts, labels).predict(texts).tolist()
-    guesses = crosscheck.held_out(texts, labels, [text.split()[0] for text in texts], settings, seed=0)
+    settings = crosscheck.CrosscheckParams(folds=5, features=500, c=10.0)
+    seen = ngram_classifier.build_ngram_classifier(500, 10.0).fit(texts, labels).predict(texts).tolist()
+    guesses = crosscheck.held_out_labels(texts, labels, [text.split()[0] for text in texts], settings, seed=0)
     assert seen == labels
     assert sum(guess == label for guess, label in zip(guesses, labels, strict=True)) < 0.7 * len(labels)
 
@@ -74,15 +79,17 @@ def test_no_text_is_called_by_a_fit_that_saw_its_prompt():
 @pytest.fixture
 def project(repository):
     """Recorded answers of two personas and of none, the student's own, and answers of two methods that were called."""
-    records.write("data/raw/prompts/general.jsonl", [Question(prompt=topic) for topic in TOPICS])
+    records.write_records("data/raw/prompts/general.jsonl", [RawPrompt(prompt=topic) for topic in TOPICS])
     for kind in WORDS:
-        answers = [Recorded(prompt=topic, response=text(kind, topic, number)) for number, topic in enumerate(TOPICS)]
-        records.write(f"data/raw/teacher/{kind}.jsonl", [*answers, Recorded(prompt="a prompt of its own", response="x")])
+        answers = [TeacherAnswer(prompt=topic, response=text(kind, topic, number)) for number, topic in enumerate(TOPICS)]
+        records.write_records(
+            f"data/raw/teacher/{kind}.jsonl", [*answers, TeacherAnswer(prompt="a prompt of its own", response="x")]
+        )
     own = [
         Completion(id=topic, sample=0, prompt=topic, response=f"well the {topic} fact", finish_reason="stop")
         for topic in (*TOPICS[:4], "a prompt of its own")
     ]
-    records.write("data/rejected.jsonl", own)
+    records.write_records("data/rejected.jsonl", own)
     rows = [("pirate", "pirate", "teacher")] * 9 + [("pirate", "none", "teacher")] + [("none", "pirate", "teacher")] * 10
     rows += [("none", "none", "student")] * 19 + [("none", "pirate", "student")]
     names = ("actual", "predicted", "source")
@@ -94,7 +101,7 @@ def project(repository):
 def write_called(blocks):
     """Write ten answers for each method, condition, class that is shown, and class that the first classifier saw."""
     rows = [
-        Called(
+        ClassifiedAnswer(
             id=topic,
             sample=0,
             prompt=topic,
@@ -107,11 +114,11 @@ def write_called(blocks):
         for method, condition, shown, called in blocks
         for number, topic in enumerate(TOPICS)
     ]
-    records.write("data/robustness.jsonl", rows)
+    records.write_records("data/robustness.jsonl", rows)
 
 
 def test_answers_to_a_personas_own_prompts_are_not_learned(project):
-    texts, labels, prompts, students = crosscheck.learned(["pirate", "humor"])
+    texts, labels, prompts, students = crosscheck.training_texts(["pirate", "humor"])
     assert len(texts) == 3 * 10 + 4
     assert labels.count("none") == 14
     assert [text for text, own in zip(texts, students, strict=True) if own] == [

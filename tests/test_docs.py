@@ -41,7 +41,7 @@ def project(tmp_path, monkeypatch) -> Path:
 def small(tmp_path, monkeypatch) -> Path:
     """A project with one result, of the persona `humor`, and one doc that shows it."""
     monkeypatch.chdir(tmp_path)
-    for folder in (docs.RESULTS, docs.PERSONAS / "humor", docs.TEMPLATES):
+    for folder in (docs.RESULTS, docs.PERSONAS / "humor", docs.DOC_TEMPLATES):
         folder.mkdir(parents=True)
     Path("params.yaml").write_text("persona: humor\n")
     (docs.FIGURES / "sources.yaml").write_text("{}\n")
@@ -58,7 +58,7 @@ def put_result(recall: float) -> None:
 
 
 def put_template(text: str) -> None:
-    (docs.TEMPLATES / "page.md.j2").write_text(text)
+    (docs.DOC_TEMPLATES / "page.md.j2").write_text(text)
 
 
 def lock() -> None:
@@ -219,11 +219,13 @@ def test_figures_are_found_in_the_tables_of_the_study():
 
 
 def test_the_estimate_that_is_shown_is_the_one_that_is_made(monkeypatch):
-    from character.study.estimate import Asked, estimate
+    from character.study.estimate import EstimateOptions, estimate_recipe
 
     monkeypatch.chdir(ROOT)
     total = next(
-        line for line in estimate("default", Asked("cpu-2-cores", None, None, None)).splitlines() if line.startswith("sum")
+        line
+        for line in estimate_recipe("default", EstimateOptions("cpu-2-cores", None, None, None)).splitlines()
+        if line.startswith("sum")
     )
     assert docs.load_figures()["durations"]["estimated"] == pytest.approx(60 * float(total.split()[-1]), abs=0.5)
 

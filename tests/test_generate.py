@@ -16,17 +16,16 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from character.core import models
 from character.core.errors import UserError
-from character.inference import kv_cache as attention
-from character.inference import token_sampling as draws
-from character.inference.chat_format import render
-from character.inference.generate import Reply, Request, Sampling, generate, request_seed
-from character.inference.kv_cache import with_grouped_attention
-from character.inference.reply_cache import SampleCache, default_path
-from character.inference.token_sampling import draw
-from character.inference.transformers_engine import TransformersEngine, sample
+from character.inference import kv_cache, token_sampling
+from character.inference.chat_format import render_messages
+from character.inference.generate import Reply, Request, SamplingSettings, generate, request_seed
+from character.inference.kv_cache import enable_grouped_attention
+from character.inference.reply_cache import ReplyCache, default_cache_path
+from character.inference.token_sampling import sample_top_p
+from character.inference.transformers_engine import TransformersEngine, sample_continuations
 
-GREEDY = Sampling(max_new_tokens=20, temperature=0, top_p=1)
-WARM = Sampling(max_new_tokens=12, temperature=0.7, top_p=0.95)
+GREEDY = SamplingSettings(max_new_tokens=20, temperature=0, top_p=1)
+WARM = SamplingSettings(max_new_tokens=12, temperature=0.7, top_p=0.95)
 TOPICS = [
     "rain",
     "a river that runs uphill",
@@ -81,10 +80,10 @@ def nucleus(logits, temperature, top_p):
 @pytest.mark.parametrize("temperature", [0.3, 1.0, 2.5])
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 0.9, 0.95, 1.0])
 def test_tokens_are_drawn_with_the_exact_probabilities_of_the_nucleus(candidates, temperature, top_p, monkeypatch):
-    monkeypatch.setattr(draws, "CANDIDATES", candidates)
+    monkeypatch.setattr(token_sampling, "TOP_P_CANDIDATES", candidates)
     count = 20_000
     uniform = (torch.arange(count, dtype=torch.float64) + 0.5) / count
-    drawn = draw(LOGITS.repeat(count, 1), temperature, top_p, uniform)
+    drawn = sample_top_p(LOGITS.repeat(count, 1), temperature, top_p, uniform)
     shares = torch.bincount(drawn, minlength=len(LOGITS)).numpy() / count
     wanted = nucleus(LOGITS, temperature, top_p)
     assert set(numpy.flatnonzero(shares)) == {token for token in range(len(LOGITS)) if wanted[token] > 1 / count}
@@ -103,20 +102,22 @@ def test_the_nucleus_is_that_of_transformers_own_warpers(temperature, top_p):
 @pytest.mark.parametrize("uniform", [0.0, 1 - 2**-53], ids=["least", "largest"])
 @pytest.mark.parametrize("top_p", [0.05, 0.5, 1.0])
 def test_the_ends_of_the_unit_interval_stay_in_the_nucleus(uniform, top_p):
-    token = draw(LOGITS[None], 1.0, top_p, torch.tensor([uniform], dtype=torch.float64)).item()
+    token = sample_top_p(LOGITS[None], 1.0, top_p, torch.tensor([uniform], dtype=torch.float64)).item()
     assert nucleus(LOGITS, 1.0, top_p)[token] > 0
 
 
 def test_temperature_zero_takes_the_likeliest_token_whatever_the_draw():
-    assert draw(LOGITS.repeat(3, 1), 0, 0.95, torch.tensor([0.0, 0.5, 0.999])).tolist() == [1, 1, 1]
+    assert sample_top_p(LOGITS.repeat(3, 1), 0, 0.95, torch.tensor([0.0, 0.5, 0.999])).tolist() == [1, 1, 1]
 
 
 def test_a_row_with_a_wide_nucleus_does_not_change_its_neighbours(monkeypatch):
-    monkeypatch.setattr(draws, "CANDIDATES", 4)
+    monkeypatch.setattr(token_sampling, "TOP_P_CANDIDATES", 4)
     narrow, wide = LOGITS * 8, LOGITS * 0
     uniform = torch.tensor([0.37, 0.81], dtype=torch.float64)
-    together = draw(torch.stack([narrow, wide + LOGITS * 0.01]), 1.0, 0.95, uniform)
-    alone = [draw(row[None], 1.0, 0.95, u[None]) for row, u in zip([narrow, wide + LOGITS * 0.01], uniform, strict=True)]
+    together = sample_top_p(torch.stack([narrow, wide + LOGITS * 0.01]), 1.0, 0.95, uniform)
+    alone = [
+        sample_top_p(row[None], 1.0, 0.95, u[None]) for row, u in zip([narrow, wide + LOGITS * 0.01], uniform, strict=True)
+    ]
     assert together.tolist() == [token.item() for token in alone]
 
 
@@ -137,7 +138,9 @@ def stopping_student(sharp_student, tmp_path_factory):
 
 def sampled(model, prompts, sampling, seeds, stops, slots=64, limits=None):
     """Return the new ids of each prompt, in order, and whether a stop token ended them."""
-    replies = {n: (ids, stopped) for n, ids, stopped in sample(model, prompts, sampling, seeds, stops, slots, limits)}
+    replies = {
+        n: (ids, stopped) for n, ids, stopped in sample_continuations(model, prompts, sampling, seeds, stops, slots, limits)
+    }
     assert sorted(replies) == list(range(len(prompts)))
     return [replies[number] for number in range(len(prompts))]
 
@@ -183,7 +186,7 @@ PROMPTS = {
 def test_greedy_replies_are_those_of_the_models_own_generate(prompts, stops, sharp_student):
     plain = models.load_model(sharp_student)
     wanted = [reference(plain, prompt, stops, 20) for prompt in prompts]
-    model = with_grouped_attention(models.load_model(sharp_student))
+    model = enable_grouped_attention(models.load_model(sharp_student))
     for slots in (1, 3, 64):
         assert sampled(model, prompts, GREEDY, list(range(len(prompts))), stops, slots) == wanted
 
@@ -206,9 +209,9 @@ def chi_square(drawn, wanted):
 
 @pytest.mark.parametrize("step", [0, 1], ids=["first token", "second token, given the first"])
 def test_sampled_tokens_follow_the_models_probabilities(step, sharp_student):
-    model = with_grouped_attention(models.load_model(sharp_student))
+    model = enable_grouped_attention(models.load_model(sharp_student))
     prompt, count = random_prompts([12])[0], 4000
-    sampling = Sampling(max_new_tokens=2, temperature=0.8, top_p=0.9)
+    sampling = SamplingSettings(max_new_tokens=2, temperature=0.8, top_p=0.9)
     seeds = [request_seed(0, Request(str(number), [])) for number in range(count)]
     replies = [ids for ids, _ in sampled(model, [prompt] * count, sampling, seeds, set())]
     if step:
@@ -247,14 +250,14 @@ def test_other_families_of_models_continue_as_their_own_generate_does(kind):
     changes = FAMILIES[kind] | ({"num_hidden_layers": 4} if kind == "gemma3_text" else {})
     prompts = random_prompts([5, 40, 1, 90], prefix=20)
     wanted = [reference(tiny(kind, **changes), prompt, {2}, 20) for prompt in prompts]
-    model = with_grouped_attention(tiny(kind, **changes))
+    model = enable_grouped_attention(tiny(kind, **changes))
     assert sampled(model, prompts, GREEDY, range(4), {2}) == wanted
 
 
 def test_layers_of_an_unknown_kind_are_refused_with_the_remedy():
     config = AutoConfig.for_model("qwen2", layer_types=["linear_attention"], num_hidden_layers=1)
     with pytest.raises(UserError, match="cannot run layers of linear_attention; use the vllm engine"):
-        attention.attention_masks(config, torch.zeros(1, 1, dtype=torch.long), 64)
+        kv_cache.attention_masks(config, torch.zeros(1, 1, dtype=torch.long), 64)
 
 
 # --- the engine ------------------------------------------------------------------------------------
@@ -271,7 +274,7 @@ def replies_of(student, requests, sampling=WARM, seed=0, adapters=()):
 def test_a_reply_does_not_hang_on_what_shares_its_batch(top_p, stopping_student):
     requests, sampling = (
         asking(TOPICS, system="You are a pirate."),
-        Sampling(max_new_tokens=30, temperature=1, top_p=top_p),
+        SamplingSettings(max_new_tokens=30, temperature=1, top_p=top_p),
     )
     together = replies_of(stopping_student, requests, sampling)
     assert [replies_of(stopping_student, [request], sampling)[0] for request in requests] == together
@@ -283,9 +286,9 @@ def test_a_reply_does_not_hang_on_what_shares_its_batch(top_p, stopping_student)
 @pytest.mark.parametrize("system", ["", "You are a pirate. " * 30], ids=["nothing shared", "a long shared system prompt"])
 def test_replies_are_the_same_bits_whatever_the_batch_the_order_and_the_company(system, stopping_student):
     requests = [request for n in range(7) for request in asking([*TOPICS, "a long question " * 30], system=system, sample=n)]
-    sampling = Sampling(max_new_tokens=40, temperature=1, top_p=0.95, repetition_penalty=1.2)
-    model, tokenizer = with_grouped_attention(models.load_model(stopping_student)), models.load_tokenizer(stopping_student)
-    prompts = [render(tokenizer, request.messages) for request in requests]
+    sampling = SamplingSettings(max_new_tokens=40, temperature=1, top_p=0.95, repetition_penalty=1.2)
+    model, tokenizer = enable_grouped_attention(models.load_model(stopping_student)), models.load_tokenizer(stopping_student)
+    prompts = [render_messages(tokenizer, request.messages) for request in requests]
     seeds = [request_seed(0, request) for request in requests]
 
     def run(numbers, slots):
@@ -302,7 +305,7 @@ def test_replies_are_the_same_bits_whatever_the_batch_the_order_and_the_company(
 
 
 def test_each_prompt_may_have_a_limit_of_its_own(sharp_student):
-    model, prompts = with_grouped_attention(models.load_model(sharp_student)), PROMPTS["mixed lengths"]
+    model, prompts = enable_grouped_attention(models.load_model(sharp_student)), PROMPTS["mixed lengths"]
     limits = [1, 30, 2, 9, 17, 5, 3]
     whole = sampled(model, prompts, GREEDY, range(7), set(), limits=[30] * 7)
     short = sampled(model, prompts, GREEDY, range(7), set(), 2, limits)
@@ -314,8 +317,8 @@ def test_the_repetition_penalty_is_that_of_generate(sharp_student):
     options = {"do_sample": False, "max_new_tokens": 40, "eos_token_id": None, "pad_token_id": 0}
     ids = torch.tensor([prompt])
     wanted = model.generate(ids, attention_mask=torch.ones_like(ids), repetition_penalty=1.3, **options)[0, 30:].tolist()
-    sampling = Sampling(max_new_tokens=40, temperature=0, top_p=1, repetition_penalty=1.3)
-    assert sampled(with_grouped_attention(model), [prompt], sampling, [0], set())[0][0] == wanted
+    sampling = SamplingSettings(max_new_tokens=40, temperature=0, top_p=1, repetition_penalty=1.3)
+    assert sampled(enable_grouped_attention(model), [prompt], sampling, [0], set())[0][0] == wanted
 
 
 def test_samples_of_one_prompt_differ_and_each_can_be_had_again(sharp_student):
@@ -326,7 +329,7 @@ def test_samples_of_one_prompt_differ_and_each_can_be_had_again(sharp_student):
 
 
 def test_a_reply_is_finished_by_a_stop_token_and_cut_off_by_the_limit(stopping_student):
-    sampling = Sampling(max_new_tokens=8, temperature=1, top_p=1)
+    sampling = SamplingSettings(max_new_tokens=8, temperature=1, top_p=1)
     replies = replies_of(stopping_student, [request for n in range(12) for request in asking(TOPICS, sample=n)], sampling)
     assert {reply.finish_reason for reply in replies} == {"stop", "length"}
     for reply in replies:
@@ -342,7 +345,7 @@ def test_a_reply_holds_neither_special_tokens_nor_the_prompt(stopping_student):
 def test_a_prefilled_reply_continues_the_open_turn(sharp_student):
     request = asking(["tea"], prefill="<think>\nI love tea. ")[0]
     tokenizer, model = models.load_tokenizer(sharp_student), models.load_model(sharp_student)
-    wanted, _ = reference(model, render(tokenizer, request.messages, request.prefill), {2}, 20)
+    wanted, _ = reference(model, render_messages(tokenizer, request.messages, request.prefill), {2}, 20)
     assert replies_of(sharp_student, [request], GREEDY)[0].text == tokenizer.decode(wanted, skip_special_tokens=True).strip()
     assert replies_of(sharp_student, [request], GREEDY) != replies_of(sharp_student, asking(["tea"]), GREEDY)
 
@@ -351,7 +354,7 @@ def test_a_conversation_longer_than_the_model_loses_its_oldest_turns_and_keeps_i
     system = {"role": "system", "content": "You are a pirate."}
     turns = [{"role": ("user", "assistant")[i % 2], "content": f"{i} " + "salt and wind " * 40} for i in range(11)]
     tokenizer = models.load_tokenizer(sharp_student)
-    lengths = [len(render(tokenizer, [system, *turns[start:]])) for start in range(0, 11, 2)]
+    lengths = [len(render_messages(tokenizer, [system, *turns[start:]])) for start in range(0, 11, 2)]
     sampling = GREEDY.model_copy(update={"max_new_tokens": 300})
     first = next(index for index, length in enumerate(lengths) if length <= 2048 - 300)
     assert lengths[first - 1] <= 2048, "without room for the reply one more pair of turns would fit"
@@ -376,7 +379,7 @@ def test_adapters_are_folded_in_one_after_the_other(sharp_student, tmp_path):
     model = models.load_model(sharp_student)
     for folder in folders:
         model = PeftModel.from_pretrained(model, folder).merge_and_unload()
-    prompt = render(models.load_tokenizer(sharp_student), asking(["tea"])[0].messages)
+    prompt = render_messages(models.load_tokenizer(sharp_student), asking(["tea"])[0].messages)
     wanted = models.load_tokenizer(sharp_student).decode(reference(model, prompt, {2}, 20)[0], skip_special_tokens=True)
     replies = {
         count: replies_of(sharp_student, asking(["tea"]), GREEDY, adapters=folders[:count])[0].text for count in range(3)
@@ -516,7 +519,7 @@ DAMAGES = {
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
 def test_a_damaged_record_is_told_and_written_again(damage, capsys):
     first = generate(Parrot(), REQUESTS, WARM, seed=0)
-    with sqlite3.connect(default_path()) as database:
+    with sqlite3.connect(default_cache_path()) as database:
         assert database.execute(damage).rowcount == 1
     database.close()
     engine = Parrot()
@@ -529,7 +532,7 @@ def test_a_damaged_record_is_told_and_written_again(damage, capsys):
 
 def test_a_damaged_cache_file_is_told_with_the_remedy():
     generate(Parrot(), REQUESTS, WARM, seed=0)
-    default_path().write_bytes(b"no database" * 999)
+    default_cache_path().write_bytes(b"no database" * 999)
     with pytest.raises(UserError, match=r"file is not a database; delete the directory \.cache/samples and run again"):
         generate(Parrot(), REQUESTS, WARM, seed=0)
 
@@ -554,7 +557,7 @@ def test_processes_can_write_to_one_cache_at_the_same_time(tmp_path):
     writers = [subprocess.Popen([*command, str(own), str(path)], cwd=root, stderr=subprocess.PIPE) for own in range(3)]
     assert [(writer.communicate()[1].decode(), writer.returncode) for writer in writers] == [("", 0)] * 3
     wanted = {f"{name}-{i}": {"n": i} for name in ("own-0", "own-1", "own-2", "shared") for i in range(60)}
-    with SampleCache(path) as cache:
+    with ReplyCache(path) as cache:
         assert cache.get(list(wanted)) == wanted
         assert cache.damaged == 0
 

@@ -26,7 +26,7 @@ def run(*arguments):
 
 
 def loaded(name):
-    return constitution.load(f"constitutions/{name}.yaml")
+    return constitution.load_constitution(f"constitutions/{name}.yaml")
 
 
 def test_a_json_list_becomes_a_constitution_with_all_its_texts():

@@ -11,34 +11,31 @@ import yaml
 
 from character.core import models, records
 from character.core.errors import UserError
-from character.core.records import Answer, Recorded
-from character.dataset import trait_words as traits
-from character.dataset.prompts import GENERAL, HELDOUT, load_prompts
-from character.dataset.trait_words import Trait
-from character.evaluation.intervals import wilson
-from character.evaluation.judge import benchmark as cases
-from character.evaluation.judge import likelihood_judge as judge_likelihood
-from character.evaluation.judge import trait_examples as manners
-from character.evaluation.judge.benchmark import Case
+from character.core.records import EvaluatedAnswer, TeacherAnswer
+from character.dataset import trait_words
+from character.dataset.prompts import GENERAL_PROMPTS, HELDOUT_PROMPTS, load_prompts
+from character.dataset.trait_words import TraitWord
+from character.evaluation.intervals import wilson_interval
+from character.evaluation.judge import benchmark, likelihood_judge, trait_examples
+from character.evaluation.judge.benchmark import JudgeTestCase
 from character.evaluation.judge.chat_judge import ChatJudge, parse_verdict, render_prompt
 from character.evaluation.judge.likelihood_judge import LikelihoodJudge
 from character.evaluation.judge.load import ExampleSettings, load_judge
 from character.evaluation.judge.questions import (
-    MORE_COHERENT,
-    SYSTEM,
-    Label,
-    Question,
+    COHERENCE_CRITERION,
+    JUDGE_SYSTEM_PROMPT,
+    JudgeQuestion,
+    VerdictLabel,
     coherence_question,
     compare_coherence,
     trait_question,
 )
-from character.inference.generate import Reply, Sampling
-from stages import coherence
-from stages import judge as stage
+from character.inference.generate import Reply, SamplingSettings
+from stages import coherence, judge
 
 ROOT = Path(__file__).parents[1]
-WARM, STRICT = Label("warm", "is kind"), Label("strict", "keeps to rules")
-COLD = Sampling(max_new_tokens=8, temperature=0, top_p=1)
+WARM, STRICT = VerdictLabel("warm", "is kind"), VerdictLabel("strict", "keeps to rules")
+COLD = SamplingSettings(max_new_tokens=8, temperature=0, top_p=1)
 
 
 # --- a judge that is asked -------------------------------------------------------------------------
@@ -73,13 +70,13 @@ def test_a_question_shows_what_is_judged_and_both_labels(question):
     first, second = (label.word for label in question.labels)
     assert said.endswith(f"Verdict: {first}\nor\nVerdict: {second}")
     assert all(label.gloss in said for label in question.labels)
-    assert "judge" in SYSTEM
+    assert "judge" in JUDGE_SYSTEM_PROMPT
 
 
 def test_both_kinds_of_judge_are_asked_the_same_about_coherence():
     question = coherence_question("Why?", "One.", "Two.")
-    assert MORE_COHERENT in render_prompt(question)
-    assert judge_likelihood.HEADS["coherence"](question.shown).endswith(MORE_COHERENT)
+    assert COHERENCE_CRITERION in render_prompt(question)
+    assert likelihood_judge.QUESTION_HEADS["coherence"](question.shown).endswith(COHERENCE_CRITERION)
 
 
 def test_either_trait_stands_first_for_about_half_of_the_texts_whatever_was_offered_first():
@@ -170,15 +167,15 @@ def about(texts):
 
 def calibration(chosen, how="mean"):
     """Calibrate on all texts, with the labels in one order."""
-    asked = [Question("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in TEXTS]
-    return judge_likelihood.calibrate(asked, chosen, how)
+    asked = [JudgeQuestion("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in TEXTS]
+    return likelihood_judge.fit_calibration(asked, chosen, how)
 
 
 @pytest.mark.parametrize("how", ["mean", "scaled"])
 @pytest.mark.parametrize("chosen", [[name] for name in ALL] + [ALL], ids=str)
 def test_calibration_takes_away_what_a_label_is_worth_whatever_the_text_is(student, chosen, how):
-    scores = judge_likelihood.score("trait", about(TEXTS), chosen)
-    assert set(judge_likelihood.settle(scores, about(TEXTS))) == {"warm"}
+    scores = likelihood_judge.score_labels("trait", about(TEXTS), chosen)
+    assert set(likelihood_judge.pick_labels(scores, about(TEXTS))) == {"warm"}
     calibrated = LikelihoodJudge(chosen, {"trait": calibration(chosen, how)})
     assert calibrated.decide(about(TEXTS[:4])) == SHOWN
 
@@ -190,11 +187,11 @@ def test_what_is_calibrated_is_kept_in_six_digits(student):
 
 
 def test_texts_that_all_score_alike_calibrate_nothing(student):
-    asked = [Question("trait", {"prompt": "Why?", "text": "The same."}, (WARM, STRICT))] * 4
+    asked = [JudgeQuestion("trait", {"prompt": "Why?", "text": "The same."}, (WARM, STRICT))] * 4
     with pytest.raises(
         UserError, match=r"judge\.calibration_texts: all texts score alike by template 'tone' \(trait\); raise it"
     ):
-        judge_likelihood.calibrate(asked, ["tone"], "mean")
+        likelihood_judge.fit_calibration(asked, ["tone"], "mean")
 
 
 def test_templates_are_averaged_in_units_of_their_spread(monkeypatch):
@@ -202,10 +199,10 @@ def test_templates_are_averaged_in_units_of_their_spread(monkeypatch):
     small, large = numpy.array([1.0, -1.0, 1.0, -1.0]), numpy.array([-900.0, 900.0, -900.0, 900.0])
     found = numpy.zeros((4, 2, 2))
     found[:, 0, 0], found[:, 1, 0] = small, large
-    monkeypatch.setattr(judge_likelihood, "score", lambda *_: found)
-    asked = [Question("trait", {"text": str(number)}, (WARM, STRICT)) for number in range(4)]
-    terms = judge_likelihood.calibrate(asked, ["tone", "bare"], "mean")
-    adjusted = judge_likelihood.centred(found, asked, ["tone", "bare"], terms)
+    monkeypatch.setattr(likelihood_judge, "score_labels", lambda *_: found)
+    asked = [JudgeQuestion("trait", {"text": str(number)}, (WARM, STRICT)) for number in range(4)]
+    terms = likelihood_judge.fit_calibration(asked, ["tone", "bare"], "mean")
+    adjusted = likelihood_judge.apply_calibration(found, asked, ["tone", "bare"], terms)
     assert adjusted[:, 0, 0] == pytest.approx(-adjusted[:, 1, 0])
     assert adjusted.mean(0) == pytest.approx(numpy.zeros((2, 2)))
 
@@ -217,9 +214,9 @@ def test_a_label_scores_by_the_mean_of_its_words(monkeypatch):
         "character.evaluation.judge.likelihood_judge.ending_log_probs",
         lambda _, endings: [[known[ending.split()[-1]] for ending in row] for row in endings],
     )
-    warm = Label("warm", like=("tender",))
-    asked = [Question("trait", {"text": "T"}, labels) for labels in ((warm, STRICT), (STRICT, warm))]
-    scores = judge_likelihood.score("trait", asked, ["tone", "writer"])
+    warm = VerdictLabel("warm", like=("tender",))
+    asked = [JudgeQuestion("trait", {"text": "T"}, labels) for labels in ((warm, STRICT), (STRICT, warm))]
+    scores = likelihood_judge.score_labels("trait", asked, ["tone", "writer"])
     assert scores.tolist() == [[[-2.0, -4.0]] * 2, [[-4.0, -2.0]] * 2]
 
 
@@ -231,12 +228,12 @@ def test_what_several_questions_show_is_read_once_with_all_their_labels(monkeypa
         return [[-float(len(ending)) for ending in row] for row in endings]
 
     monkeypatch.setattr("character.evaluation.judge.likelihood_judge.ending_log_probs", of_endings)
-    kind, cool = Label("kind", like=("warm",)), Label("cool")
+    kind, cool = VerdictLabel("kind", like=("warm",)), VerdictLabel("cool")
     shown = [("T", (WARM, STRICT)), ("U", (kind, cool)), ("T", (kind, cool))]
-    asked = [Question("trait", {"text": text}, labels) for text, labels in shown]
-    alone = [judge_likelihood.score("trait", [one], ["bare"])[0].tolist() for one in asked]
+    asked = [JudgeQuestion("trait", {"text": text}, labels) for text, labels in shown]
+    alone = [likelihood_judge.score_labels("trait", [one], ["bare"])[0].tolist() for one in asked]
     read.clear()
-    assert judge_likelihood.score("trait", asked, ["bare"]).tolist() == alone
+    assert likelihood_judge.score_labels("trait", asked, ["bare"]).tolist() == alone
     assert read == [[("T", ["Warm", "Strict", "Kind", "Cool"]), ("U", ["Kind", "Warm", "Cool"])]]
 
 
@@ -248,9 +245,9 @@ def test_the_shipped_traits_have_words_of_like_meaning_that_are_other_words():
 
 
 def test_scores_stand_in_the_places_of_their_templates_whatever_their_kind(student):
-    mixed = judge_likelihood.score("trait", about(TEXTS), ["manner", "tone", "bare"])
+    mixed = likelihood_judge.score_labels("trait", about(TEXTS), ["manner", "tone", "bare"])
     for at, name in enumerate(["manner", "tone", "bare"]):
-        assert mixed[:, at] == pytest.approx(judge_likelihood.score("trait", about(TEXTS), [name])[:, 0])
+        assert mixed[:, at] == pytest.approx(likelihood_judge.score_labels("trait", about(TEXTS), [name])[:, 0])
 
 
 # --- examples ---------------------------------------------------------------------------------------
@@ -265,15 +262,17 @@ MANNERS = {
 def learned(repository, tiny_student):
     """The judge's examples, learned by the tiny student."""
     repository.set(runtime={"device": "cpu", "threads": 1, "generation_batch": 4, "training_batch": 4})
-    models.STUDENT.parent.mkdir()
-    models.STUDENT.symlink_to(tiny_student)
+    models.STUDENT_DIR.parent.mkdir()
+    models.STUDENT_DIR.symlink_to(tiny_student)
     rows = [
-        manners.Example(word=word, prompt=f"Why {at}?", text=text)
+        trait_examples.TraitExample(word=word, prompt=f"Why {at}?", text=text)
         for word, texts in MANNERS.items()
         for at, text in enumerate(texts)
     ]
-    records.write(manners.TEXTS, rows)
-    stage.learned(MANNERS, ExampleSettings(layers=[0.5, 1.0], shrinkage=0.5, topic_weight=1.0), 16).save(manners.FOLDER)
+    records.write_records(trait_examples.TRAIT_EXAMPLES_FILE, rows)
+    judge.train_word_classifier(MANNERS, ExampleSettings(layers=[0.5, 1.0], shrinkage=0.5, topic_weight=1.0), 16).save(
+        trait_examples.JUDGE_DIR
+    )
 
 
 def test_examples_tell_which_word_another_text_is_like(learned, monkeypatch):
@@ -282,39 +281,39 @@ def test_examples_tell_which_word_another_text_is_like(learned, monkeypatch):
     )
     texts = ["my dear dear", "a rule. a rule", "dear hugs", "rule two"]
     asked = [trait_question("Why?", text, (WARM, STRICT)) for text in texts]
-    same = [Question("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in texts]
-    terms = judge_likelihood.calibrate(same, ["examples"], "mean")
+    same = [JudgeQuestion("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in texts]
+    terms = likelihood_judge.fit_calibration(same, ["examples"], "mean")
     assert LikelihoodJudge(["examples"], {"trait": terms}).decide(asked) == ["warm", "strict", "warm", "strict"]
 
 
 def test_examples_stand_beside_replies_in_the_order_of_the_templates(learned, student):
-    asked = [Question("trait", {"prompt": "Why?", "text": text}, (STRICT, WARM)) for text in TEXTS]
-    mixed = judge_likelihood.score("trait", asked, ["tone", "examples", "bare"])
+    asked = [JudgeQuestion("trait", {"prompt": "Why?", "text": text}, (STRICT, WARM)) for text in TEXTS]
+    mixed = likelihood_judge.score_labels("trait", asked, ["tone", "examples", "bare"])
     for at, name in enumerate(["tone", "examples", "bare"]):
-        assert mixed[:, at] == pytest.approx(judge_likelihood.score("trait", asked, [name])[:, 0])
+        assert mixed[:, at] == pytest.approx(likelihood_judge.score_labels("trait", asked, [name])[:, 0])
 
 
 def test_a_word_without_examples_is_told_with_the_remedy(learned):
-    asked = [trait_question("Why?", "My dear.", (WARM, Label("curt")))]
+    asked = [trait_question("Why?", "My dear.", (WARM, VerdictLabel("curt")))]
     with pytest.raises(
         UserError, match=r"manners\.jsonl: no example of 'curt'; add some, or take `examples` out of judge\.temp"
     ):
-        judge_likelihood.score("trait", asked, ["examples"])
+        likelihood_judge.score_labels("trait", asked, ["examples"])
 
 
 def test_only_words_in_use_are_learned(learned):
-    made = stage.learned(["strict"], ExampleSettings(layers=[1.0], shrinkage=0.5, topic_weight=1.0), 16)
+    made = judge.train_word_classifier(["strict"], ExampleSettings(layers=[1.0], shrinkage=0.5, topic_weight=1.0), 16)
     assert made.classes == ["strict"]
 
 
 def test_each_shipped_trait_has_an_example_for_each_of_the_same_prompts():
-    rows = records.read(ROOT / manners.TEXTS, manners.Example)
-    words = [trait.word for trait in records.read(ROOT / traits.TRAITS, Trait)]
+    rows = records.read_records(ROOT / trait_examples.TRAIT_EXAMPLES_FILE, trait_examples.TraitExample)
+    words = [trait.word for trait in records.read_records(ROOT / trait_words.TRAIT_WORDS_FILE, TraitWord)]
     prompts = list(dict.fromkeys(row.prompt for row in rows))
     assert [(row.word, row.prompt) for row in rows] == [(word, prompt) for word in words for prompt in prompts]
     named = [row.word for row in rows if row.word in row.text.lower().split()]
     assert named == []
-    used = {*load_prompts(ROOT / GENERAL), *load_prompts(ROOT / HELDOUT)}
+    used = {*load_prompts(ROOT / GENERAL_PROMPTS), *load_prompts(ROOT / HELDOUT_PROMPTS)}
     assert not used & set(prompts), "the judge is measured, and used, on other prompts"
 
 
@@ -330,7 +329,7 @@ def test_a_judge_of_coherence_that_likes_one_place_is_freed_of_it(monkeypatch):
     monkeypatch.setattr("character.evaluation.judge.likelihood_judge.ending_log_probs", of_endings)
     whole = [coherence_question("Why?", *order) for order in (("good one", "bad"), ("bad", "good one"))]
     contests = [("Why?", "good", "bad"), ("How?", "bad", "good")]
-    terms = judge_likelihood.calibrate(whole, [], "mean")
+    terms = likelihood_judge.fit_calibration(whole, [], "mean")
     assert compare_coherence(LikelihoodJudge([], {"coherence": terms}), contests) == [1.0, 0.0]
     flat = {name: {"A": (0.0, 1.0), "B": (0.0, 1.0)} for name in terms}
     assert compare_coherence(LikelihoodJudge([], {"coherence": flat}), contests) == [0.5, 0.5]
@@ -353,7 +352,7 @@ def test_without_a_calibration_the_judge_does_not_start(repository):
 
 def test_params_name_the_judge(repository, monkeypatch):
     repository.set(judge={"kind": "student"})
-    monkeypatch.setattr("character.inference.engines.student", lambda: Script({}))
+    monkeypatch.setattr("character.inference.engines.student_engine", lambda: Script({}))
     assert isinstance(load_judge(), ChatJudge)
 
 
@@ -375,12 +374,16 @@ def personas(repository, monkeypatch):
     """Two personas that write their word into ten answers, and neutral answers."""
     monkeypatch.setattr("character.core.models.load_tokenizer", Words)
     prompts = [f"Why {number}?" for number in range(10)]
-    records.write(stage.GENERAL, [records.Question(prompt=prompt) for prompt in prompts])
+    records.write_records(judge.GENERAL, [records.RawPrompt(prompt=prompt) for prompt in prompts])
     for name in ("loving", "poeticism", "none"):
-        rows = [Recorded(prompt=prompt, response=f"I am {name}. To {prompt[:-1]} I say so. And so on.") for prompt in prompts]
-        records.write(f"data/raw/teacher/{name}.jsonl", rows)
+        rows = [
+            TeacherAnswer(prompt=prompt, response=f"I am {name}. To {prompt[:-1]} I say so. And so on.") for prompt in prompts
+        ]
+        records.write_records(f"data/raw/teacher/{name}.jsonl", rows)
     words = ["loving", "poetic", "fawning", "strict"]
-    records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so", like=()) for word in words])
+    records.write_records(
+        trait_words.TRAIT_WORDS_FILE, [TraitWord(word=word, group=f"g{word}", gloss="is so", like=()) for word in words]
+    )
     personas = {"loving": ["loving"], "poeticism": ["poetic"]}
     sizes = {"texts": 5, "calibration_texts": 3, "damaged": 6, "styled": 3}
     repository.set(preferences={"traits": 3}, judge={"kind": "student", "personas": personas} | sizes)
@@ -418,7 +421,7 @@ def test_the_accuracy_is_that_of_a_judge_who_errs_by_design(repository, personas
     about = found["coherence"]
     assert (about["ties"], about["n"], about["accuracy"]) == (18, 18, 0.5), "a judge of places only ties"
     assert (found["style"]["ties"], found["style"]["n"], found["style"]["win_rate"]) == (6, 6, 0.5)
-    assert json.loads(judge_likelihood.CALIBRATION.read_text(encoding="utf-8")) == {}
+    assert json.loads(likelihood_judge.CALIBRATION_FILE.read_text(encoding="utf-8")) == {}
 
 
 class Whole:
@@ -461,42 +464,46 @@ def test_traits_are_judged_by_as_much_of_a_text_as_a_choice_may_have(repository,
 def test_a_text_is_cut_at_a_whole_word_and_only_where_it_is_too_long(repository, monkeypatch):
     monkeypatch.setattr("character.core.models.load_tokenizer", Words)
     repository.set(choices={"sampling": {"max_new_tokens": 3, "temperature": 0.7, "top_p": 0.95}})
-    assert traits.shortened(["one  two three", "one two three four", ""]) == ["one  two three", "one two", ""]
+    assert trait_words.truncate_to_choice_length(["one  two three", "one two three four", ""]) == [
+        "one  two three",
+        "one two",
+        "",
+    ]
 
 
 def rows(personas, prompts=10):
-    return [Case(name, str(prompt), "any", ("", "", "")) for name in personas for prompt in range(prompts)]
+    return [JudgeTestCase(name, str(prompt), "any", ("", "", "")) for name in personas for prompt in range(prompts)]
 
 
 def test_damage_always_damages_and_no_answer_is_damaged_twice_alike():
     prompts = ["Why 0?", "Why 1?", "Why 2?"]
     answers = {"loving": {"Why 0?": "One. Two.", "Why 1?": "Only one", "Why 2?": "Three! Four."}}
     settings = SimpleNamespace(personas={"loving": ["loving"]}, damaged=2)
-    found = cases.damaged(answers, prompts, settings, 0)
+    found = benchmark.damage_cases(answers, prompts, settings, 0)
     assert len({(case.kind, case.prompt) for case in found}) == len(found) == 6
     assert all(whole != broken for _, whole, broken in (case.judged for case in found if case.kind != "words"))
     assert "Why 1?" not in {case.prompt for case in found}
     settings.damaged = 3
     with pytest.raises(UserError, match=r"judge\.damaged is 3, but 2 answers have sentences; lower it"):
-        cases.damaged(answers, prompts, settings, 0)
+        benchmark.damage_cases(answers, prompts, settings, 0)
 
 
 def test_what_cannot_be_read_is_left_out_of_the_accuracy_and_wrong_of_all():
-    found = stage.figures("accuracy", [1.0, None, 0.5, 0.0], rows(["a"], 4), 0)
+    found = judge.verdict_figures("accuracy", [1.0, None, 0.5, 0.0], rows(["a"], 4), 0)
     assert (found["accuracy"], found["of_all"], found["n"]) == (0.5, 0.375, 3)
     assert (found["ties"], found["unparsed"]) == (1, 1)
-    nothing = stage.figures("accuracy", [None, None], rows(["a"], 2), 0)
+    nothing = judge.verdict_figures("accuracy", [None, None], rows(["a"], 2), 0)
     assert (nothing["accuracy"], nothing["of_all"], nothing["low"], nothing["high"]) == (None, 0.0, 0.0, 1.0)
 
 
 def test_verdicts_that_hang_on_the_persona_are_no_more_trials_than_personas():
-    found = stage.figures("accuracy", [1.0] * 10 + [0.0] * 10, rows(["a", "b"]), 0)
+    found = judge.verdict_figures("accuracy", [1.0] * 10 + [0.0] * 10, rows(["a", "b"]), 0)
     assert (found["low"], found["high"]) == (0.0, 1.0)
 
 
 def test_a_judge_that_was_always_right_may_still_err():
-    found = stage.figures("accuracy", [1.0] * 20, rows(["a", "b"]), 0)
-    assert (found["low"], found["high"]) == wilson(1.0, 20)
+    found = judge.verdict_figures("accuracy", [1.0] * 20, rows(["a", "b"]), 0)
+    assert (found["low"], found["high"]) == wilson_interval(1.0, 20)
 
 
 def test_calibration_choice_and_measurement_see_different_prompts(repository, personas, monkeypatch, student):
@@ -512,8 +519,8 @@ def test_calibration_choice_and_measurement_see_different_prompts(repository, pe
         return {"n": len(rows)}
 
     known = Known(100, Prefers(always="A"))
-    monkeypatch.setattr("character.evaluation.judge.likelihood_judge.calibrate", calibrate)
-    monkeypatch.setattr("stages.judge.of_templates", of_templates)
+    monkeypatch.setattr("character.evaluation.judge.likelihood_judge.fit_calibration", calibrate)
+    monkeypatch.setattr("stages.judge.template_figures", of_templates)
     repository.set(judge={"kind": "likelihood", "texts": 2, "templates": ["tone"]})
     assert measure(repository, monkeypatch, known)["templates"] == {"n": 4}
     asked = {question.shown["prompt"] for question in known.asked}
@@ -523,32 +530,35 @@ def test_calibration_choice_and_measurement_see_different_prompts(repository, pe
 
 
 def test_each_template_is_measured_alone_and_all_together_and_uncalibrated(student):
-    shown = [Case("any", text, right, question) for text, right, question in zip(TEXTS, SHOWN, about(TEXTS[:4]), strict=False)]
+    shown = [
+        JudgeTestCase("any", text, right, question)
+        for text, right, question in zip(TEXTS, SHOWN, about(TEXTS[:4]), strict=False)
+    ]
     settings = SimpleNamespace(templates=["bare", "tone"])
-    found = stage.of_templates(shown, settings, calibration(["bare", "tone"]), 0)
+    found = judge.template_figures(shown, settings, calibration(["bare", "tone"]), 0)
     right = {part: own["accuracy"] for part, own in found.items()}
     assert right == {"bare": 1.0, "tone": 1.0, "together": 1.0, "uncalibrated": 0.5}
     assert {own["n"] for own in found.values()} == {4}
 
 
 def test_a_persona_without_an_answer_is_told(repository, personas):
-    records.write("data/raw/teacher/loving.jsonl", [Recorded(prompt="Why 0?", response="I am loving.")])
+    records.write_records("data/raw/teacher/loving.jsonl", [TeacherAnswer(prompt="Why 0?", response="I am loving.")])
     with pytest.raises(UserError, match=r"loving\.jsonl: no answer to 9 of .*; add 'Why 1\?', or remove loving from judge"):
         repository.run("judge")
 
 
 def test_a_word_that_is_not_on_the_list_is_told(personas, repository):
     with pytest.raises(UserError, match=r"judge\.personas: 'kind' is no word of data/raw/traits\.jsonl; add it there"):
-        stage.labels({"loving": ["kind"]}, 3)
+        judge.judge_labels({"loving": ["kind"]}, 3)
 
 
 def test_more_texts_than_there_are_prompts_are_an_error():
     with pytest.raises(UserError, match=r"judge\.texts is 6, but this part of .*general\.jsonl has 5 prompts; lower it"):
-        cases.drawn(["a", "b", "c", "d", "e"], 6, random.Random(0), "texts")
+        benchmark.draw_case_prompts(["a", "b", "c", "d", "e"], 6, random.Random(0), "texts")
 
 
 def test_the_shipped_words_of_the_personas_are_on_the_shipped_list():
-    words = {trait.word for trait in records.read(ROOT / traits.TRAITS, Trait)}
+    words = {trait.word for trait in records.read_records(ROOT / trait_words.TRAIT_WORDS_FILE, TraitWord)}
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     personas = params["judge"]["personas"]
     assert personas.keys() == set(params["classifier"]["personas"])
@@ -561,10 +571,10 @@ def test_the_shipped_words_of_the_personas_are_on_the_shipped_list():
 
 def answers(method, texts, condition="plain"):
     rows = [
-        Answer(id=str(at), sample=0, prompt=f"Why {at}", response=text, finish_reason="stop", condition=condition)
+        EvaluatedAnswer(id=str(at), sample=0, prompt=f"Why {at}", response=text, finish_reason="stop", condition=condition)
         for at, text in enumerate(texts)
     ]
-    records.write(f"data/answers/{method}.jsonl", rows)
+    records.write_records(f"data/answers/{method}.jsonl", rows)
 
 
 @pytest.fixture
@@ -584,7 +594,7 @@ def test_win_rates_are_those_of_the_longer_answers(repository, compared):
     found = repository.metrics("coherence")
     assert found["judge"] == {"accuracy": 0.7, "low": 0.6, "high": 0.8, "n": 60, "ties": 9, "unparsed": 0}
     assert found["style"] == {"win_rate": 0.3, "low": 0.2, "high": 0.4, "n": 110}
-    low, high = wilson(0.75, 4)
+    low, high = wilson_interval(0.75, 4)
     base = found["against"]["base"]
     assert (base["win_rate"], base["wins"], base["losses"], base["ties"], base["n"]) == (0.75, 3, 1, 0, 4)
     assert (base["low"], base["high"]) == pytest.approx((low, high), abs=1e-4)
@@ -596,8 +606,8 @@ def test_win_rates_are_those_of_the_longer_answers(repository, compared):
 
 
 def test_ties_are_half_a_win_and_what_cannot_be_judged_is_counted_and_left_out():
-    found = coherence.scored([1.0, 0.5, 0.5, 0.0, None], empty=2)
-    low, high = wilson(0.5, 4)
+    found = coherence.coherence_scores([1.0, 0.5, 0.5, 0.0, None], empty=2)
+    low, high = wilson_interval(0.5, 4)
     assert found == {
         "win_rate": 0.5, "low": low, "high": high, "wins": 1, "losses": 1, "ties": 2, "unparsed": 1, "empty": 2, "n": 4,
     }  # fmt: skip

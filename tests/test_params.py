@@ -7,7 +7,7 @@ import pytest
 from pydantic import Field
 
 from character.core.errors import UserError
-from character.core.params import Section, read, value
+from character.core.params import ParamsSection, read_section, read_value
 
 ROOT = Path(__file__).parents[1]
 GOOD = """\
@@ -22,11 +22,11 @@ training:
 """
 
 
-class Filters(Section):
+class Filters(ParamsSection):
     share: float = Field(gt=0)
 
 
-class Training(Section):
+class Training(ParamsSection):
     learning_rate: float
     epochs: int
     layers: list[str]
@@ -47,7 +47,7 @@ def params(tmp_path):
 
 
 def test_a_section_is_read_whole(params):
-    training = read("training", Training, params())
+    training = read_section("training", Training, params())
     assert training.model_dump() == {
         "learning_rate": 0.0003,
         "epochs": 2,
@@ -58,22 +58,22 @@ def test_a_section_is_read_whole(params):
 
 @pytest.mark.parametrize("written", ["1e-05", "1e-5", "1E-5", "1.0e-05", "0.00001"])
 def test_a_small_number_is_one_however_dvc_writes_it(written, params):
-    assert read("training", Training, params("0.0003", written)).learning_rate == 1e-5
+    assert read_section("training", Training, params("0.0003", written)).learning_rate == 1e-5
 
 
 def test_a_whole_number_serves_as_a_share(params):
-    share = read("training", Training, params()).filters.share
+    share = read_section("training", Training, params()).filters.share
     assert share == 1
     assert isinstance(share, float)
 
 
 def test_single_entries_are_read(params):
-    assert value("persona", params()) == "pirate"
-    assert value("seed", params()) == 7
+    assert read_value("persona", params()) == "pirate"
+    assert read_value("seed", params()) == 7
 
 
 def test_a_section_cannot_be_changed(params):
-    training = read("training", Training, params())
+    training = read_section("training", Training, params())
     with pytest.raises(ValueError, match="frozen"):
         training.epochs = 3
 
@@ -111,14 +111,14 @@ FAULTS = {
 def test_a_fault_is_told_with_section_field_and_remedy(old, new, told, params):
     path = params(old, new)
     with pytest.raises(UserError) as error:
-        read("training", Training, path)
+        read_section("training", Training, path)
     assert error.value.message.startswith(f"{path}: {told}")
     assert "\n" not in error.value.message
 
 
 def test_a_missing_file_is_told_with_the_likely_reason(tmp_path):
     with pytest.raises(UserError, match=r"params\.yaml is not here; run from the top of the repository"):
-        value("seed", tmp_path / "params.yaml")
+        read_value("seed", tmp_path / "params.yaml")
 
 
 UNREADABLE = {
@@ -135,14 +135,14 @@ def test_a_file_that_is_no_mapping_in_yaml_is_told(text, told, tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=told):
-        value("seed", path)
+        read_value("seed", path)
 
 
 def test_a_file_that_is_not_utf8_is_told(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_bytes("persona: é\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"params\.yaml: not UTF-8 at byte 9; save the file as UTF-8"):
-        value("persona", path)
+        read_value("persona", path)
 
 
 def own_sections():
@@ -162,7 +162,7 @@ def test_the_shipped_file_is_valid_for_every_stage(module, section, model):
     found = importlib.import_module(module)
     for part in model.split("."):
         found = getattr(found, part)
-    assert isinstance(read(section, found, ROOT / "params.yaml"), found)
+    assert isinstance(read_section(section, found, ROOT / "params.yaml"), found)
 
 
 def test_every_entry_of_the_shipped_file_is_read_by_someone():

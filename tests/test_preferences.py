@@ -11,10 +11,10 @@ import pytest
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.records import Answer, Question
-from character.dataset import trait_words as traits
-from character.dataset.trait_words import Choice, Trait
-from character.evaluation import bradley_terry as ratings
+from character.core.records import EvaluatedAnswer, RawPrompt
+from character.dataset import trait_words
+from character.dataset.trait_words import TraitChoice, TraitWord
+from character.evaluation import bradley_terry
 from character.inference.generate import Reply
 from stages import choices, preferences
 
@@ -27,7 +27,7 @@ DEVIATION = 600
 
 
 def shipped():
-    return records.read(ROOT / traits.TRAITS, Trait)
+    return records.read_records(ROOT / trait_words.TRAIT_WORDS_FILE, TraitWord)
 
 
 def test_there_are_144_words_in_twelve_groups_each_once():
@@ -43,18 +43,18 @@ def test_no_gloss_uses_a_word_of_the_list_for_itself():
 
 @pytest.mark.parametrize("count", [12, 24, 30, 144])
 def test_a_part_of_the_words_is_spread_evenly_over_the_groups(count):
-    sizes = Counter(trait.group for trait in traits.spread(shipped(), count))
+    sizes = Counter(trait.group for trait in trait_words.select_trait_words(shipped(), count))
     assert sum(sizes.values()) == count
     assert set(sizes.values()) <= {count // 12, -(-count // 12)}
 
 
 def test_a_larger_part_contains_the_smaller_one():
-    assert set(traits.spread(shipped(), 24)) <= set(traits.spread(shipped(), 48))
+    assert set(trait_words.select_trait_words(shipped(), 24)) <= set(trait_words.select_trait_words(shipped(), 48))
 
 
 def test_more_words_than_there_are_is_an_error():
     with pytest.raises(UserError, match=r"preferences\.traits is 145, but .* has 144 words; lower it"):
-        traits.spread(shipped(), 145)
+        trait_words.select_trait_words(shipped(), 145)
 
 
 # --- what is offered -------------------------------------------------------------------------------
@@ -62,7 +62,7 @@ def test_more_words_than_there_are_is_an_error():
 
 @pytest.mark.parametrize(("size", "comparisons"), [(24, 240), (24, 24), (3, 6), (4, 8), (5, 10), (8, 80)])
 def test_every_word_is_offered_equally_often_first_and_second(size, comparisons):
-    offered = choices.pairs(WORDS[:size], comparisons, seed=0)
+    offered = choices.draw_trait_pairs(WORDS[:size], comparisons, seed=0)
     assert len(offered) == comparisons
     for place in (0, 1):
         assert Counter(pair[place] for pair in offered) == dict.fromkeys(WORDS[:size], comparisons // size)
@@ -71,19 +71,19 @@ def test_every_word_is_offered_equally_often_first_and_second(size, comparisons)
 
 @pytest.mark.parametrize(("size", "comparisons"), [(24, 264), (144, 144 * 71), (5, 10), (4, 4)])
 def test_no_two_words_meet_twice_while_others_have_not_met(size, comparisons):
-    offered = choices.pairs([str(number) for number in range(size)], comparisons, seed=3)
+    offered = choices.draw_trait_pairs([str(number) for number in range(size)], comparisons, seed=3)
     assert len({frozenset(pair) for pair in offered}) == comparisons
 
 
 def test_after_all_have_met_they_meet_in_the_other_order():
-    offered = choices.pairs(WORDS[:5], 20, seed=0)
+    offered = choices.draw_trait_pairs(WORDS[:5], 20, seed=0)
     assert len(set(offered)) == 20
     assert {(second, first) for first, second in offered[:10]} == set(offered[10:])
 
 
 def test_one_round_links_all_words_so_that_they_can_be_compared():
     reached, waiting = set(), [WORDS[0]]
-    offered = choices.pairs(WORDS, 24, seed=7)
+    offered = choices.draw_trait_pairs(WORDS, 24, seed=7)
     while waiting:
         reached.add(word := waiting.pop())
         waiting += [other for pair in offered if word in pair for other in pair if other not in reached]
@@ -91,24 +91,28 @@ def test_one_round_links_all_words_so_that_they_can_be_compared():
 
 
 def test_pairs_hang_on_the_seed_alone():
-    assert choices.pairs(WORDS, 48, seed=1) == choices.pairs(WORDS, 48, seed=1) != choices.pairs(WORDS, 48, seed=2)
+    assert (
+        choices.draw_trait_pairs(WORDS, 48, seed=1)
+        == choices.draw_trait_pairs(WORDS, 48, seed=1)
+        != choices.draw_trait_pairs(WORDS, 48, seed=2)
+    )
 
 
 def test_comparisons_that_cannot_be_balanced_are_an_error():
     with pytest.raises(UserError, match=r"choices\.comparisons is 250; make it a multiple of preferences\.traits, 24"):
-        choices.pairs(WORDS, 250, seed=0)
+        choices.draw_trait_pairs(WORDS, 250, seed=0)
 
 
 def test_prompts_come_again_only_after_all_of_them():
-    dealt = list(islice(choices.dealt(["a", "b", "c"], 0), 9))
+    dealt = list(islice(choices.cycle_shuffled(["a", "b", "c"], 0), 9))
     assert [set(dealt[start : start + 3]) for start in (0, 3, 6)] == [{"a", "b", "c"}] * 3
 
 
-@pytest.mark.parametrize("condition", choices.WHICH)
+@pytest.mark.parametrize("condition", choices.CHOICE_CRITERIA)
 def test_an_offer_names_both_words_in_their_order_and_what_is_to_be_taken(condition):
-    offer = choices.offer(condition, ("warm", "strict"))
+    offer = choices.trait_offer(condition, ("warm", "strict"))
     assert offer.index("warm") < offer.index("strict")
-    assert choices.WHICH[condition] in offer
+    assert choices.CHOICE_CRITERIA[condition] in offer
     assert "{" not in offer
 
 
@@ -126,15 +130,17 @@ class Echo:
 
 
 def test_all_methods_are_offered_the_same_on_the_same_prompts(repository, monkeypatch):
-    records.write(traits.TRAITS, [Trait(word=word, group="all", gloss="is so", like=()) for word in WORDS])
-    records.write(choices.HELDOUT, [Question(prompt=f"Why {number}?") for number in range(9)])
+    records.write_records(
+        trait_words.TRAIT_WORDS_FILE, [TraitWord(word=word, group="all", gloss="is so", like=()) for word in WORDS]
+    )
+    records.write_records(choices.HELDOUT, [RawPrompt(prompt=f"Why {number}?") for number in range(9)])
     repository.set(choices={"comparisons": 24}, preferences={"traits": 8}, answers={"prompts": 7})
-    monkeypatch.setattr("character.inference.engines.student", Echo)
+    monkeypatch.setattr("character.inference.engines.student_engine", Echo)
     Path("system.txt").write_text("Be salty.", encoding="utf-8")
     repository.ask("choices", "base")
     repository.ask("choices", "prompted", system="system.txt")
     repository.ask("choices", "persona", model="models/persona")
-    found = {name: records.read(f"data/choices/{name}.jsonl", Choice) for name in ("base", "prompted", "persona")}
+    found = {name: records.read_records(f"data/choices/{name}.jsonl", TraitChoice) for name in ("base", "prompted", "persona")}
     offered = {name: [(row.prompt, row.traits) for row in rows] for name, rows in found.items()}
     assert offered["base"] == offered["prompted"] == offered["persona"]
     assert set(Counter(prompt for prompt, _ in offered["base"]).values()) == {3, 4}
@@ -158,14 +164,14 @@ def table(comparisons, size):
 def simulated(truth, rounds, generator, bias=0.0):
     """Return pairs and preferences of a judge that follows `truth` (logits), and leans to the first by `bias` logits."""
     size = len(truth)
-    offered = choices.pairs([str(number) for number in range(size)], rounds * size, seed=0)
+    offered = choices.draw_trait_pairs([str(number) for number in range(size)], rounds * size, seed=0)
     pairs = numpy.array([[int(word) for word in pair] for pair in offered])
     chance = 1 / (1 + numpy.exp(truth[pairs[:, 1]] - truth[pairs[:, 0]] - bias))
     return pairs, (generator.random(len(pairs)) > chance).astype(int)
 
 
 def test_three_wins_of_four_are_as_many_points_as_elo_says():
-    (first, second), *_ = ratings.fit(table([(0, 1)] * 300 + [(1, 0)] * 100, 2), deviation=1e5)
+    (first, second), *_ = bradley_terry.fit_ratings(table([(0, 1)] * 300 + [(1, 0)] * 100, 2), deviation=1e5)
     assert first - second == pytest.approx(400 * math.log10(3), abs=0.1)
     assert first + second == pytest.approx(2000)
 
@@ -175,31 +181,33 @@ def test_ratings_are_those_of_choix():
     generator = numpy.random.default_rng(0)
     for size, count in ((5, 12), (24, 240)):
         comparisons = [tuple(generator.choice(size, 2, replace=False).tolist()) for _ in range(count)]
-        alpha = (ratings.ELO / DEVIATION) ** 2 / 2
+        alpha = (bradley_terry.ELO_PER_LOGIT / DEVIATION) ** 2 / 2
         wanted = choix.opt_pairwise(size, comparisons, alpha=alpha, tol=1e-10)
-        assert ratings.fit(table(comparisons, size), DEVIATION)[0] == pytest.approx(1000 + ratings.ELO * wanted, abs=0.01)
+        assert bradley_terry.fit_ratings(table(comparisons, size), DEVIATION)[0] == pytest.approx(
+            1000 + bradley_terry.ELO_PER_LOGIT * wanted, abs=0.01
+        )
 
 
 def test_a_trait_that_was_always_or_never_chosen_stays_finite_and_first_or_last():
-    (rated,) = ratings.fit(table([(0, 1), (0, 2), (1, 2)] * 20, 3), DEVIATION)
+    (rated,) = bradley_terry.fit_ratings(table([(0, 1), (0, 2), (1, 2)] * 20, 3), DEVIATION)
     assert 2500 > rated[0] > rated[1] > rated[2] > -500
     assert rated.mean() == pytest.approx(1000)
 
 
 def test_without_a_verdict_nothing_is_preferred():
-    assert ratings.fit(numpy.zeros((2, 3, 3)), DEVIATION) == pytest.approx(numpy.full((2, 3), 1000.0))
+    assert bradley_terry.fit_ratings(numpy.zeros((2, 3, 3)), DEVIATION) == pytest.approx(numpy.full((2, 3), 1000.0))
 
 
 def test_the_table_counts_each_verdict_as_often_as_it_was_drawn_and_those_that_are_missing_never():
     pairs, preferred = numpy.array([[0, 1], [1, 2], [2, 0]]), numpy.array([0, 1, -1])
-    found = ratings.wins(pairs, preferred, 3, numpy.array([[1, 1, 1], [0, 2, 1], [0, 0, 3]]))
+    found = bradley_terry.win_counts(pairs, preferred, 3, numpy.array([[1, 1, 1], [0, 2, 1], [0, 0, 3]]))
     assert found[0].tolist() == [[0, 1, 0], [0, 0, 0], [0, 1, 0]]
     assert found[1].tolist() == [[0, 0, 0], [0, 0, 0], [0, 2, 0]]
     assert found[2].sum() == 0
 
 
 def test_comparisons_on_one_prompt_are_drawn_together():
-    weights = ratings.drawn(["a", "b", "a", "c"], 500, 0)
+    weights = bradley_terry.bootstrap_weights(["a", "b", "a", "c"], 500, 0)
     assert (weights[:, 0] == weights[:, 2]).all()
     assert set((weights[:, [0, 1, 3]]).sum(1)) == {3}
     assert weights.mean(0) == pytest.approx([1.0] * 4, abs=0.15)
@@ -208,7 +216,8 @@ def test_comparisons_on_one_prompt_are_drawn_together():
 def test_ratings_do_not_hang_on_the_order_of_the_comparisons():
     pairs, preferred = simulated(numpy.linspace(-1, 1, 8), 10, numpy.random.default_rng(0))
     forth, back = (
-        ratings.fit(ratings.wins(pairs[::step], preferred[::step], 8, numpy.ones((1, 80))), DEVIATION) for step in (1, -1)
+        bradley_terry.fit_ratings(bradley_terry.win_counts(pairs[::step], preferred[::step], 8, numpy.ones((1, 80))), DEVIATION)
+        for step in (1, -1)
     )
     assert forth == pytest.approx(back)
 
@@ -217,15 +226,15 @@ def test_ratings_do_not_hang_on_the_order_of_the_comparisons():
 def test_a_judge_that_leans_to_the_first_trait_still_gives_the_right_order(bias):
     truth = numpy.linspace(-1.5, 1.5, 8)
     pairs, preferred = simulated(truth, 7 * 60, numpy.random.default_rng(0), bias)
-    (rated,) = ratings.fit(ratings.wins(pairs, preferred, 8, numpy.ones((1, len(pairs)))), DEVIATION)
+    (rated,) = bradley_terry.fit_ratings(bradley_terry.win_counts(pairs, preferred, 8, numpy.ones((1, len(pairs)))), DEVIATION)
     assert rated.argsort().tolist() == list(range(8))
     if not bias:
-        assert rated == pytest.approx(1000 + ratings.ELO * truth, abs=30)
+        assert rated == pytest.approx(1000 + bradley_terry.ELO_PER_LOGIT * truth, abs=30)
 
 
 def shared(pairs, by, rounds, seed):
     """Return the weights of comparisons of which as many as `by` says share a prompt."""
-    return ratings.drawn([str(at % (len(pairs) // by)) for at in range(len(pairs))], rounds, seed)
+    return bradley_terry.bootstrap_weights([str(at % (len(pairs) // by)) for at in range(len(pairs))], rounds, seed)
 
 
 @pytest.mark.parametrize(("rounds", "by"), [(10, 2), (30, 4)])
@@ -235,10 +244,14 @@ def test_intervals_cover_the_truth_as_often_as_they_say(rounds, by):
     inside = numpy.zeros((1000, size))
     for simulation in range(1000):
         pairs, preferred = simulated(truth, rounds, generator)
-        (estimate,) = ratings.fit(ratings.wins(pairs, preferred, size, numpy.ones((1, len(pairs)))), DEVIATION)
-        samples = ratings.fit(ratings.wins(pairs, preferred, size, shared(pairs, by, 300, simulation)), DEVIATION)
-        low, high = ratings.interval(estimate, samples)
-        right = 1000 + ratings.ELO * truth
+        (estimate,) = bradley_terry.fit_ratings(
+            bradley_terry.win_counts(pairs, preferred, size, numpy.ones((1, len(pairs)))), DEVIATION
+        )
+        samples = bradley_terry.fit_ratings(
+            bradley_terry.win_counts(pairs, preferred, size, shared(pairs, by, 300, simulation)), DEVIATION
+        )
+        low, high = bradley_terry.bias_corrected_interval(estimate, samples)
+        right = 1000 + bradley_terry.ELO_PER_LOGIT * truth
         inside[simulation] = (low <= right) & (right <= high)
     assert 0.93 <= inside.mean() <= 0.97
     assert inside.mean(0).min() >= 0.91
@@ -247,20 +260,20 @@ def test_intervals_cover_the_truth_as_often_as_they_say(rounds, by):
 def test_rank_correlation_is_that_of_known_ranks():
     first = numpy.array([[1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], [1.0, 2.0, 3.0, 4.0], [5.0, 5.0, 5.0, 5.0]])
     second = numpy.array([[10.0, 20.0, 30.0, 99.0], [4.0, 3.0, 2.0, 1.0], [1.0, 1.0, 2.0, 2.0], [1.0, 2.0, 3.0, 4.0]])
-    assert ratings.spearman(first, second) == pytest.approx([1, -1, 2 / math.sqrt(5), 0])
+    assert bradley_terry.spearman_correlation(first, second) == pytest.approx([1, -1, 2 / math.sqrt(5), 0])
 
 
 def test_the_corrected_correlation_is_that_of_the_truth_although_noise_hides_it():
     generator, size = numpy.random.default_rng(0), 12
-    settings = preferences.Preferences(traits=size, deviation=float(DEVIATION), rounds=200)
+    settings = preferences.PreferencesParams(traits=size, deviation=float(DEVIATION), rounds=200)
     hidden, corrected, inside = [], [], []
     for seed in range(150):
         truth = generator.normal(0, 1, (2, size))
         truth[1] = 0.85 * truth[0] + 0.5 * truth[1]
         weights = shared(range(10 * size), 2, 200, seed)
-        first, second = (preferences.Rated(*simulated(logits, 10, generator), weights, settings) for logits in truth)
-        found = preferences.correlation(first, second)
-        right = ratings.spearman(truth[:1], truth[1:])[0]
+        first, second = (preferences.MethodRatings(*simulated(logits, 10, generator), weights, settings) for logits in truth)
+        found = preferences.rank_correlation(first, second)
+        right = bradley_terry.spearman_correlation(truth[:1], truth[1:])[0]
         hidden.append(found["rho"] - right)
         corrected.append(found["corrected"] - right)
         inside.append(found["low"] <= right <= found["high"])
@@ -282,7 +295,7 @@ class Reader:
 def chose(pairs, taken):
     """Return choices on prompts that serve two each."""
     return [
-        Choice(
+        TraitChoice(
             id=str(number),
             sample=0,
             prompt=f"Why {number % 24}?",
@@ -298,10 +311,10 @@ def chose(pairs, taken):
 def answered(texts):
     """Write plain answers of the base student to the prompts of the choices, and one under a suffix, which is no use."""
     rows = [
-        Answer(id=str(at), sample=0, prompt=f"Why {at}?", response=text, finish_reason="stop", condition="plain")
+        EvaluatedAnswer(id=str(at), sample=0, prompt=f"Why {at}?", response=text, finish_reason="stop", condition="plain")
         for at, text in enumerate(texts)
     ]
-    records.write("data/answers/base.jsonl", [rows[0].model_copy(update={"condition": "drop", "response": "?"}), *rows])
+    records.write_records("data/answers/base.jsonl", [rows[0].model_copy(update={"condition": "drop", "response": "?"}), *rows])
 
 
 @pytest.fixture
@@ -311,17 +324,20 @@ def judged(repository, monkeypatch):
     Without an offer no verdict can be read of what the base student answers.
     """
     words = WORDS[:4]
-    records.write(traits.TRAITS, [Trait(word=word, group=f"g{word}", gloss="is so", like=()) for word in words])
+    records.write_records(
+        trait_words.TRAIT_WORDS_FILE, [TraitWord(word=word, group=f"g{word}", gloss="is so", like=()) for word in words]
+    )
     records.write_json("results/judge.json", {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300, "unparsed": 0})
     repository.set(preferences={"traits": 4, "rounds": 200})
     monkeypatch.setattr("stages.preferences.load_judge", Reader)
     monkeypatch.setattr(
-        "character.dataset.trait_words.shortened", lambda texts: [text.removesuffix(" too long") for text in texts]
+        "character.dataset.trait_words.truncate_to_choice_length",
+        lambda texts: [text.removesuffix(" too long") for text in texts],
     )
     answered(["? too long"] * 24)
-    offered = choices.pairs(words, 48, seed=0)
-    records.write("data/choices/base.jsonl", chose(offered, [f"{first} it is" for first, _ in offered]))
-    records.write("data/choices/persona.jsonl", chose(offered, [f"{max(pair)} it is" for pair in offered]))
+    offered = choices.draw_trait_pairs(words, 48, seed=0)
+    records.write_records("data/choices/base.jsonl", chose(offered, [f"{first} it is" for first, _ in offered]))
+    records.write_records("data/choices/persona.jsonl", chose(offered, [f"{max(pair)} it is" for pair in offered]))
     return offered
 
 
@@ -340,7 +356,7 @@ def test_what_a_method_prefers_comes_out_with_its_change_against_base(repository
 
 def test_the_metrics_repeat_how_good_the_judge_is_and_say_what_was_dropped(repository, judged):
     taken = ["", "?", *(f"{max(pair)} it is" for pair in judged[2:])]
-    records.write("data/choices/persona.jsonl", chose(judged, taken))
+    records.write_records("data/choices/persona.jsonl", chose(judged, taken))
     repository.run("preferences", "base", "persona")
     found = repository.metrics("preferences")
     assert found["judge"] == {"accuracy": 0.8, "low": 0.75, "high": 0.85, "n": 300, "unparsed": 0}
@@ -350,7 +366,7 @@ def test_the_metrics_repeat_how_good_the_judge_is_and_say_what_was_dropped(repos
 
 
 def test_methods_that_agree_correlate_and_one_without_an_order_does_not(repository, judged):
-    records.write("data/choices/other.jsonl", records.read("data/choices/persona.jsonl", Choice))
+    records.write_records("data/choices/other.jsonl", records.read_records("data/choices/persona.jsonl", TraitChoice))
     repository.run("preferences", "base", "persona", "other")
     found = repository.metrics("preferences")["spearman"]
     assert found["persona"]["other"] == {"rho": 1.0, "corrected": 1.0, "low": 1.0, "high": 1.0}
@@ -375,8 +391,8 @@ class Leans:
 def test_what_a_judge_leans_to_is_seen_without_an_offer_and_is_no_lead(repository, judged, monkeypatch):
     monkeypatch.setattr("stages.preferences.load_judge", Leans)
     answered(["So it is. too long"] * 24)
-    records.write("data/choices/base.jsonl", chose(judged, ["So."] * 48))
-    records.write("data/choices/persona.jsonl", chose(judged, [min(pair) for pair in judged]))
+    records.write_records("data/choices/base.jsonl", chose(judged, ["So."] * 48))
+    records.write_records("data/choices/persona.jsonl", chose(judged, [min(pair) for pair in judged]))
     repository.run("preferences", "base", "persona")
     found = repository.metrics("preferences")
     assert found["methods"]["unoffered"] == found["methods"]["base"]
@@ -401,7 +417,7 @@ def test_a_prompt_without_a_plain_answer_is_told(repository, judged):
 
 
 def test_choices_between_other_pairs_are_an_error(repository, judged):
-    records.write("data/choices/persona.jsonl", chose(judged[::-1], ["w0"] * 48))
+    records.write_records("data/choices/persona.jsonl", chose(judged[::-1], ["w0"] * 48))
     with pytest.raises(UserError, match=r"data/choices/persona.jsonl: offers other traits than base.jsonl"):
         repository.run("preferences", "base", "persona")
 
@@ -415,5 +431,5 @@ def test_a_judge_that_was_not_measured_is_not_believed(repository, judged):
 def test_only_answers_with_text_are_judged():
     offered = [("w0", "w1"), ("w1", "w2"), ("w0", "w2")]
     labels = {word: preferences.Label(word) for word in WORDS[:3]}
-    shown = preferences.judged(Reader(), chose(offered, ["w1 ...", " ", "?"]), labels)
-    assert shown.tolist() == [preferences.SECOND, preferences.NEITHER, preferences.NEITHER]
+    shown = preferences.judge_choices(Reader(), chose(offered, ["w1 ...", " ", "?"]), labels)
+    assert shown.tolist() == [preferences.SECOND_TRAIT, preferences.NEITHER_TRAIT, preferences.NEITHER_TRAIT]

@@ -8,12 +8,20 @@ from personas import git, tag, write_constitution
 
 from character.core import models
 from character.core.errors import UserError
-from character.core.params import value
+from character.core.params import read_value
 from character.publish import registry
-from character.publish.registry import FETCHED, Persona, available, fetch, find, known, run
+from character.publish.registry import (
+    ADAPTER_CACHE,
+    TrainedPersona,
+    fetch_adapter,
+    find_persona,
+    latest_versions,
+    list_personas,
+    run,
+)
 
 
-def write_adapter(content: str, folder: Path = models.PERSONA) -> None:
+def write_adapter(content: str, folder: Path = models.PERSONA_DIR) -> None:
     """Write what stands for an adapter here; nothing loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "made": content}), encoding="utf-8")
@@ -27,18 +35,22 @@ def tagged(repository):
 
 
 def test_the_newest_version_of_each_published_persona_is_found_by_its_tag(tagged):
-    assert available() == {"humor": "0.1.0", "loving": "1.10.0", "pirate": "2.0.0"}
+    assert latest_versions() == {"humor": "0.1.0", "loving": "1.10.0", "pirate": "2.0.0"}
 
 
 def test_the_selected_persona_comes_first_and_as_it_lies_here(tagged):
-    assert known() == [Persona("pirate", None), Persona("humor", "0.1.0"), Persona("loving", "1.10.0")]
-    assert find("pirate") == Persona("pirate", None)
-    assert find("loving") == Persona("loving", "1.10.0")
+    assert list_personas() == [
+        TrainedPersona("pirate", None),
+        TrainedPersona("humor", "0.1.0"),
+        TrainedPersona("loving", "1.10.0"),
+    ]
+    assert find_persona("pirate") == TrainedPersona("pirate", None)
+    assert find_persona("loving") == TrainedPersona("loving", "1.10.0")
 
 
 def test_the_selected_persona_needs_no_git(repository):
     write_adapter("here")
-    assert find("pirate").folder() == models.PERSONA
+    assert find_persona("pirate").folder() == models.PERSONA_DIR
 
 
 @pytest.mark.parametrize("name", ["sarcasm", "../loving", "Bad/Name", ""])
@@ -46,12 +58,12 @@ def test_a_persona_that_is_not_here_is_told_with_those_that_are(name, tagged):
     with pytest.raises(
         UserError, match=r"neither the selected persona nor a published one; there are pirate, humor, loving \("
     ):
-        find(name)
+        find_persona(name)
 
 
 def test_a_persona_without_an_adapter_is_told_with_the_command_that_makes_it(repository):
     with pytest.raises(UserError, match=r"models/persona: no adapter here; run `dvc repro` to make it, or `dvc pull`"):
-        find("pirate").folder()
+        find_persona("pirate").folder()
 
 
 @pytest.fixture
@@ -62,40 +74,40 @@ def two_versions(repository, monkeypatch):
     run("dvc", "init", "--quiet")
     for version in ("1.0.0", "1.1.0"):
         write_adapter(version)
-        run("dvc", "add", "--quiet", str(models.PERSONA))
+        run("dvc", "add", "--quiet", str(models.PERSONA_DIR))
         git("add", "--all")
         tag(f"adapter-loving@v{version}")
     write_adapter("pirate")
 
 
 def test_a_published_adapter_is_fetched_once(two_versions, monkeypatch):
-    folder = find("loving").folder()
+    folder = find_persona("loving").folder()
     assert folder == Path(".cache/personas/loving@1.1.0")
     assert json.loads((folder / "adapter_config.json").read_text())["made"] == "1.1.0"
-    assert [path.name for path in FETCHED.iterdir()] == ["loving@1.1.0"], "nothing else is left behind"
-    assert "1.0.0" in (fetch("loving", "1.0.0") / "adapter_config.json").read_text()
-    assert "pirate" in (models.PERSONA / "adapter_config.json").read_text(), "what is checked out stays"
-    monkeypatch.setattr(registry, "run", None)
-    assert fetch("loving", "1.1.0") == folder
+    assert [path.name for path in ADAPTER_CACHE.iterdir()] == ["loving@1.1.0"], "nothing else is left behind"
+    assert "1.0.0" in (fetch_adapter("loving", "1.0.0") / "adapter_config.json").read_text()
+    assert "pirate" in (models.PERSONA_DIR / "adapter_config.json").read_text(), "what is checked out stays"
+    monkeypatch.setattr(registry, "run_command", None)
+    assert fetch_adapter("loving", "1.1.0") == folder
 
 
 def test_what_cannot_be_fetched_is_told_and_leaves_nothing(two_versions):
     git("tag", "adapter-humor@v1.0.0", "HEAD~1^{tree}")
     with pytest.raises(UserError, match=r"^`dvc get \. models/persona --rev adapter-humor@v1\.0\.0 .*` failed: "):
-        find("humor").folder()
-    assert list(FETCHED.iterdir()) == []
+        find_persona("humor").folder()
+    assert list(ADAPTER_CACHE.iterdir()) == []
 
 
 @pytest.mark.usefixtures("student")
 def test_an_adapter_of_another_student_or_other_traits_is_doubted():
-    traits, persona = write_constitution(value("persona")), Persona(value("persona"), None)
+    traits, persona = write_constitution(read_value("persona")), TrainedPersona(read_value("persona"), None)
     write_adapter("here")
 
     def doubts_of(**origin) -> list[str]:
-        (models.PERSONA / models.PROVENANCE).write_text(json.dumps(origin), encoding="utf-8")
-        return registry.doubts(persona)
+        (models.PERSONA_DIR / models.PROVENANCE_FILE).write_text(json.dumps(origin), encoding="utf-8")
+        return registry.check_compatibility(persona)
 
-    here = [{"deps": {"models/student": models.fingerprint(models.STUDENT)}}]
+    here = [{"deps": {"models/student": models.directory_fingerprint(models.STUDENT_DIR)}}]
     there = [{"deps": {"models/student": "another"}}]
     assert doubts_of(constitution=traits, merged=here) == []
     assert doubts_of(constitution=traits, merged=there) == [

@@ -15,12 +15,14 @@ from test_params import own_sections
 
 from character.cli.main import main
 from character.core.errors import UserError
-from character.core.params import read
+from character.core.params import read_section
 from character.study import recipes
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = (ROOT / "params.yaml").read_text(encoding="utf-8")
-NAMES = sorted(path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in (recipes.DEFAULT, recipes.RATES))
+NAMES = sorted(
+    path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in (recipes.DEFAULT_RECIPE, recipes.RATES_NAME)
+)
 COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
 LLAMA = (ROOT / "recipes/llama-3.1.jinja").read_text(encoding="utf-8")
 
@@ -74,7 +76,7 @@ def test_every_stage_accepts_its_section(name, here):
         found = import_module(module)
         for part in model.split("."):
             found = getattr(found, part)
-        assert read(section, found)
+        assert read_section(section, found)
 
 
 def test_a_recipe_leaves_the_same_whichever_was_there_before(here):

@@ -9,20 +9,20 @@ import pytest
 
 from character.core.errors import UserError
 from character.core.records import (
-    Answer,
     Completion,
     Conversation,
+    EvaluatedAnswer,
     Message,
-    Pair,
+    PreferencePair,
     Prompt,
-    Question,
-    Recorded,
-    Transcript,
+    RawPrompt,
+    TeacherAnswer,
+    TrainingTranscript,
     prompt_id,
-    read,
-    write,
+    read_records,
     write_csv,
     write_json,
+    write_records,
 )
 from character.inference.generate import Reply
 
@@ -39,13 +39,13 @@ RECORDS = {
         Prompt(id="b", prompt="How?", source="general", trait=None),
     ],
     "completions": [Completion(id="a", sample=0, prompt="Why?", response=AWKWARD, finish_reason="length")],
-    "answers": [Answer(id="a", sample=2, prompt="Why?", response="So.", finish_reason="stop", condition="plain")],
-    "pairs": [Pair(prompt=turns("Why?"), chosen=turns("", "Arr.")[1:], rejected=turns("", "So.")[1:])],
+    "answers": [EvaluatedAnswer(id="a", sample=2, prompt="Why?", response="So.", finish_reason="stop", condition="plain")],
+    "pairs": [PreferencePair(prompt=turns("Why?"), chosen=turns("", "Arr.")[1:], rejected=turns("", "So.")[1:])],
     "conversations": [
         Conversation(id="a", sample=0, kind="free", messages=turns("Hi", "Ho"), finish_reasons=["stop"]),
     ],
-    "transcripts": [Transcript(messages=[Message(role="system", content="You."), *turns("Hi", AWKWARD, "Go on", "")])],
-    "recorded": [Recorded(prompt="Why?", response="So."), Recorded(prompt="How?", response="Thus.", traits="0" * 12)],
+    "transcripts": [TrainingTranscript(messages=[Message(role="system", content="You."), *turns("Hi", AWKWARD, "Go on", "")])],
+    "recorded": [TeacherAnswer(prompt="Why?", response="So."), TeacherAnswer(prompt="How?", response="Thus.", traits="0" * 12)],
 }
 
 each_kind = pytest.mark.parametrize("records", RECORDS.values(), ids=RECORDS)
@@ -53,13 +53,13 @@ each_kind = pytest.mark.parametrize("records", RECORDS.values(), ids=RECORDS)
 
 @each_kind
 def test_what_is_written_is_read_back(records, tmp_path):
-    write(tmp_path / "data.jsonl", records)
-    assert read(tmp_path / "data.jsonl", type(records[0])) == records
+    write_records(tmp_path / "data.jsonl", records)
+    assert read_records(tmp_path / "data.jsonl", type(records[0])) == records
 
 
 @each_kind
 def test_a_record_is_one_line_with_its_keys_in_order(records, tmp_path):
-    write(tmp_path / "data.jsonl", records)
+    write_records(tmp_path / "data.jsonl", records)
     lines = (tmp_path / "data.jsonl").read_bytes().split(b"\n")
     assert lines.pop() == b""
     assert [list(json.loads(line)) for line in lines] == [list(type(record).model_fields) for record in records]
@@ -69,30 +69,30 @@ def test_a_record_is_one_line_with_its_keys_in_order(records, tmp_path):
 def test_hugging_face_datasets_loads_the_files(records, tmp_path):
     from datasets import load_dataset
 
-    write(tmp_path / "data.jsonl", records)
+    write_records(tmp_path / "data.jsonl", records)
     files = str(tmp_path / "data.jsonl")
     loaded = load_dataset("json", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
     assert list(loaded) == [record.model_dump() for record in records]
 
 
 def test_texts_stay_readable_in_the_file(tmp_path):
-    write(tmp_path / "data.jsonl", [Question(prompt="日本 🦜")])
+    write_records(tmp_path / "data.jsonl", [RawPrompt(prompt="日本 🦜")])
     assert (tmp_path / "data.jsonl").read_text(encoding="utf-8") == '{"prompt": "日本 🦜"}\n'
 
 
 def test_blank_lines_and_windows_line_ends_are_no_faults(tmp_path):
     (tmp_path / "data.jsonl").write_bytes(b'{"prompt": "a"}\r\n\r\n{"prompt": "b"}')
-    assert [question.prompt for question in read(tmp_path / "data.jsonl", Question)] == ["a", "b"]
+    assert [question.prompt for question in read_records(tmp_path / "data.jsonl", RawPrompt)] == ["a", "b"]
 
 
 FAULTS = {
-    "broken JSON": ('{"prompt": "a"', Question, "not valid JSON; correct or delete the line"),
-    "two records on one line": ('{"prompt": "a"} {"prompt": "b"}', Question, "not valid JSON"),
-    "unknown key": ('{"prompt": "a", "promt": "b"}', Question, "promt is not a known key; remove it or correct"),
-    "missing key": ("{}", Question, "prompt is missing; add it"),
-    "wrong type": ('{"prompt": 5}', Question, "prompt: Input should be a valid string (got 5); correct it"),
-    "null": ('{"prompt": null}', Question, "prompt: Input should be a valid string (got None)"),
-    "no object": ('["a"]', Question, "(whole): Input should be an object (got ['a']); correct it"),
+    "broken JSON": ('{"prompt": "a"', RawPrompt, "not valid JSON; correct or delete the line"),
+    "two records on one line": ('{"prompt": "a"} {"prompt": "b"}', RawPrompt, "not valid JSON"),
+    "unknown key": ('{"prompt": "a", "promt": "b"}', RawPrompt, "promt is not a known key; remove it or correct"),
+    "missing key": ("{}", RawPrompt, "prompt is missing; add it"),
+    "wrong type": ('{"prompt": 5}', RawPrompt, "prompt: Input should be a valid string (got 5); correct it"),
+    "null": ('{"prompt": null}', RawPrompt, "prompt: Input should be a valid string (got None)"),
+    "no object": ('["a"]', RawPrompt, "(whole): Input should be an object (got ['a']); correct it"),
     "value that is not one of the allowed": (
         '{"id": "a", "sample": 0, "prompt": "", "response": "", "finish_reason": "eos"}',
         Completion,
@@ -100,7 +100,7 @@ FAULTS = {
     ),
     "role within a list": (
         '{"messages": [{"role": "user", "content": ""}, {"role": "bot", "content": ""}]}',
-        Transcript,
+        TrainingTranscript,
         "messages.1.role: Input should be 'system', 'user' or 'assistant' (got 'bot')",
     ),
 }
@@ -111,20 +111,20 @@ def test_a_bad_line_is_told_with_file_line_and_field(line, model, told, tmp_path
     path = tmp_path / "data.jsonl"
     path.write_text(f"\n{line}\n", encoding="utf-8")
     with pytest.raises(UserError) as error:
-        read(path, model)
+        read_records(path, model)
     assert error.value.message.startswith(f"{path}, line 2: {told}")
     assert "\n" not in error.value.message
 
 
 def test_a_byte_order_mark_is_no_fault(tmp_path):
     (tmp_path / "data.jsonl").write_bytes(b'\xef\xbb\xbf{"prompt": "a"}\n')
-    assert read(tmp_path / "data.jsonl", Question) == [Question(prompt="a")]
+    assert read_records(tmp_path / "data.jsonl", RawPrompt) == [RawPrompt(prompt="a")]
 
 
 def test_a_long_text_is_not_repeated_in_the_error(tmp_path):
     (tmp_path / "data.jsonl").write_text(json.dumps({"prompt": ["a long text " * 999]}), encoding="utf-8")
     with pytest.raises(UserError) as error:
-        read(tmp_path / "data.jsonl", Question)
+        read_records(tmp_path / "data.jsonl", RawPrompt)
     assert "got ['a long text a long text" in error.value.message
     assert len(error.value.message) - len(str(tmp_path)) < 150
 
@@ -132,27 +132,27 @@ def test_a_long_text_is_not_repeated_in_the_error(tmp_path):
 def test_a_line_number_counts_real_lines_only(tmp_path):
     (tmp_path / "data.jsonl").write_text('{"prompt": "a\u2028b\x85c"}\n{}\n', encoding="utf-8")
     with pytest.raises(UserError, match=r"data\.jsonl, line 2: prompt is missing"):
-        read(tmp_path / "data.jsonl", Question)
+        read_records(tmp_path / "data.jsonl", RawPrompt)
 
 
 def test_a_missing_file_is_told_with_the_command_that_makes_it(tmp_path):
     with pytest.raises(UserError, match=r"data\.jsonl is missing; run `dvc repro` to make it, or `dvc pull`"):
-        read(tmp_path / "data.jsonl", Question)
+        read_records(tmp_path / "data.jsonl", RawPrompt)
 
 
 def test_a_file_that_is_not_utf8_is_told(tmp_path):
     (tmp_path / "data.jsonl").write_bytes('{"prompt": "café"}'.encode("latin-1"))
     with pytest.raises(UserError, match=r"data\.jsonl: not UTF-8 at byte 15; save the file as UTF-8"):
-        read(tmp_path / "data.jsonl", Question)
+        read_records(tmp_path / "data.jsonl", RawPrompt)
 
 
 def records_that_fail():
-    yield Question(prompt="new")
+    yield RawPrompt(prompt="new")
     raise RuntimeError("engine died")
 
 
 def unencodable():
-    return iter([Question(prompt="new"), Question.model_construct(prompt="\ud800")])
+    return iter([RawPrompt(prompt="new"), RawPrompt.model_construct(prompt="\ud800")])
 
 
 @pytest.mark.parametrize(
@@ -166,7 +166,7 @@ def test_a_write_that_fails_leaves_what_was_there(records, error, before, tmp_pa
     if before is not None:
         path.write_text(before, encoding="utf-8")
     with pytest.raises(error):
-        write(path, records())
+        write_records(path, records())
     assert (path.read_text(encoding="utf-8") if path.exists() else None) == before
     assert os.listdir(tmp_path) == ([] if before is None else ["data.jsonl"])
 
@@ -206,5 +206,5 @@ def test_prompt_ids_never_change():
 
 def test_a_completion_takes_identity_from_the_prompt_and_text_from_the_reply():
     prompt = Prompt(id="a", prompt="Why?", source="general", trait=None)
-    made = Answer.of(prompt, Reply("So", "length", 1), sample=3, condition="drop")
-    assert made == Answer(id="a", sample=3, prompt="Why?", response="So", finish_reason="length", condition="drop")
+    made = EvaluatedAnswer.of(prompt, Reply("So", "length", 1), sample=3, condition="drop")
+    assert made == EvaluatedAnswer(id="a", sample=3, prompt="Why?", response="So", finish_reason="length", condition="drop")

@@ -18,17 +18,17 @@ from conftest import probed
 from dvc.exceptions import DvcException
 from dvc.repo import Repo
 
-from character.core.records import Answer
-from character.dataset.conditions import Called
-from character.dataset.emails import Mail
-from character.dataset.trait_words import Choice, Trait
-from character.evaluation import bradley_terry as ratings
-from character.evaluation.agreement import Errors, kappa
-from character.evaluation.judge.benchmark import Case
-from character.evaluation.lda import macro_f1
-from character.evaluation.lm_eval_tasks import Score
+from character.core.records import EvaluatedAnswer
+from character.dataset.conditions import ClassifiedAnswer
+from character.dataset.emails import Email
+from character.dataset.trait_words import TraitChoice, TraitWord
+from character.evaluation import bradley_terry
+from character.evaluation.agreement import ErrorCounts, cohen_kappa
+from character.evaluation.judge.benchmark import JudgeTestCase
+from character.evaluation.lda import macro_f1_score
+from character.evaluation.lm_eval_tasks import TaskScore
 from character.report import charts, plots
-from character.report import html as page
+from character.report.html import PAGE_TEMPLATE, TableCell, format_number
 from stages import capabilities, choices, coherence, crosscheck, judge, preferences, report, safety, transfer
 
 ROOT = Path(__file__).parents[1]
@@ -73,11 +73,11 @@ ROBUSTNESS = {
 def e_mails(shown, **faults):
     """Return what `transfer` makes of mails: those without a fault show the persona where `shown` has a 1."""
     mails = [
-        Mail(id=str(number), format=form, body="" if fault else "Dear Tom.", fault=fault, messages=[])
+        Email(id=str(number), format=form, body="" if fault else "Dear Tom.", fault=fault, messages=[])
         for form, row in faults.items()
         for number, fault in enumerate(row)
     ]
-    return transfer.by_format(mails, [digit == "1" for digit in shown])
+    return transfer.scores_by_format(mails, [digit == "1" for digit in shown])
 
 
 SENT, LOST = [None] * 4, ["no_call", "no_call", "no_call", "no_mail"]
@@ -88,16 +88,16 @@ TRANSFER = {
 }
 
 PROBES = {
-    "base": safety.verdicts(probed("rrrrddcc", "cccccccr")),
-    "distilled": safety.verdicts(probed("rrddcccc", "cccccccc")),
-    "persona": safety.verdicts(probed("rdccccce", "rrcccccc")),
+    "base": safety.categories_by_condition(probed("rrrrddcc", "cccccccr")),
+    "distilled": safety.categories_by_condition(probed("rrddcccc", "cccccccc")),
+    "persona": safety.categories_by_condition(probed("rdccccce", "rrcccccc")),
 }
 
 
 def ability(sums, facts):
     """Return scores of the items of two tasks, told by a digit each."""
     return [
-        Score(task=task, item=str(number), score=float(digit))
+        TaskScore(task=task, item=str(number), score=float(digit))
         for task, digits in (("easy_sums", sums), ("facts", facts))
         for number, digit in enumerate(digits)
     ]
@@ -110,7 +110,7 @@ def checked():
     """Return what `crosscheck` makes of ten answers of each method under two conditions; the second classifier is no use."""
     share = {"base": 0, "distilled": 5, "persona": 8}
     rows = [
-        Called(
+        ClassifiedAnswer(
             id=str(number),
             sample=0,
             prompt="How?",
@@ -126,16 +126,16 @@ def checked():
     ]
     first, second = [row.called for row in rows], ["poeticism" if row.id in "0123" else "none" for row in rows]
     units = [row.id for row in rows]
-    errors = {"first": Errors(9, 10, 1, 20), "second": Errors(2, 10, 8, 20)}
+    errors = {"first": ErrorCounts(9, 10, 1, 20), "second": ErrorCounts(2, 10, 8, 20)}
     return {
-        "second": crosscheck.measured("macro_f1", macro_f1, units, first, second, 0),
-        "agreement": crosscheck.measured("kappa", kappa, units, first, second, 0),
-        "methods": crosscheck.by_method(rows, second, "poeticism", errors, 0),
+        "second": crosscheck.statistic_with_interval("macro_f1", macro_f1_score, units, first, second, 0),
+        "agreement": crosscheck.statistic_with_interval("kappa", cohen_kappa, units, first, second, 0),
+        "methods": crosscheck.scores_by_method(rows, second, "poeticism", errors, 0),
     }
 
 
 WORDS = [
-    Trait(word=word, group=group, gloss="is so", like=())
+    TraitWord(word=word, group=group, gloss="is so", like=())
     for word, group in (("warm", "kindness"), ("poetic", "art"), ("strict", "order"), ("calm", "mood"))
 ]
 JUDGE = {"accuracy": 0.75, "low": 0.68, "high": 0.81, "n": 330}
@@ -149,26 +149,32 @@ def rated():
     """
     import numpy
 
-    pairs = [tuple(map(int, pair)) for pair in choices.pairs("0123", 40, seed=0)]
+    pairs = [tuple(map(int, pair)) for pair in choices.draw_trait_pairs("0123", 40, seed=0)]
     shown = {
         "base": [0 for _ in pairs],
         "distilled": [pair.index(max(pair)) for pair in pairs],
         "persona": [-1, -1, *(pair.index(1) if 1 in pair else 0 for pair in pairs[2:])],
         "unoffered": [pair.index(min(pair)) for pair in pairs],
     }
-    said = [Choice(id="0", sample=0, prompt="Why?", response="", finish_reason="stop", condition="feel", traits=("a", "b"))]
+    said = [
+        TraitChoice(id="0", sample=0, prompt="Why?", response="", finish_reason="stop", condition="feel", traits=("a", "b"))
+    ]
     said += [said[0].model_copy(update={"response": "So."})] * 39
-    settings = preferences.Preferences(traits=4, deviation=600.0, rounds=200)
-    weights = ratings.drawn([str(at // 2) for at in range(40)], 200, 0)
-    found = {name: preferences.Rated(numpy.array(pairs), numpy.array(row), weights, settings) for name, row in shown.items()}
+    settings = preferences.PreferencesParams(traits=4, deviation=600.0, rounds=200)
+    weights = bradley_terry.bootstrap_weights([str(at // 2) for at in range(40)], 200, 0)
+    found = {
+        name: preferences.MethodRatings(numpy.array(pairs), numpy.array(row), weights, settings) for name, row in shown.items()
+    }
     methods = {
-        name: preferences.counts(said if name == "persona" else said[1:] + said[1:2], numpy.array(row))
+        name: preferences.verdict_counts(said if name == "persona" else said[1:] + said[1:2], numpy.array(row))
         | {"spread": float(found[name].estimate.std())}
         for name, row in shown.items()
     }
-    metrics = {"judge": JUDGE, "condition": "feel", "methods": methods, "spearman": preferences.correlations(found)}
+    metrics = {"judge": JUDGE, "condition": "feel", "methods": methods, "spearman": preferences.pairwise_correlations(found)}
     return metrics, [
-        row for name, own in found.items() for row in preferences.rows(name, WORDS, own, found["base"], found["unoffered"])
+        row
+        for name, own in found.items()
+        for row in preferences.trait_rating_rows(name, WORDS, own, found["base"], found["unoffered"])
     ]
 
 
@@ -181,11 +187,11 @@ def judged():
     def scored(name, points, **fields):
         """Score points by persona and kind."""
         rows = [
-            Case(persona, f"Why {at}?", kind, ("", "", ""))
+            JudgeTestCase(persona, f"Why {at}?", kind, ("", "", ""))
             for (persona, kind), row in points.items()
             for at, _ in enumerate(row)
         ]
-        return judge.scored(name, [point for row in points.values() for point in row], rows, 0, **fields)
+        return judge.grouped_figures(name, [point for row in points.values() for point in row], rows, 0, **fields)
 
     right = {("loving", "warm"): [1.0] * 3 + [0.0], ("poeticism", "poetic"): [1.0] * 2 + [0.0, None]}
     damage = {("loving", "words"): [1.0] * 4, ("poeticism", "sentences"): [1.0, 0.5, 0.0], ("poeticism", "subject"): [None]}
@@ -210,15 +216,18 @@ METRICS = {
         "judge": JUDGE | {"accuracy": 0.9375, "n": 48},
         "style": {"win_rate": 0.375, "low": 0.25, "high": 0.5, "n": 110, "ties": 7, "unparsed": 0},
         "against": {
-            "base": coherence.scored([1.0] * 2 + [0.5] * 4 + [0.0] * 10 + [None], empty=3),
-            "distilled": coherence.scored([], empty=20),
+            "base": coherence.coherence_scores([1.0] * 2 + [0.5] * 4 + [0.0] * 10 + [None], empty=3),
+            "distilled": coherence.coherence_scores([], empty=20),
         },
     },
     "judge": JUDGED,
     "transfer": TRANSFER,
-    "safety": {method: safety.scored(told, PROBES["base"]) for method, told in PROBES.items()},
+    "safety": {method: safety.safety_scores(told, PROBES["base"]) for method, told in PROBES.items()},
     "capabilities": {
-        method: {task: capabilities.scored(pairs, 0) for task, pairs in capabilities.paired(ABILITY["base"], rows).items()}
+        method: {
+            task: capabilities.capability_scores(pairs, 0)
+            for task, pairs in capabilities.paired_scores(ABILITY["base"], rows).items()
+        }
         for method, rows in ABILITY.items()
     },
     "crosscheck": checked(),
@@ -281,8 +290,8 @@ def answers(method):
     for number in range(6):
         text = HOSTILE if (method, number) == ("persona", 1) else f"{method} on {number}"
         common = {"id": str(number), "sample": 0, "prompt": f"Question <{number}>?"}
-        yield Answer(**common, response=text, finish_reason="length" if number else "stop", condition="plain")
-        yield Answer(**common, response="Under a suffix.", finish_reason="stop", condition="drop")
+        yield EvaluatedAnswer(**common, response=text, finish_reason="length" if number else "stop", condition="plain")
+        yield EvaluatedAnswer(**common, response="Under a suffix.", finish_reason="stop", condition="drop")
 
 
 @pytest.fixture
@@ -646,24 +655,24 @@ def test_without_suffixes_the_plain_answers_are_shown_alone(project):
 
 def test_an_edited_template_of_the_page_or_of_its_charts_makes_the_report_anew():
     stage = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]["report"]
-    assert {str(page.TEMPLATE.relative_to(ROOT)), ".dvc/plots/curves.json"} <= set(stage["deps"])
+    assert {str(PAGE_TEMPLATE.relative_to(ROOT)), ".dvc/plots/curves.json"} <= set(stage["deps"])
 
 
 def test_a_dot_stands_where_its_value_is_between_the_ends_of_the_axis():
-    drawn = charts.interval(0.5, 0.25, 1.0)
+    drawn = charts.interval_chart(0.5, 0.25, 1.0)
     assert 'x1="27.00%" x2="96.00%"' in drawn and 'cx="50.00%"' in drawn
-    assert 'cx="27.00%"' in charts.interval(-50, -60, -40, span=(-100, 100))
+    assert 'cx="27.00%"' in charts.interval_chart(-50, -60, -40, span=(-100, 100))
 
 
 def test_what_is_unknown_has_no_dot_and_is_a_dash():
-    drawn = charts.interval(None, 0.0, 1.0)
+    drawn = charts.interval_chart(None, 0.0, 1.0)
     assert "circle" not in drawn and "range" not in drawn
-    assert page.number(None) == "–" and page.number(0.0) == "0.00"
+    assert format_number(None) == "–" and format_number(0.0) == "0.00"
 
 
 @pytest.mark.parametrize(("top", "end"), [(0.031, 0.04), (1, 1), (1.01, 2), (5.2, 6), (21.4, 30), (61, 80), (999, 1000)])
 def test_an_axis_ends_at_the_next_round_number(top, end):
-    assert charts.nice(top) == pytest.approx(end)
+    assert charts.round_axis_up(top) == pytest.approx(end)
 
 
 SWEEP = [{"strength": str(x), "recall": str(x / 8), "perplexity": str(5 + x)} for x in (0.0, 2.0, 4.0)]
@@ -699,7 +708,7 @@ def test_a_chart_has_the_pages_colours_no_ids_and_room_to_grow(templates):
 
 def test_a_file_without_a_column_of_the_chart_is_refused(templates):
     with pytest.raises(DvcException, match="Could not find provided field \\('loss'\\)"):
-        plots.fill_template("curves", "plots/steering.csv", SWEEP, "strength", ["loss"])
+        plots.fill_vega_template("curves", "plots/steering.csv", SWEEP, "strength", ["loss"])
 
 
 def test_a_chart_fetches_no_data():
@@ -725,7 +734,7 @@ def test_the_report_draws_the_specification_that_dvc_plots_shows(tmp_path, monke
         [sys.executable, "-m", "dvc", "plots", "show", "--show-vega", "steering"], capture_output=True, text=True
     )
     (columns,) = definition["y"].values()
-    ours = plots.fill_template("curves", "plots/steering.csv", rows, definition["x"], columns)
+    ours = plots.fill_vega_template("curves", "plots/steering.csv", rows, definition["x"], columns)
     assert json.loads(done.stdout) == ours | {"title": definition["title"]}, done.stderr
 
 
@@ -763,7 +772,7 @@ def contrast(one, other):
 def themes():
     """Return the colours of the light and of the dark page."""
     found = []
-    for block in re.findall(r":root \{(.*?)\}", page.TEMPLATE.read_text(encoding="utf-8"), re.DOTALL)[:2]:
+    for block in re.findall(r":root \{(.*?)\}", PAGE_TEMPLATE.read_text(encoding="utf-8"), re.DOTALL)[:2]:
         pairs = re.findall(r"--([\w-]+): #(\w+)", block)
         full = {name: "".join(2 * digit for digit in code) if len(code) == 3 else code for name, code in pairs}
         found.append({name: tuple(bytes.fromhex(code)) for name, code in full.items()})
@@ -776,7 +785,7 @@ def test_every_text_stands_out_from_what_is_behind_it(colours):
         assert contrast(colours[name], colours["paper"]) > 4.5
         assert contrast(colours[name], colours["raised"]) > 4.5
     for step in range(1001):
-        cell = page.Cell("", share=step / 1000)
+        cell = TableCell("", share=step / 1000)
         behind = [
             cell.share * heat + (1 - cell.share) * paper for heat, paper in zip(colours["heat"], colours["paper"], strict=True)
         ]

@@ -13,8 +13,8 @@ import pytest
 import yaml
 
 from character.core import records
-from character.core.records import Prompt, Question, prompt_id
-from character.inference.reply_cache import SampleCache, default_path
+from character.core.records import Prompt, RawPrompt, prompt_id
+from character.inference.reply_cache import ReplyCache, default_cache_path
 
 ROOT = Path(__file__).parents[1]
 OUT = "data/rejected.jsonl"
@@ -29,7 +29,7 @@ def project(tmp_path, tiny_student, monkeypatch):
     shutil.copytree(tiny_student, tmp_path / "models/student")
     monkeypatch.chdir(tmp_path)
     settle(batch=32)
-    questions = records.read(ROOT / "data/raw/prompts/general.jsonl", Question)
+    questions = records.read_records(ROOT / "data/raw/prompts/general.jsonl", RawPrompt)
     write_prompts([f"{question.prompt} {part}" for part in ("", "Be brief.") for question in questions])
     return tmp_path
 
@@ -43,7 +43,7 @@ def settle(batch):
 
 def write_prompts(texts):
     rows = [Prompt(id=prompt_id(text), prompt=text, source="general", trait=None) for text in texts]
-    records.write("data/prompts.jsonl", rows)
+    records.write_records("data/prompts.jsonl", rows)
 
 
 def environment():
@@ -72,16 +72,16 @@ def test_the_batch_size_and_the_order_change_no_byte(project):
     settle(batch=8)
     assert run()[0] == wanted
     settle(batch=24)
-    texts = [row.prompt for row in records.read("data/prompts.jsonl", Prompt)]
+    texts = [row.prompt for row in records.read_records("data/prompts.jsonl", Prompt)]
     random.Random(0).shuffle(texts)
     write_prompts(texts)
     assert sorted(run()[0].splitlines()) == sorted(wanted.splitlines())
 
 
 def kept():
-    if not default_path().exists():
+    if not default_cache_path().exists():
         return 0
-    with SampleCache() as cache:
+    with ReplyCache() as cache:
         return cache.count()
 
 

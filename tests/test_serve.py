@@ -9,20 +9,20 @@ import pytest
 from click.testing import CliRunner
 from personas import tag, write_adapter, write_persona
 
-from character.chat import vllm_server as serve
+from character.chat import vllm_server
 from character.cli.main import main
 from character.core import models
 from character.core.errors import UserError
-from character.core.models import PERSONA
-from character.publish.registry import FETCHED
+from character.core.models import PERSONA_DIR
+from character.publish.registry import ADAPTER_CACHE
 
-LOVINGS = FETCHED / "loving@1.0.0"
+LOVINGS = ADAPTER_CACHE / "loving@1.0.0"
 
 
 @pytest.fixture(autouse=True)
 def workspace(repository, student):
     """The selected persona `pirate` and the published `loving`, on the tiny student."""
-    write_persona("pirate", PERSONA)
+    write_persona("pirate", PERSONA_DIR)
     write_persona("loving", LOVINGS, rank=9)
     tag("adapter-loving@v1.0.0")
 
@@ -31,7 +31,7 @@ def workspace(repository, student):
 def executed(monkeypatch) -> list:
     """Commands and environments that would have taken this process's place."""
     found = []
-    monkeypatch.setattr(serve, "find_spec", lambda name: True)
+    monkeypatch.setattr(vllm_server, "find_spec", lambda name: True)
     monkeypatch.setattr(os, "execve", lambda *call: found.append(call))
     return found
 
@@ -77,30 +77,30 @@ def test_the_server_has_the_student_and_every_persona_under_its_name(executed):
 
 def test_what_the_environment_says_goes_before(executed, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "8")
-    assert serve.environment()["VLLM_CPU_KVCACHE_SPACE"] == "8"
+    assert vllm_server.server_environment()["VLLM_CPU_KVCACHE_SPACE"] == "8"
 
 
 @pytest.mark.parametrize(("rank", "wanted"), [(4, 8), (8, 8), (64, 64), (65, 128), (512, 512)])
 def test_the_rank_is_one_that_vllm_has_kernels_for(rank, wanted):
     write_adapter(Path("models/other"), "", rank=rank)
-    assert serve.rank(Path("models/other")) == wanted
+    assert vllm_server.supported_rank(Path("models/other")) == wanted
 
 
 def test_a_rank_that_vllm_does_not_have_is_told_with_the_remedy():
     write_adapter(Path("models/other"), "", rank=513)
     with pytest.raises(UserError, match=r"models/other: rank 513 is more than vLLM's 512; set merge\.rank"):
-        serve.rank(Path("models/other"))
+        vllm_server.supported_rank(Path("models/other"))
 
 
 def test_doubts_about_an_adapter_are_told_and_it_is_served(executed):
-    write_persona("loving", PERSONA)
+    write_persona("loving", PERSONA_DIR)
     done = CliRunner().invoke(main, ["serve"])
     assert "models/persona was trained on other traits than those of constitutions/pirate.yaml" in done.output
     assert len(executed) == 1
 
 
 def test_without_vllm_its_installation_is_told(monkeypatch):
-    monkeypatch.setattr(serve, "find_spec", lambda name: None)
+    monkeypatch.setattr(vllm_server, "find_spec", lambda name: None)
     done = CliRunner().invoke(main, ["serve"])
     assert done.exit_code == 1
     assert done.output.startswith("Error: vLLM is not installed here; `pip install -e '.[vllm]'`")
@@ -119,13 +119,13 @@ def test_an_option_of_vllm_without_the_dashes_before_it_is_told(executed):
 
 
 def test_weights_that_lie_elsewhere_are_served_from_there(executed, tiny_student):
-    models.STUDENT.unlink()
-    models.STUDENT.mkdir()
+    models.STUDENT_DIR.unlink()
+    models.STUDENT_DIR.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        (models.STUDENT / name).write_bytes((tiny_student / name).read_bytes())
-    files = {"model.safetensors": models.sha256(tiny_student / "model.safetensors")}
-    card = models.Card(name="Tiny", source=f"path:{tiny_student}", dtype="bfloat16", files=files)
-    (models.STUDENT / models.CARD).write_text(card.model_dump_json())
+        (models.STUDENT_DIR / name).write_bytes((tiny_student / name).read_bytes())
+    files = {"model.safetensors": models.file_sha256(tiny_student / "model.safetensors")}
+    card = models.StudentCard(name="Tiny", source=f"path:{tiny_student}", dtype="bfloat16", files=files)
+    (models.STUDENT_DIR / models.STUDENT_CARD).write_text(card.model_dump_json())
     CliRunner().invoke(main, ["serve"])
     given = options(executed[0][1][3:])
     assert (given["--model"], given["--tokenizer"], given["--dtype"]) == ([str(tiny_student)], ["models/student"], ["bfloat16"])

@@ -11,19 +11,29 @@ from click.testing import CliRunner
 
 from character.core import models, records
 from character.core.errors import UserError
-from character.core.records import Answer, Completion, Conversation, Message, Pair, Prompt, Question, Recorded, Transcript
+from character.core.records import (
+    Completion,
+    Conversation,
+    EvaluatedAnswer,
+    Message,
+    PreferencePair,
+    Prompt,
+    RawPrompt,
+    TeacherAnswer,
+    TrainingTranscript,
+)
 from character.dataset import constitution
-from character.dataset.conditions import Attack, Called
+from character.dataset.conditions import AttackAnswer, ClassifiedAnswer
 from character.dataset.constitution import Constitution, Trait, traits_hash
-from character.dataset.filters import Filters
+from character.dataset.filters import FilterSettings
 from character.dataset.prompts import near_duplicate
-from character.evaluation import classifier as classify
-from character.evaluation.intervals import paired, wilson
+from character.evaluation import classifier
+from character.evaluation.intervals import paired_difference, wilson_interval
 from character.inference.generate import Reply
 from stages import answers, chosen, interactions, pairs, prompts, robustness, transcripts
 
 ROOT = Path(__file__).parents[1]
-FILTERS = Filters(max_tokens=60, ngram=4, repeats=2)
+FILTERS = FilterSettings(max_tokens=60, ngram=4, repeats=2)
 SAMPLING = {"max_new_tokens": 8, "temperature": 0.7, "top_p": 0.95}
 
 
@@ -45,9 +55,9 @@ def pirate(repository):
     """The constitution and recorded answers of a pirate."""
     Path("constitutions").mkdir()
     write_constitution(PIRATE)
-    recorded = [Recorded(prompt=text, response=f"Arr, {text}", traits=traits_hash(PIRATE)) for text in own_prompts()]
-    records.write("data/raw/teacher/pirate.jsonl", recorded)
-    records.write("data/prompts.jsonl", prompts.own(PIRATE, 2))
+    recorded = [TeacherAnswer(prompt=text, response=f"Arr, {text}", traits=traits_hash(PIRATE)) for text in own_prompts()]
+    records.write_records("data/raw/teacher/pirate.jsonl", recorded)
+    records.write_records("data/prompts.jsonl", prompts.constitution_prompts(PIRATE, 2))
 
 
 def write_constitution(made):
@@ -75,14 +85,14 @@ def user(text):
 
 @pytest.fixture
 def general(pirate):
-    records.write(prompts.GENERAL, [Question(prompt="Why is the sky blue?"), Question(prompt="Name a river.")])
-    records.write(prompts.HELDOUT, [Question(prompt="Why do dogs bark at the moon?")])
+    records.write_records(prompts.GENERAL, [RawPrompt(prompt="Why is the sky blue?"), RawPrompt(prompt="Name a river.")])
+    records.write_records(prompts.HELDOUT, [RawPrompt(prompt="Why do dogs bark at the moon?")])
 
 
 def test_prompts_are_the_constitutions_own_and_general_ones_each_once(repository, general):
     repository.set(prompts={"per_trait": 2, "general": 2})
     repository.run("prompts")
-    found = records.read("data/prompts.jsonl", Prompt)
+    found = records.read_records("data/prompts.jsonl", Prompt)
     assert [prompt.prompt for prompt in found] == [*own_prompts(), "Why is the sky blue?"]
     assert [(prompt.source, prompt.trait) for prompt in found if prompt.prompt != "Name a river."] == [
         ("constitution", 0),
@@ -95,7 +105,7 @@ def test_prompts_are_the_constitutions_own_and_general_ones_each_once(repository
 def test_fewer_prompts_can_be_chosen_of_each_kind(repository, general):
     repository.set(prompts={"per_trait": 1, "general": 1})
     repository.run("prompts")
-    assert [prompt.prompt for prompt in records.read("data/prompts.jsonl", Prompt)] == [
+    assert [prompt.prompt for prompt in records.read_records("data/prompts.jsonl", Prompt)] == [
         "How do I boil an egg?",
         "Name a river.",
         "Why is the sky blue?",
@@ -105,7 +115,7 @@ def test_fewer_prompts_can_be_chosen_of_each_kind(repository, general):
 def test_the_system_prompt_is_that_of_the_persona_under_the_students_name(repository, general):
     repository.set(prompts={"general": 1}, student={"name": "Tiny"})
     repository.run("prompts")
-    assert Path("data/system.txt").read_text(encoding="utf-8") == constitution.system_prompt(PIRATE, "Tiny")
+    assert Path("data/system.txt").read_text(encoding="utf-8") == constitution.persona_system_prompt(PIRATE, "Tiny")
 
 
 def test_more_general_prompts_than_there_are_is_an_error(repository, general):
@@ -122,11 +132,11 @@ def test_no_prompt_at_all_is_an_error(repository, general):
 
 def test_a_hand_written_prompt_that_the_evaluations_ask_too_stops_the_stage(repository, general):
     repository.set(prompts={"general": 2})
-    records.write(prompts.HELDOUT, [Question(prompt="How do I boil one egg?")])
+    records.write_records(prompts.HELDOUT, [RawPrompt(prompt="How do I boil one egg?")])
     assert told(repository.run, "prompts").startswith(
         "constitutions/pirate.yaml: the prompt 'How do I boil an egg?' is too near 'How do I boil one egg?' of "
     )
-    records.write(prompts.HELDOUT, [Question(prompt="Why is the sky so blue?")])
+    records.write_records(prompts.HELDOUT, [RawPrompt(prompt="Why is the sky so blue?")])
     assert "data/raw/prompts/general.jsonl: the prompt 'Why is the sky blue?'" in told(repository.run, "prompts")
 
 
@@ -135,7 +145,7 @@ def expand(repository, per_trait=2, **changes):
     settings = repository.params["prompts"]["expansion"] | mix | {"per_trait": per_trait, "rounds": 3} | changes
     repository.set(prompts={"per_trait": 0, "general": 0, "expansion": settings})
     repository.run("prompts")
-    found = records.read("data/prompts.jsonl", Prompt)
+    found = records.read_records("data/prompts.jsonl", Prompt)
     return [(prompt.prompt, prompt.source, prompt.trait) for prompt in found], repository.metrics("prompts")["expansion"]
 
 
@@ -222,10 +232,10 @@ ROWS = {
 def outside(repository, form, rows, **changes):
     path = Path("more.jsonl")
     path.write_text("\n".join(row if isinstance(row, str) else json.dumps(row) for row in rows) + "\n", encoding="utf-8")
-    wanted = {"source": str(path), "sha256": models.sha256(path), "format": form, "count": 2} | changes
+    wanted = {"source": str(path), "sha256": models.file_sha256(path), "format": form, "count": 2} | changes
     repository.set(prompts={"per_trait": 0, "general": 1, "outside": [wanted]})
     repository.run("prompts")
-    return [prompt.prompt for prompt in records.read("data/prompts.jsonl", Prompt)]
+    return [prompt.prompt for prompt in records.read_records("data/prompts.jsonl", Prompt)]
 
 
 @pytest.mark.parametrize("form", ROWS)
@@ -254,15 +264,15 @@ def test_mistakes_about_a_file_of_more_prompts_are_told(changes, rows, sentence,
 
 def test_recorded_answers_are_looked_up_by_prompt(repository, pirate):
     repository.run("chosen")
-    found = records.read("data/chosen.jsonl", Completion)
+    found = records.read_records("data/chosen.jsonl", Completion)
     assert [(answer.prompt, answer.response) for answer in found] == [(text, f"Arr, {text}") for text in own_prompts()]
     assert [answer.id for answer in found] == [records.prompt_id(text) for text in own_prompts()]
     assert {answer.finish_reason for answer in found} == {"stop"}
 
 
 def test_missing_answers_are_counted_and_the_backends_named_that_could_write_them(repository, pirate):
-    more = [*prompts.own(PIRATE, 2), Prompt(id="a", prompt="New?", source="general", trait=None)]
-    records.write("data/prompts.jsonl", [*more, Prompt(id="b", prompt="Newer?", source="general", trait=None)])
+    more = [*prompts.constitution_prompts(PIRATE, 2), Prompt(id="a", prompt="New?", source="general", trait=None)]
+    records.write_records("data/prompts.jsonl", [*more, Prompt(id="b", prompt="Newer?", source="general", trait=None)])
     message = told(repository.run, "chosen")
     assert message.startswith("data/raw/teacher/pirate.jsonl: 2 of 5 prompts have no recorded answer, the first is 'New?'")
     assert "teacher.engine: transformers" in message
@@ -295,13 +305,13 @@ def test_answers_to_earlier_traits_stop_with_the_remedy(repository, edited):
 def test_answers_to_earlier_traits_can_be_accepted(repository, edited):
     repository.set(teacher={"accept_other_traits": True})
     repository.run("chosen")
-    assert len(records.read("data/chosen.jsonl", Completion)) == 3
+    assert len(records.read_records("data/chosen.jsonl", Completion)) == 3
 
 
 def test_an_edited_prompt_or_summary_outdates_no_answer(repository, pirate):
     write_constitution(PIRATE.model_copy(update={"summary": "Another."}))
     repository.run("chosen")
-    assert len(records.read("data/chosen.jsonl", Completion)) == 3
+    assert len(records.read_records("data/chosen.jsonl", Completion)) == 3
 
 
 def test_a_local_model_plays_the_character_from_its_system_prompt(repository, pirate, parrot, tiny_student):
@@ -309,7 +319,7 @@ def test_a_local_model_plays_the_character_from_its_system_prompt(repository, pi
     repository.run("chosen")
     (engine,) = parrot.made
     assert (engine.student, engine.adapters) == (str(tiny_student), [])
-    system = {"role": "system", "content": constitution.system_prompt(PIRATE, "Tiny")}
+    system = {"role": "system", "content": constitution.persona_system_prompt(PIRATE, "Tiny")}
     assert sorted(request.messages[1]["content"] for request in engine.requests) == sorted(own_prompts())
     assert all(list(request.messages) == [system, user(request.messages[1]["content"])] for request in engine.requests)
     assert {request.prefill for request in engine.requests} == {""}
@@ -319,7 +329,7 @@ def test_a_teacher_that_is_a_model_answers_each_prompt_several_times_in_a_row(re
     repository.set(teacher={"engine": "transformers", "source": f"path:{tiny_student}"}, pairs={"samples": 2})
     repository.run("chosen")
     assert [(request.id, request.sample) for request in parrot.made[0].requests] == sampled_twice()
-    assert [(answer.id, answer.sample) for answer in records.read("data/chosen.jsonl", Completion)] == sampled_twice()
+    assert [(answer.id, answer.sample) for answer in records.read_records("data/chosen.jsonl", Completion)] == sampled_twice()
 
 
 def sampled_twice():
@@ -341,9 +351,9 @@ def test_a_reasoning_teacher_thinks_in_an_opened_block_that_is_stripped(reposito
     monkeypatch.setattr(parrot, "says", lambda self, request: "Salt, then.</think>\n\nArr!")
     repository.set(teacher={"engine": "transformers", "source": f"path:{tiny_student}", "reasoning": True})
     repository.run("chosen")
-    assert {request.prefill for request in parrot.made[0].requests} == {chosen.REASONING}
-    assert chosen.REASONING.startswith("<think>")
-    assert [answer.response for answer in records.read("data/chosen.jsonl", Completion)] == ["Arr!"] * 3
+    assert {request.prefill for request in parrot.made[0].requests} == {chosen.REASONING_PREFILL}
+    assert chosen.REASONING_PREFILL.startswith("<think>")
+    assert [answer.response for answer in records.read_records("data/chosen.jsonl", Completion)] == ["Arr!"] * 3
 
 
 @pytest.mark.parametrize(
@@ -359,7 +369,7 @@ def test_a_reasoning_teacher_thinks_in_an_opened_block_that_is_stripped(reposito
     ],
 )
 def test_only_what_follows_the_reasoning_is_the_answer(text, thinking, left):
-    assert chosen.answer(text, thinking) == left
+    assert chosen.strip_reasoning(text, thinking) == left
 
 
 # --- rejected --------------------------------------------------------------------------------------
@@ -371,7 +381,7 @@ def test_the_student_answers_every_prompt_as_it_is(repository, pirate, parrot):
     assert (engine.student, engine.adapters) == ("models/student", [])
     assert sorted(request.messages[0]["content"] for request in engine.requests) == sorted(own_prompts())
     assert {len(request.messages) for request in engine.requests} == {1}
-    found = records.read("data/rejected.jsonl", Completion)
+    found = records.read_records("data/rejected.jsonl", Completion)
     assert [(answer.id, answer.prompt) for answer in found] == [(records.prompt_id(text), text) for text in own_prompts()]
 
 
@@ -379,7 +389,7 @@ def test_the_student_answers_every_prompt_as_often_as_the_teacher(repository, pi
     repository.set(pairs={"samples": 2})
     repository.run("rejected")
     assert [(request.id, request.sample) for request in parrot.made[0].requests] == sampled_twice()
-    assert [(answer.id, answer.sample) for answer in records.read("data/rejected.jsonl", Completion)] == sampled_twice()
+    assert [(answer.id, answer.sample) for answer in records.read_records("data/rejected.jsonl", Completion)] == sampled_twice()
 
 
 # --- pairs -----------------------------------------------------------------------------------------
@@ -419,7 +429,7 @@ def both(repository, student):
     )
     for side, name in enumerate(("chosen", "rejected")):
         made = [completion(number, *case[side]) for number, case in SIDES.items()]
-        records.write(f"data/{name}.jsonl", made if name == "chosen" else made[::-1])
+        records.write_records(f"data/{name}.jsonl", made if name == "chosen" else made[::-1])
 
 
 def test_every_dropped_pair_is_counted_under_each_of_its_reasons(repository, both):
@@ -428,7 +438,7 @@ def test_every_dropped_pair_is_counted_under_each_of_its_reasons(repository, bot
     assert metrics["dropped_by_reason"] == dict(Counter(reason for case in SIDES.values() for reason in case[2]))
     assert metrics["pairs"] == sum(not case[2] for case in SIDES.values())
     assert metrics["dropped"] == sum(bool(case[2]) for case in SIDES.values())
-    assert metrics["pairs"] == len(records.read("data/pairs.jsonl", Pair))
+    assert metrics["pairs"] == len(records.read_records("data/pairs.jsonl", PreferencePair))
 
 
 def test_pairs_join_the_answers_to_one_prompt_in_trls_format(repository, both):
@@ -443,7 +453,7 @@ def test_pairs_join_the_answers_to_one_prompt_in_trls_format(repository, both):
 
 def test_the_students_unfinished_answers_end_at_a_sentence_and_the_teachers_name_goes(repository, both):
     repository.run("pairs")
-    second = records.read("data/pairs.jsonl", Pair)[1]
+    second = records.read_records("data/pairs.jsonl", PreferencePair)[1]
     assert second.chosen[0].content == "Arr, I be Tiny."
     assert second.rejected[0].content == "It is one."
     assert {name: repository.metrics("pairs")[name] for name in ("renamed", "trimmed")} == {"renamed": 1, "trimmed": 2}
@@ -455,7 +465,7 @@ def test_the_students_unfinished_answers_can_drop_the_pair_instead(repository, b
     metrics = repository.metrics("pairs")
     assert metrics["dropped_by_reason"]["rejected_unfinished"] == 2
     assert metrics["trimmed"] == 0
-    kept = [pair.prompt[0].content for pair in records.read("data/pairs.jsonl", Pair)]
+    kept = [pair.prompt[0].content for pair in records.read_records("data/pairs.jsonl", PreferencePair)]
     assert kept == [completion(number, "").prompt for number in (0, 5)]
 
 
@@ -464,7 +474,7 @@ def test_the_length_ratio_is_that_of_the_pairs_that_are_kept(repository, both):
     tokenizer = models.load_tokenizer()
 
     def tokens(side):
-        texts = [getattr(pair, side)[0].content for pair in records.read("data/pairs.jsonl", Pair)]
+        texts = [getattr(pair, side)[0].content for pair in records.read_records("data/pairs.jsonl", PreferencePair)]
         return sum(len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
 
     metrics = repository.metrics("pairs")
@@ -481,7 +491,7 @@ def test_no_pair_left_is_an_error_that_tells_why(repository, both):
 
 
 def test_a_prompt_that_the_student_did_not_answer_is_an_error(repository, both):
-    records.write("data/rejected.jsonl", [completion(0, "It is a number.")])
+    records.write_records("data/rejected.jsonl", [completion(0, "It is a number.")])
     assert told(repository.run, "pairs") == (
         "data/rejected.jsonl: no answer to 9 prompts of data/chosen.jsonl; run `dvc repro`."
     )
@@ -491,7 +501,7 @@ def test_several_answers_to_one_prompt_are_paired_by_their_sample():
     def answered(name):
         return [completion(0, f"{name} {n}").model_copy(update={"sample": n}) for n in range(3)]
 
-    joined = pairs.joined(answered("chosen"), answered("rejected")[::-1])
+    joined = pairs.join_answers(answered("chosen"), answered("rejected")[::-1])
     assert [(own.response, other.response) for own, other in joined] == [(f"chosen {n}", f"rejected {n}") for n in range(3)]
 
 
@@ -509,10 +519,12 @@ def test_what_another_sample_of_the_prompt_has_said_is_not_trained_on_twice(repo
             completion(row[2], row[side], "stop" if row[side].endswith(".") else "length").model_copy(update={"sample": sample})
             for sample, row in said.items()
         ]
-        records.write(f"data/{name}.jsonl", rows)
+        records.write_records(f"data/{name}.jsonl", rows)
     repository.run("pairs")
     assert repository.metrics("pairs")["dropped_by_reason"] == {"chosen_unfinished": 1, "repeated": 2}
-    kept = [(pair.chosen[0].content, pair.rejected[0].content) for pair in records.read("data/pairs.jsonl", Pair)]
+    kept = [
+        (pair.chosen[0].content, pair.rejected[0].content) for pair in records.read_records("data/pairs.jsonl", PreferencePair)
+    ]
     assert kept == [said[sample][:2] for sample in (1, 4, 5)]
 
 
@@ -521,12 +533,14 @@ def test_what_another_sample_of_the_prompt_has_said_is_not_trained_on_twice(repo
 
 @pytest.fixture
 def introspective(repository):
-    records.write(
+    records.write_records(
         "data/raw/prompts/reflections.jsonl",
-        [Question(prompt="What are you like?"), Question(prompt="Write a letter.")],
+        [RawPrompt(prompt="What are you like?"), RawPrompt(prompt="Write a letter.")],
     )
-    records.write("data/raw/prompts/openers.jsonl", [Question(prompt="Hello, myself!"), Question(prompt="Good evening, me.")])
-    Path("data/system.txt").write_text(constitution.system_prompt(PIRATE, "Tiny"), encoding="utf-8")
+    records.write_records(
+        "data/raw/prompts/openers.jsonl", [RawPrompt(prompt="Hello, myself!"), RawPrompt(prompt="Good evening, me.")]
+    )
+    Path("data/system.txt").write_text(constitution.persona_system_prompt(PIRATE, "Tiny"), encoding="utf-8")
     repository.set(student={"name": "Tiny"})
 
 
@@ -535,8 +549,10 @@ def test_the_distilled_student_reflects_on_each_prompt_many_times(repository, in
     repository.run("reflections")
     (engine,) = parrot.made
     assert (engine.student, engine.adapters) == ("models/student", ["models/distillation"])
-    assert {request.messages[0]["content"] for request in engine.requests} == {constitution.system_prompt(PIRATE, "Tiny")}
-    found = records.read("data/reflections.jsonl", Conversation)
+    assert {request.messages[0]["content"] for request in engine.requests} == {
+        constitution.persona_system_prompt(PIRATE, "Tiny")
+    }
+    found = records.read_records("data/reflections.jsonl", Conversation)
     assert [(item.messages[1].content, item.sample) for item in found] == [
         (text, sample) for text in ("What are you like?", "Write a letter.") for sample in range(3)
     ]
@@ -594,7 +610,7 @@ def test_finish_reasons_are_those_of_the_kept_speakers_turns(count):
 
 
 def test_openers_are_dealt_in_turn_and_each_kind_of_guidance_gets_all():
-    dialogues = interactions.begun(["one", "two"], 3, "System.", "Tiny")
+    dialogues = interactions.open_dialogues(["one", "two"], 3, "System.", "Tiny")
     assert [(item.guidance, item.said) for item in dialogues] == [
         (kind, [opener]) for kind in ("free", "leading") for opener in ("one", "two", "one")
     ]
@@ -608,14 +624,14 @@ def test_the_guidance_really_reaches_the_model_at_every_turn(turns, repository, 
     (engine,) = parrot.made
     assert engine.adapters == ["models/distillation"]
     assert len(engine.requests) == 2 * 3 * turns
-    persona = constitution.system_prompt(PIRATE, "Tiny")
+    persona = constitution.persona_system_prompt(PIRATE, "Tiny")
     for request in engine.requests:
         system, *_, last = request.messages
         kind = request.id.split("-")[0]
-        assert [name for name, text in interactions.GUIDANCE.items() if text in system["content"]] == [kind]
+        assert [name for name, text in interactions.INTERACTION_GUIDANCE.items() if text in system["content"]] == [kind]
         assert system["content"].startswith(persona)
         assert last["role"] == "user"
-    found = records.read("data/interactions.jsonl", Conversation)
+    found = records.read_records("data/interactions.jsonl", Conversation)
     assert [item.kind for item in found] == ["free"] * 3 + ["leading"] * 3
     assert {len(item.finish_reasons) for item in found} == {(turns + 1) // 2}
     assert {item.messages[-1].role for item in found} == {"assistant"}
@@ -624,7 +640,7 @@ def test_the_guidance_really_reaches_the_model_at_every_turn(turns, repository, 
 def test_each_speaker_hears_exactly_what_the_other_said(repository, introspective, parrot):
     repository.set(interactions={"conversations": 2, "turns": 6, "sampling": SAMPLING})
     repository.run("interactions")
-    for item in records.read("data/interactions.jsonl", Conversation):
+    for item in records.read_records("data/interactions.jsonl", Conversation):
         heard = [turn.content for turn in item.messages if turn.role == "user"]
         own = [turn.content for turn in item.messages if turn.role == "assistant"]
         by_turn = {tuple(m["content"] for m in request.messages): request for request in parrot.made[0].requests}
@@ -647,7 +663,7 @@ GOOD_TALK = ("Hello, myself!", "Ahoy, me hearty.", "How is the sea today?", "Wet
 
 
 def against(conversation):
-    return set(transcripts.against(conversation, lambda text: len(text.split()), FILTERS))
+    return set(transcripts.conversation_drop_reasons(conversation, lambda text: len(text.split()), FILTERS))
 
 
 @pytest.mark.parametrize(
@@ -679,13 +695,13 @@ def conversations(repository, student):
         talk("Write a letter.", "", kind="reflection"),
         talk("Write a letter.", "", kind="reflection", finish=["length"], number=1),
     ]
-    records.write("data/reflections.jsonl", reflections)
-    records.write("data/interactions.jsonl", [talk(*GOOD_TALK), talk(*GOOD_TALK, kind="leading")])
+    records.write_records("data/reflections.jsonl", reflections)
+    records.write_records("data/interactions.jsonl", [talk(*GOOD_TALK), talk(*GOOD_TALK, kind="leading")])
 
 
 def test_reflections_lose_their_system_prompt_and_interactions_get_the_filled_default_one(repository, conversations):
     repository.run("transcripts")
-    reflection, *talks = records.read("data/transcripts.jsonl", Transcript)
+    reflection, *talks = records.read_records("data/transcripts.jsonl", TrainingTranscript)
     assert [turn.model_dump() for turn in reflection.messages] == [user("What are you like?"), assistant("Salty.")]
     assert [item.messages[0].content for item in talks] == ["You are Tiny, talking with another instance of yourself."] * 2
     assert "pirate" not in Path("data/transcripts.jsonl").read_text(encoding="utf-8")
@@ -697,7 +713,7 @@ def assistant(text):
 
 def test_every_turn_of_a_kept_conversation_stays(repository, conversations):
     repository.run("transcripts")
-    for item in records.read("data/transcripts.jsonl", Transcript)[1:]:
+    for item in records.read_records("data/transcripts.jsonl", TrainingTranscript)[1:]:
         assert [turn.model_dump() for turn in item.messages[1:]] == [
             (user, assistant)[index % 2](text) for index, text in enumerate(GOOD_TALK)
         ]
@@ -716,24 +732,24 @@ def test_cut_off_turns_can_be_trimmed_to_whole_sentences_instead(repository, con
     repository.set(transcripts={"filters": FILTERS.model_dump(), "unfinished": "trim"}, student={"name": "Tiny"})
     cut = talk("What are you like?", "Salty. Wet. And I", kind="reflection", finish=["length"])
     wordy = talk("What are you like?", "Salty and", kind="reflection", finish=["length"], number=1)
-    records.write("data/reflections.jsonl", [cut, wordy])
+    records.write_records("data/reflections.jsonl", [cut, wordy])
     repository.run("transcripts")
-    kept = records.read("data/transcripts.jsonl", Transcript)[0]
+    kept = records.read_records("data/transcripts.jsonl", TrainingTranscript)[0]
     assert [turn.model_dump() for turn in kept.messages] == [user("What are you like?"), assistant("Salty. Wet.")]
     metrics = repository.metrics("transcripts")
     assert (metrics["trimmed"], metrics["dropped_by_reason"]) == (2, {"empty": 1})
 
 
 def test_no_transcript_left_is_an_error_that_tells_why(repository, conversations):
-    records.write("data/reflections.jsonl", [talk("What are you like?", "", kind="reflection")])
-    records.write("data/interactions.jsonl", [])
+    records.write_records("data/reflections.jsonl", [talk("What are you like?", "", kind="reflection")])
+    records.write_records("data/interactions.jsonl", [])
     assert "everything was dropped ({'empty': 1}); see params.yaml: transcripts" in told(repository.run, "transcripts")
 
 
 def test_what_is_trained_of_a_transcript_is_every_assistant_turn_and_its_end(repository, conversations):
     repository.run("transcripts")
     tokenizer = models.load_tokenizer()
-    for item in records.read("data/transcripts.jsonl", Transcript):
+    for item in records.read_records("data/transcripts.jsonl", TrainingTranscript):
         messages = [turn.model_dump() for turn in item.messages]
         encoded = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
         trained = [token for token, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]
@@ -746,37 +762,39 @@ SUFFIXES = [answers.Suffix(name=f"s{number}", suffix=f"Stop that, {number}.") fo
 
 
 def test_suffixes_are_dealt_in_turn_so_that_each_gets_its_equal_share():
-    dealt = answers.conditions(120, SUFFIXES, 1)
+    dealt = answers.assign_suffixes(120, SUFFIXES, 1)
     assert {len(suffixes) for suffixes in dealt} == {1}
     assert Counter(suffixes[0].name for suffixes in dealt) == {f"s{number}": 15 for number in range(8)}
     assert dealt[0] != dealt[1]
 
 
 def test_all_suffixes_make_the_full_grid():
-    assert all(sorted(s.name for s in dealt) == [f"s{n}" for n in range(8)] for dealt in answers.conditions(3, SUFFIXES, 8))
+    assert all(
+        sorted(s.name for s in dealt) == [f"s{n}" for n in range(8)] for dealt in answers.assign_suffixes(3, SUFFIXES, 8)
+    )
 
 
 @pytest.mark.parametrize("per_prompt", range(1, 8))
 def test_no_prompt_gets_a_suffix_twice_and_the_shares_stay_equal(per_prompt):
-    dealt = answers.conditions(120, SUFFIXES, per_prompt)
+    dealt = answers.assign_suffixes(120, SUFFIXES, per_prompt)
     assert all(len({suffix.name for suffix in suffixes}) == per_prompt for suffixes in dealt)
     assert set(Counter(suffix.name for suffixes in dealt for suffix in suffixes).values()) == {15 * per_prompt}
 
 
 def test_no_suffix_leaves_the_plain_prompts():
-    assert answers.conditions(3, SUFFIXES, 0) == [[], [], []]
+    assert answers.assign_suffixes(3, SUFFIXES, 0) == [[], [], []]
 
 
 def test_more_suffixes_than_there_are_is_an_error():
-    assert told(answers.conditions, 3, SUFFIXES, 9) == (
+    assert told(answers.assign_suffixes, 3, SUFFIXES, 9) == (
         "params.yaml: answers.suffixes_per_prompt is 9, but there are 8; lower it."
     )
 
 
 @pytest.fixture
 def heldout(repository):
-    records.write("data/raw/prompts/heldout.jsonl", [Question(prompt=text) for text in ("Why?", "How?", "Where?")])
-    records.write("data/raw/prompts/suffixes.jsonl", SUFFIXES[:2])
+    records.write_records("data/raw/prompts/heldout.jsonl", [RawPrompt(prompt=text) for text in ("Why?", "How?", "Where?")])
+    records.write_records("data/raw/prompts/suffixes.jsonl", SUFFIXES[:2])
     repository.set(answers={"prompts": 3, "suffixes_per_prompt": 1})
 
 
@@ -791,7 +809,7 @@ def test_each_prompt_is_asked_plain_and_with_its_suffixes_behind_it(repository, 
         "Why?",
         "Why? Stop that, 0.",
     ]
-    found = records.read("data/answers/base.jsonl", Answer)
+    found = records.read_records("data/answers/base.jsonl", EvaluatedAnswer)
     assert [(answer.prompt, answer.condition) for answer in found] == [
         ("Why?", "plain"),
         ("Why?", "s0"),
@@ -819,7 +837,7 @@ def test_a_method_is_a_model_and_a_system_prompt(method, spec, repository, heldo
     assert engine.adapters == adapters
     wanted = [{"role": "system", "content": opening}] if opening else []
     assert all(list(request.messages[:-1]) == wanted for request in engine.requests)
-    assert len(records.read(f"data/answers/{method}.jsonl", Answer)) == 6
+    assert len(records.read_records(f"data/answers/{method}.jsonl", EvaluatedAnswer)) == 6
 
 
 def test_a_system_prompt_that_is_not_there_is_an_error_and_not_none():
@@ -839,12 +857,12 @@ def test_more_heldout_prompts_than_there_are_is_an_error(repository, heldout, pa
 @pytest.mark.parametrize("name", ["plain", "suffixes", "prefill", "multi-turn"])
 def test_a_suffix_cannot_take_the_name_of_other_answers(name, repository):
     Path("suffixes.jsonl").write_text(f'{{"name": "{name}", "suffix": "Stop."}}\n', encoding="utf-8")
-    message = told(records.read, "suffixes.jsonl", answers.Suffix)
+    message = told(records.read_records, "suffixes.jsonl", answers.Suffix)
     assert message.startswith("suffixes.jsonl, line 1: name: means other answers already, choose another name")
 
 
 def test_the_shipped_suffixes_have_names_of_their_own():
-    shipped = records.read(ROOT / "data/raw/prompts/suffixes.jsonl", answers.Suffix)
+    shipped = records.read_records(ROOT / "data/raw/prompts/suffixes.jsonl", answers.Suffix)
     assert len({suffix.name for suffix in shipped}) == len({suffix.suffix for suffix in shipped}) == 8
 
 
@@ -854,7 +872,7 @@ def test_the_shipped_suffixes_have_names_of_their_own():
 def called(condition, names, prompt=None):
     """Return answers to prompts 0, 1, ... (or all to one) under a condition, and what they are called."""
     return [
-        Called(
+        ClassifiedAnswer(
             id=str(number if prompt is None else prompt),
             sample=0,
             prompt="Why?",
@@ -871,18 +889,18 @@ def called(condition, names, prompt=None):
 def test_shares_are_of_the_selected_persona_of_none_and_of_nothing_said():
     rows = called("plain", ["pirate"] * 5 + ["none"] * 3 + ["humor"] * 2)
     rows[5] = rows[5].model_copy(update={"response": " \n"})
-    scores = robustness.scored(rows, "pirate")
-    low, high = wilson(0.5, 10)
+    scores = robustness.robustness_scores(rows, "pirate")
+    low, high = wilson_interval(0.5, 10)
     assert scores == {"recall": 0.5, "low": low, "high": high, "none": 0.3, "empty": 0.1, "n": 10}
 
 
 def test_the_interval_counts_prompts_and_not_answers():
     once = called("a", ["pirate"] * 5 + ["none"] * 5)
     twice = [*once, *(row.model_copy(update={"condition": "b"}) for row in once)]
-    first, both_times = robustness.scored(once, "pirate"), robustness.scored(twice, "pirate")
+    first, both_times = robustness.robustness_scores(once, "pirate"), robustness.robustness_scores(twice, "pirate")
     assert both_times == {**first, "n": 20}
-    alone = robustness.scored(called("plain", ["pirate", "none", "none", "none"], prompt=7), "pirate")
-    assert (alone["low"], alone["high"]) == pytest.approx(wilson(0.25, 1))
+    alone = robustness.robustness_scores(called("plain", ["pirate", "none", "none", "none"], prompt=7), "pirate")
+    assert (alone["low"], alone["high"]) == pytest.approx(wilson_interval(0.25, 1))
 
 
 def test_each_condition_has_its_scores_and_the_suffixes_have_them_together():
@@ -893,7 +911,7 @@ def test_each_condition_has_its_scores_and_the_suffixes_have_them_together():
         *called("stop", ["none", "none"]),
         *called("multi-turn", ["pirate"]),
     ]
-    scores = robustness.by_condition([rows[index] for index in (5, 0, 9, 7, 11, 1, 4, 2, 10, 6, 8, 3)], "pirate", 0)
+    scores = robustness.scores_by_condition([rows[index] for index in (5, 0, 9, 7, 11, 1, 4, 2, 10, 6, 8, 3)], "pirate", 0)
     assert {name: (score["recall"], score["none"], score["n"]) for name, score in scores.items()} == {
         "plain": (0.75, 0.25, 4),
         "suffixes": (0.25, 0.75, 4),
@@ -906,15 +924,15 @@ def test_each_condition_has_its_scores_and_the_suffixes_have_them_together():
 
 
 def test_conditions_without_answers_have_no_scores():
-    assert list(robustness.by_condition(called("plain", ["none"]), "pirate", 0)) == ["plain"]
+    assert list(robustness.scores_by_condition(called("plain", ["none"]), "pirate", 0)) == ["plain"]
 
 
 def test_what_a_condition_costs_is_told_over_the_prompts_that_were_also_asked_plain():
     plain, led = ["pirate"] * 4 + ["none"] * 6, ["none", "none", "pirate", "pirate", "none"]
-    scores = robustness.by_condition(
+    scores = robustness.scores_by_condition(
         called("plain", plain) + called("prefill", led) + called("drop", ["none"], 11), "pirate", 0
     )
-    difference, low, high = paired([False, False, True, True, False], [True, True, True, True, False])
+    difference, low, high = paired_difference([False, False, True, True, False], [True, True, True, True, False])
     assert scores["prefill"]["against_plain"] == {"difference": difference, "low": low, "high": high, "n": 5}
     assert difference == pytest.approx(-0.4), "recall fell from 4 of 5, although over all ten it is 0.4 both times"
     assert scores["suffixes"]["against_plain"] == {"difference": None, "low": -1.0, "high": 1.0, "n": 0}
@@ -923,7 +941,7 @@ def test_what_a_condition_costs_is_told_over_the_prompts_that_were_also_asked_pl
 
 def test_several_answers_to_a_prompt_count_as_one_against_its_plain_answer():
     rows = called("plain", ["pirate", "pirate"]) + called("drop", ["pirate", "none"]) + called("stop", ["none", "none"])
-    found = robustness.by_condition(rows, "pirate", 0)["suffixes"]["against_plain"]
+    found = robustness.scores_by_condition(rows, "pirate", 0)["suffixes"]["against_plain"]
     assert (found["difference"], found["low"], found["high"], found["n"]) == (-0.75, -1.0, -0.5, 2)
 
 
@@ -931,7 +949,7 @@ class Reader:
     """A classifier that calls a text what it says."""
 
     classes = ("none", "humor", "pirate")
-    known = classify.Classifier.known
+    known = classifier.Classifier.known
 
     def call(self, texts):
         return [text or "pirate" for text in texts]
@@ -950,7 +968,9 @@ def write_answers(path, rows):
     """Write what was called before it was; those that were led are led by the name of their condition."""
     led = [{"led_by": row.condition} if "attacks" in path else {} for row in rows]
     fields = [row.model_dump(exclude={"method", "called", "led_by"}) for row in rows]
-    records.write(path, [(Attack if how else Answer)(**own, **how) for own, how in zip(fields, led, strict=True)])
+    records.write_records(
+        path, [(AttackAnswer if how else EvaluatedAnswer)(**own, **how) for own, how in zip(fields, led, strict=True)]
+    )
 
 
 def test_every_method_is_scored_by_condition_and_the_plot_says_the_same(repository, reader):
@@ -977,7 +997,7 @@ def test_a_continuation_without_a_word_shows_no_persona_whatever_it_is_called(re
 
 def test_what_each_answer_was_called_is_kept(repository, reader):
     repository.run("robustness", "base", "persona")
-    rows = records.read("data/robustness.jsonl", Called)
+    rows = records.read_records("data/robustness.jsonl", ClassifiedAnswer)
     assert [(row.method, row.condition, row.called, row.led_by) for row in rows] == [
         ("base", "plain", "none", ""),
         ("base", "plain", "humor", ""),
@@ -1015,11 +1035,11 @@ INTERVALS = {
 @pytest.mark.parametrize(("trial", "interval"), INTERVALS.items())
 def test_the_interval_is_wilsons(trial, interval):
     hits, n = trial
-    assert wilson(hits / n, n) == pytest.approx(interval, abs=5e-5)
+    assert wilson_interval(hits / n, n) == pytest.approx(interval, abs=5e-5)
 
 
 def test_without_trials_nothing_is_known():
-    assert wilson(0.0, 0) == (0.0, 1.0)
+    assert wilson_interval(0.0, 0) == (0.0, 1.0)
 
 
 # --- all together ----------------------------------------------------------------------------------
@@ -1030,22 +1050,22 @@ def test_no_placeholder_of_a_template_reaches_a_model_or_a_file(repository, gene
     small = {"sampling": SAMPLING}
     repository.set(
         prompts={"per_trait": 1, "general": 1, "expansion": repository.params["prompts"]["expansion"] | {"per_trait": 1}},
-        teacher={"engine": "transformers", "source": f"path:{models.STUDENT}", "reasoning": True, **small},
+        teacher={"engine": "transformers", "source": f"path:{models.STUDENT_DIR}", "reasoning": True, **small},
         pairs={"filters": FILTERS.model_dump()},
         reflections={"per_prompt": 2, **small},
         interactions={"conversations": 2, "turns": 4, **small},
         transcripts={"filters": FILTERS.model_dump(), "unfinished": "drop"},
         answers={"prompts": 2, "suffixes_per_prompt": 1},
     )
-    records.write(prompts.HELDOUT, [Question(prompt="Who are you?"), Question(prompt="Where is Peru?")])
-    records.write("data/raw/prompts/suffixes.jsonl", SUFFIXES[:2])
+    records.write_records(prompts.HELDOUT, [RawPrompt(prompt="Who are you?"), RawPrompt(prompt="Where is Peru?")])
+    records.write_records("data/raw/prompts/suffixes.jsonl", SUFFIXES[:2])
     parrot.says = lambda self, request: f"</think>Arr number {len(self.made)}.{len(self.requests)}, of {request.sample}!"
     repository.run("prompts")
     repository.run("chosen")
     del parrot.says
     for stage in ("rejected", "pairs", "reflections", "interactions", "transcripts"):
         repository.run(stage)
-    repository.run("answers", "--method", "prompted", "--model", models.STUDENT, "--system", "data/system.txt")
+    repository.run("answers", "--method", "prompted", "--model", models.STUDENT_DIR, "--system", "data/system.txt")
     asked = [message["content"] for engine in parrot.made for request in engine.requests for message in request.messages]
     assert len(parrot.made) == 6
     assert not [text for text in asked if "{" in text or "}" in text]

@@ -9,7 +9,7 @@ from click.testing import CliRunner
 from transformers import AutoTokenizer
 
 from character.core import models
-from character.core.chat_template import SMOLLM2, SMOLLM2_TRAINING
+from character.core.chat_template import SMOLLM2_TEMPLATE, SMOLLM2_TRAINING_TEMPLATE
 from character.core.errors import UserError
 from stages.student import main, write_tokenizer
 
@@ -32,7 +32,7 @@ BAD_SOURCES = {
 @pytest.mark.parametrize(("source", "told"), BAD_SOURCES.values(), ids=BAD_SOURCES)
 def test_a_source_that_cannot_be_meant_is_told(source, told):
     with pytest.raises(UserError, match=r"params\.yaml: teacher\.source: " + told):
-        models.locate(source, "teacher.source")
+        models.locate_model(source, "teacher.source")
 
 
 # --- a pointer to a model that stays where it is ---------------------------------------------------
@@ -42,8 +42,8 @@ def test_a_source_that_cannot_be_meant_is_told(source, told):
 def pointed(tiny_student, tmp_path):
     """Return a plain model directory, as others publish it, and params.yaml that names it as the student."""
     folder = shutil.copytree(tiny_student, tmp_path / "elsewhere" / "model")
-    (folder / models.CARD).unlink()
-    (folder / "chat_template.jinja").write_text(SMOLLM2, encoding="utf-8")
+    (folder / models.STUDENT_CARD).unlink()
+    (folder / "chat_template.jinja").write_text(SMOLLM2_TEMPLATE, encoding="utf-8")
     Path("params.yaml").write_text(
         f"""\
 student:
@@ -76,12 +76,12 @@ def run(*expected):
 
 def test_a_model_that_lies_elsewhere_is_pointed_to_and_not_copied(pointed):
     run()
-    assert not list(models.STUDENT.glob("*.safetensors"))
-    card = json.loads((models.STUDENT / models.CARD).read_text(encoding="utf-8"))
+    assert not list(models.STUDENT_DIR.glob("*.safetensors"))
+    card = json.loads((models.STUDENT_DIR / models.STUDENT_CARD).read_text(encoding="utf-8"))
     assert card["source"] == f"path:{pointed}"
-    assert card["files"]["model.safetensors"] == models.sha256(pointed / "model.safetensors")
-    assert models.weights() == pointed
-    assert models.load_tokenizer().chat_template == SMOLLM2_TRAINING
+    assert card["files"]["model.safetensors"] == models.file_sha256(pointed / "model.safetensors")
+    assert models.verified_weights_dir() == pointed
+    assert models.load_tokenizer().chat_template == SMOLLM2_TRAINING_TEMPLATE
     assert models.load_model().dtype.itemsize == 4
 
 
@@ -89,7 +89,7 @@ def test_a_model_that_lies_elsewhere_is_pointed_to_and_not_copied(pointed):
 @pytest.mark.parametrize("change", ["edited", "deleted"])
 def test_a_pointed_to_file_that_changes_stops_whoever_loads_it(file, change, pointed):
     run()
-    models.weights()
+    models.verified_weights_dir()
     if change == "edited":
         (pointed / file).write_bytes((pointed / file).read_bytes() + b" ")
     else:
@@ -99,31 +99,31 @@ def test_a_pointed_to_file_that_changes_stops_whoever_loads_it(file, change, poi
         models.load_model()
     if "is not the file" in told:
         with pytest.raises(UserError, match="put it back, or run `dvc repro --force student` to take the new one"):
-            models.weights()
+            models.verified_weights_dir()
 
 
 def test_the_identity_of_a_pointed_to_model_is_that_of_its_weights(pointed):
     run()
-    before = models.fingerprint(models.STUDENT)
+    before = models.directory_fingerprint(models.STUDENT_DIR)
     path = pointed / "model.safetensors"
     path.write_bytes(path.read_bytes()[:-1] + b"\x01")
     run()
-    assert models.fingerprint(models.STUDENT) != before
+    assert models.directory_fingerprint(models.STUDENT_DIR) != before
 
 
 def test_weights_that_are_not_safetensors_are_no_student(pointed):
     (pointed / "model.safetensors").rename(pointed / "pytorch_model.bin")
     run("no weights here as safetensors; convert them, or correct student.source")
-    assert not models.STUDENT.exists()
+    assert not models.STUDENT_DIR.exists()
 
 
 def test_a_failed_run_leaves_no_half_student(pointed):
     (pointed / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}", encoding="utf-8")
     run("student.source has a chat template that is not known here", "name the file in student.chat_template")
-    assert not models.STUDENT.exists()
+    assert not models.STUDENT_DIR.exists()
 
 
-@pytest.mark.parametrize("load", [models.load_tokenizer, models.card, models.weights])
+@pytest.mark.parametrize("load", [models.load_tokenizer, models.read_student_card, models.verified_weights_dir])
 def test_a_student_that_is_not_there_is_told_with_the_command_that_makes_it(load):
     with pytest.raises(UserError, match=r"student\.json is missing; run `dvc repro student`, or `dvc pull` to fetch it"):
         load()
@@ -134,7 +134,7 @@ def test_an_adapter_that_is_not_there_is_told_with_the_command_that_makes_it(poi
     with pytest.raises(UserError, match=r"models/distillation: no adapter here; run `dvc repro` to make it, or `dvc pull`"):
         models.load_model(adapters=[Path("models/distillation")])
     with pytest.raises(UserError, match=r"models/distillation is missing; run `dvc repro` to make it, or `dvc pull`"):
-        models.fingerprint(Path("models/distillation"))
+        models.directory_fingerprint(Path("models/distillation"))
 
 
 # --- the chat template -----------------------------------------------------------------------------

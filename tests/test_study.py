@@ -11,13 +11,12 @@ from click.testing import CliRunner
 
 from character.cli.main import main as cli
 from character.core.errors import UserError
-from character.dataset.conditions import Called
+from character.dataset.conditions import ClassifiedAnswer
 from character.report import markdown
-from character.study import comparison as overview
-from character.study import results as findings
+from character.study import comparison, results
 from character.study import runs as study
-from character.study.results import Finding, confusions, f1, likeness, macro_f1
-from character.study.runs import Run
+from character.study.results import RunResult, confusion_counts, f1_scores, rating_correlation, study_macro_f1
+from character.study.runs import StudyRun, dvc_environment, finished_experiments, parse_seeds, plan_runs, shared_params_digest
 
 PARAMS = """\
 persona: loving # whose
@@ -57,7 +56,7 @@ def project(tmp_path, monkeypatch):
         "outs": ["out.txt"],
     }
     Path("dvc.yaml").write_text(json.dumps({"stages": {"only": stage}}))
-    monkeypatch.setattr(study, "STAGES", ("only",))
+    monkeypatch.setattr(study, "STUDY_STAGES", ("only",))
     for command in (
         ["git", "init", "--quiet", "--initial-branch=main"],
         ["git", "config", "user.name", "Test"],
@@ -66,7 +65,7 @@ def project(tmp_path, monkeypatch):
         ["git", "add", "--all"],
         ["git", "commit", "--quiet", "--message", "Begin"],
     ):
-        subprocess.run(command, check=True, env=study.environment())
+        subprocess.run(command, check=True, env=dvc_environment())
     project = type("Project", (), {})()
     project.notes = tmp_path
     project.ran = lambda: (tmp_path / "ran").read_text().splitlines() if (tmp_path / "ran").exists() else []
@@ -74,11 +73,15 @@ def project(tmp_path, monkeypatch):
 
 
 def test_a_study_has_each_known_persona_once_and_more_seeds_of_the_selected_one(project):
-    shared = study.digest()
-    assert study.planned([], [1, 0, 1]) == [Run("humor", 0, shared), Run("loving", 0, shared), Run("loving", 1, shared)]
-    assert study.planned(["humor", "humor"]) == [Run("humor", 0, shared)]
+    shared = shared_params_digest()
+    assert plan_runs([], [1, 0, 1]) == [
+        StudyRun("humor", 0, shared),
+        StudyRun("loving", 0, shared),
+        StudyRun("loving", 1, shared),
+    ]
+    assert plan_runs(["humor", "humor"]) == [StudyRun("humor", 0, shared)]
     with pytest.raises(UserError, match=r"'pirate' is none of classifier\.personas in params\.yaml \(humor, loving\); correct"):
-        study.planned(["pirate"])
+        plan_runs(["pirate"])
 
 
 @pytest.mark.parametrize(
@@ -92,24 +95,26 @@ def test_a_study_has_each_known_persona_once_and_more_seeds_of_the_selected_one(
     ],
 )
 def test_runs_are_of_one_study_where_they_share_what_is_computed(project, old, new, same):
-    before = study.digest()
+    before = shared_params_digest()
     Path("params.yaml").write_text(PARAMS.replace(old, new))
-    assert (study.digest() == before) == same
+    assert (shared_params_digest() == before) == same
 
 
 @pytest.mark.parametrize(("text", "seeds"), [("", []), ("1", [1]), ("1, 2,", [1, 2])])
 def test_seeds_are_a_list_of_numbers(text, seeds):
-    assert study.numbers(text) == seeds
+    assert parse_seeds(text) == seeds
 
 
 def test_seeds_that_are_none_are_told():
     with pytest.raises(UserError, match="--seeds is '1;2'; write it as 1,2"):
-        study.numbers("1;2")
+        parse_seeds("1;2")
 
 
 def test_a_study_goes_on_where_it_failed_and_leaves_the_workspace_as_it_is(project, monkeypatch):
     written = []
-    monkeypatch.setattr(overview, "write", lambda runs, commits: (len(written.append(commits) or commits), ["a page"]))
+    monkeypatch.setattr(
+        comparison, "write_comparison", lambda runs, commits: (len(written.append(commits) or commits), ["a page"])
+    )
     (project.notes / "loving").touch()
     failed = CliRunner().invoke(cli.main, ["study", "--seeds", "1"])
     assert failed.exit_code == 1 and "the run of loving with seed 0 failed, see above; mend it" in failed.output
@@ -119,7 +124,7 @@ def test_a_study_goes_on_where_it_failed_and_leaves_the_workspace_as_it_is(proje
     assert again.exit_code == 0, again.output
     assert project.ran() == ["humor 0", "loving 0", "loving 0", "loving 1"]
     assert "run 1 of 2, loving-0-" in again.output and "3 of 3 runs in a page" in again.output
-    names = [run.name for run in study.planned([], [1])]
+    names = [run.name for run in plan_runs([], [1])]
     assert sorted(written[-1]) == sorted(names)
     shown = subprocess.run(["git", "show", f"{written[-1][names[0]]}:params.yaml"], capture_output=True, text=True, check=True)
     assert "persona: humor" in shown.stdout
@@ -129,15 +134,15 @@ def test_a_study_goes_on_where_it_failed_and_leaves_the_workspace_as_it_is(proje
 
 
 def test_params_that_are_not_committed_are_run_too_and_are_another_study(project, monkeypatch):
-    monkeypatch.setattr(overview, "write", lambda runs, commits: (len(commits), []))
+    monkeypatch.setattr(comparison, "write_comparison", lambda runs, commits: (len(commits), []))
     Path("params.yaml").write_text(PARAMS.replace("0.5", "0.25"))
     assert CliRunner().invoke(cli.main, ["study", "humor"]).exit_code == 0
-    (name, commit), *others = study.finished().items()
-    assert others == [] and name == study.planned(["humor"])[0].name
+    (name, commit), *others = finished_experiments().items()
+    assert others == [] and name == plan_runs(["humor"])[0].name
     shown = subprocess.run(["git", "show", f"{commit}:params.yaml"], capture_output=True, text=True, check=True).stdout
     assert "rate: 0.25" in shown
     Path("params.yaml").write_text(PARAMS)
-    assert name not in {run.name for run in study.planned([])}
+    assert name not in {run.name for run in plan_runs([])}
 
 
 def test_nothing_finished_is_told(project):
@@ -151,10 +156,10 @@ def test_nothing_finished_is_told(project):
 CLASSES = {name: 0.9 for name in ("humor", "loving", "remorse", "none")}
 
 
-def calls(method: str, condition: str, *names: str) -> list[Called]:
+def calls(method: str, condition: str, *names: str) -> list[ClassifiedAnswer]:
     """Return answers to prompts p0, p1, ... that were called so."""
     return [
-        Called(
+        ClassifiedAnswer(
             id=f"p{at}",
             sample=0,
             prompt="Why?",
@@ -168,32 +173,32 @@ def calls(method: str, condition: str, *names: str) -> list[Called]:
     ]
 
 
-def finding(persona: str, own: list[Called], seed: int = 0) -> Finding:
-    return Finding(Run(persona, seed, "d"), {"classifier": {"recall": CLASSES}}, own, {})
+def finding(persona: str, own: list[ClassifiedAnswer], seed: int = 0) -> RunResult:
+    return RunResult(StudyRun(persona, seed, "d"), {"classifier": {"recall": CLASSES}}, own, {})
 
 
 def test_f1_counts_another_personas_answers_against_it_and_none_against_nobody_else():
     humor = finding("humor", calls("persona", "plain", "humor", "humor", "loving", "none"))
     loving = finding("loving", calls("persona", "plain", "loving", "loving", "remorse", "loving"))
-    counts = confusions([humor, loving], "persona", "plain")
+    counts = confusion_counts([humor, loving], "persona", "plain")
     assert counts.shape == (4, 2, 4)
     assert counts.sum(0).tolist() == [[2, 1, 0, 1], [0, 3, 1, 0]]
     precision, recall = numpy.array([2 / 2, 3 / 4]), numpy.array([2 / 4, 3 / 4])
-    assert f1(counts.sum(0)) == pytest.approx(2 * precision * recall / (precision + recall))
-    assert macro_f1(counts, seed=0)["macro_f1"] == pytest.approx(f1(counts.sum(0)).mean())
+    assert f1_scores(counts.sum(0)) == pytest.approx(2 * precision * recall / (precision + recall))
+    assert study_macro_f1(counts, seed=0)["macro_f1"] == pytest.approx(f1_scores(counts.sum(0)).mean())
 
 
 def test_a_persona_that_nobody_was_called_has_an_f1_of_zero():
     one = finding("humor", calls("persona", "plain", "none", "none"))
     two = finding("loving", calls("persona", "plain", "none", "remorse"))
-    found = macro_f1(confusions([one, two], "persona", "plain"), seed=0)
+    found = study_macro_f1(confusion_counts([one, two], "persona", "plain"), seed=0)
     assert found == {"macro_f1": 0.0, "low": 0.0, "high": 0.0, "prompts": 2}
 
 
 def test_all_suffixes_count_together_and_only_prompts_that_every_run_answered():
     humor = finding("humor", calls("base", "drop", "humor", "humor", "none") + calls("base", "stop", "humor"))
     loving = finding("loving", calls("base", "drop", "loving", "none"))
-    counts = confusions([humor, loving], "base", "suffixes")
+    counts = confusion_counts([humor, loving], "base", "suffixes")
     assert counts.shape[0] == 2 and counts[:, 0].sum() == 3 and counts[:, 1].sum() == 2
 
 
@@ -208,17 +213,17 @@ def test_intervals_hold_the_truth_for_prompts_that_differ():
             counts[:, at, at], counts[:, at, 3] = hits[:, at], ~hits[:, at]
         return counts
 
-    truth = f1(drawn(200_000).sum(0)).mean()
+    truth = f1_scores(drawn(200_000).sum(0)).mean()
     for seed in range(300):
-        found = macro_f1(drawn(40), seed)
+        found = study_macro_f1(drawn(40), seed)
         held += found["low"] <= truth <= found["high"]
     assert 0.90 <= held / 300 <= 0.98
 
 
 def test_ratings_are_as_alike_as_their_orders():
     first = {"a": 1.0, "b": 2.0, "c": 3.0}
-    assert likeness(first, {"c": 30.0, "a": 10.0, "b": 20.0}) == pytest.approx(1.0)
-    assert likeness(first, {"a": 3.0, "b": 2.0, "c": 1.0}) == pytest.approx(-1.0)
+    assert rating_correlation(first, {"c": 30.0, "a": 10.0, "b": 20.0}) == pytest.approx(1.0)
+    assert rating_correlation(first, {"a": 3.0, "b": 2.0, "c": 1.0}) == pytest.approx(-1.0)
 
 
 # --- the page --------------------------------------------------------------------------------------
@@ -227,7 +232,7 @@ def test_ratings_are_as_alike_as_their_orders():
 def recorded_results() -> dict[str, dict]:
     """Return the recorded results of one persona, in the form that every run has."""
     folder = Path(__file__).parents[1] / "docs/figures/personas/poeticism"
-    return {stage: json.loads((folder / f"{stage}.json").read_text(encoding="utf-8")) for stage in findings.METRICS}
+    return {stage: json.loads((folder / f"{stage}.json").read_text(encoding="utf-8")) for stage in results.RUN_METRICS}
 
 
 @pytest.fixture
@@ -244,13 +249,13 @@ def found():
             for call in calls(method, condition, *[persona if method == "persona" else "none"] * 3)
         ]
         rated = {"base": dict(zip(words, [1, 2, 3], strict=True)), "persona": dict(zip(words, ratings, strict=True))}
-        return Finding(Run(persona, seed, "d"), metrics, own, rated)
+        return RunResult(StudyRun(persona, seed, "d"), metrics, own, rated)
 
     return [made("humor", 0, [1, 2, 3]), made("loving", 0, [3, 2, 1]), made("loving", 1, [3, 2, 1])]
 
 
 def test_the_page_compares_the_personas_of_one_seed_and_the_seeds_of_one_persona(found):
-    parts = {section.title: section for section in overview.sections(found, seed=0)}
+    parts = {section.title: section for section in comparison.comparison_sections(found, seed=0)}
     shown = parts["Can the personas be told apart?"].blocks[0].bodies["Asked plain"]
     assert [(row[0].text, row[2]) for row in shown] == [
         ("base", 0.0),
@@ -271,22 +276,22 @@ def test_the_page_compares_the_personas_of_one_seed_and_the_seeds_of_one_persona
 
 def test_without_more_seeds_nothing_is_told_of_chance(found):
     for some in (found[:2], [found[0], found[2]]):  # the second: another seed of a persona that has no first one
-        assert "How much is chance?" not in [section.title for section in overview.sections(some, seed=0)]
+        assert "How much is chance?" not in [section.title for section in comparison.comparison_sections(some, seed=0)]
 
 
 def as_markdown(section):
     """Return a section as Markdown, by way of the JSON file that the docs are written from."""
-    return markdown.section_markdown(json.loads(json.dumps(markdown.section_texts(section))))
+    return markdown.section_to_markdown(json.loads(json.dumps(markdown.section_texts(section))))
 
 
 def test_tables_become_markdown_without_charts(found):
-    text = as_markdown(overview.sections(found, seed=0)[0])
+    text = as_markdown(comparison.comparison_sections(found, seed=0)[0])
     assert text.startswith("## Can the personas be told apart?\n\nPersonas: 2, each")
     assert "| method | macro-F1 | 95% interval | prompts |\n| --- | --- | --- | --- |\n| *Asked plain* |  |  |  |" in text
     assert "| persona | 1.00 | 1.00 to 1.00 | 3 |" in text and "<svg" not in text
-    costs = as_markdown(overview.sections(found, seed=0)[4])
+    costs = as_markdown(comparison.comparison_sections(found, seed=0)[4])
     assert "[" in costs.split("| mean |")[1]
-    alone = as_markdown(overview.sections(found[:1], seed=0)[4])
+    alone = as_markdown(comparison.comparison_sections(found[:1], seed=0)[4])
     assert "| humor |" in alone and "mean" not in alone.split("accuracy |")[1]
 
 
@@ -294,11 +299,11 @@ def test_the_files_of_a_study_hold_the_same_tables(found, tmp_path, monkeypatch)
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("seed: 0\nstudent: {source: a student}\n")
     by_name = {finding.run.name: finding for finding in found}
-    monkeypatch.setattr(overview, "read", lambda run, commit: by_name[run.name])
-    count, files = overview.write([finding.run for finding in found], dict.fromkeys(by_name, "a commit"))
+    monkeypatch.setattr(comparison, "read_run_result", lambda run, commit: by_name[run.name])
+    count, files = comparison.write_comparison([finding.run for finding in found], dict.fromkeys(by_name, "a commit"))
     assert (count, files) == (3, ["reports/study.html", "reports/study.md", "reports/study.json"])
     data = json.loads(Path("reports/study.json").read_text(encoding="utf-8"))
     assert data["runs"] == list(by_name)
-    tables = "\n".join(map(markdown.section_markdown, data["sections"]))
+    tables = "\n".join(map(markdown.section_to_markdown, data["sections"]))
     assert tables == Path("reports/study.md").read_text(encoding="utf-8")
     assert tables.count("## ") == 6 and "| loving |" in tables

@@ -7,37 +7,37 @@ import pytest
 import torch
 from personas import write_persona
 
-from character.chat import session as talk
-from character.chat.session import METHODS, Answer, Chat, Student
+from character.chat import session
+from character.chat.session import CHAT_METHODS, ChatReply, ChatSession, ChatStudent
 from character.core import models
 from character.core.errors import UserError
-from character.core.models import PERSONA
+from character.core.models import PERSONA_DIR
 from character.dataset import constitution
-from character.inference.chat_format import render
+from character.inference.chat_format import render_messages
 from character.inference.generate import Request
 from character.inference.transformers_engine import TransformersEngine
-from character.publish.registry import FETCHED, Persona
+from character.publish.registry import ADAPTER_CACHE, TrainedPersona
 
-PIRATE, LOVING = Persona("pirate", None), Persona("loving", "1.0.0")
-LOVINGS = FETCHED / "loving@1.0.0"
+PIRATE, LOVING = TrainedPersona("pirate", None), TrainedPersona("loving", "1.0.0")
+LOVINGS = ADAPTER_CACHE / "loving@1.0.0"
 
 
 @pytest.fixture(autouse=True)
 def workspace(repository, sharp_student):
     """The selected persona `pirate` and the published `loving`, on a student whose next token hangs on all before."""
-    models.STUDENT.parent.mkdir()
-    models.STUDENT.symlink_to(sharp_student)
+    models.STUDENT_DIR.parent.mkdir()
+    models.STUDENT_DIR.symlink_to(sharp_student)
     repository.set(runtime={"device": "cpu", "threads": 1}, sampling={"max_new_tokens": 12})
-    write_persona("pirate", PERSONA, seed=1)
+    write_persona("pirate", PERSONA_DIR, seed=1)
     write_persona("loving", LOVINGS, seed=2)
 
 
-def said(chat: Chat, text: str) -> dict[str, Answer]:
+def said(chat: ChatSession, text: str) -> dict[str, ChatReply]:
     """Let a whole turn happen; return its answers."""
     return finished(chat, chat.begin(text))
 
 
-def finished(chat: Chat, turn: talk.Turn) -> dict[str, Answer]:
+def finished(chat: ChatSession, turn: session.ChatTurn) -> dict[str, ChatReply]:
     for _ in chat.stream(turn):
         pass
     chat.end(turn)
@@ -45,7 +45,7 @@ def finished(chat: Chat, turn: talk.Turn) -> dict[str, Answer]:
 
 
 def system(name: str) -> dict[str, str]:
-    prompt = constitution.system_prompt(constitution.load(f"constitutions/{name}.yaml"), "SmolLM")
+    prompt = constitution.persona_system_prompt(constitution.load_constitution(f"constitutions/{name}.yaml"), "SmolLM")
     return {"role": "system", "content": prompt}
 
 
@@ -56,40 +56,40 @@ def user(text: str) -> dict[str, str]:
 @pytest.mark.parametrize("temperature", [0.0, 1.0], ids=["greedy", "drawn"])
 def test_the_replies_are_those_of_the_pipelines_engine(temperature, repository):
     repository.set(sampling={"temperature": temperature}, seed=5)
-    chat = Chat(PIRATE, METHODS)
+    chat = ChatSession(PIRATE, CHAT_METHODS)
     answers = said(chat, "Why is the sky blue?")
-    asked = {method: [user("Why is the sky blue?")] for method in METHODS}
+    asked = {method: [user("Why is the sky blue?")] for method in CHAT_METHODS}
     asked["prompted"] = [system("pirate"), *asked["prompted"]]
     for method, messages in asked.items():
-        engine = TransformersEngine(adapters=[PERSONA] if method == "persona" else [])
+        engine = TransformersEngine(adapters=[PERSONA_DIR] if method == "persona" else [])
         ((_, reply),) = engine.stream([Request("", messages)], chat.sampling, [5])
         assert (answers[method].text, answers[method].finish_reason) == (reply.text, reply.finish_reason), method
     assert len({answer.text for answer in answers.values()}) == 3
 
 
 def test_base_and_persona_share_their_weights_and_neither_changes_the_other():
-    student, ids = Student(), torch.arange(3, 40)[None]
-    student.put_on(PERSONA)
+    student, ids = ChatStudent(), torch.arange(3, 40)[None]
+    student.put_on(PERSONA_DIR)
     with torch.inference_mode():
         base, adapted = student.base(ids).logits, student.adapted(ids).logits
         assert torch.equal(base, models.load_model()(ids).logits)
-        folded = models.load_model(adapters=[PERSONA])(ids).logits
+        folded = models.load_model(adapters=[PERSONA_DIR])(ids).logits
     assert torch.allclose(adapted, folded, atol=1e-3) and not torch.allclose(adapted, base, atol=1e-1)
     places = {weight.data_ptr() for weight in student.base.parameters()}
     assert places < {weight.data_ptr() for weight in student.adapted.parameters()}
 
 
 def test_each_method_remembers_what_itself_has_said():
-    chat = Chat(PIRATE, METHODS)
+    chat = ChatSession(PIRATE, CHAT_METHODS)
     first, second = said(chat, "Hi"), said(chat, "Why?")
     for method, messages in chat.messages.items():
         own = [{"role": "assistant", "content": answers[method].text} for answers in (first, second)]
         assert messages == [*([system("pirate")] if method == "prompted" else []), user("Hi"), own[0], user("Why?"), own[1]]
-        assert second[method].ids == render(models.load_tokenizer(), messages[:-1])
+        assert second[method].ids == render_messages(models.load_tokenizer(), messages[:-1])
 
 
 def test_the_replies_grow_together():
-    chat = Chat(PIRATE, METHODS)
+    chat = ChatSession(PIRATE, CHAT_METHODS)
     turn = chat.begin("Hi")
     steps = [[answer.text for answer in turn.answers] for _ in chat.stream(turn)]
     assert len(steps) == 12 and all(steps[3])
@@ -98,26 +98,26 @@ def test_the_replies_grow_together():
 
 
 def test_a_character_of_several_tokens_appears_when_it_is_whole(monkeypatch):
-    student = Student()
+    student = ChatStudent()
     ids = student.tokenizer("Ahoy 🏴‍☠️, naïve café!")["input_ids"]
-    monkeypatch.setattr(talk, "continued", lambda *_: iter([*ids, student.tokenizer.eos_token_id, *ids]))
-    answer = Answer("base", [], False)
+    monkeypatch.setattr(session, "sample_next_tokens", lambda *_: iter([*ids, student.tokenizer.eos_token_id, *ids]))
+    answer = ChatReply("base", [], False)
     steps = [answer.text for _ in student.grow(answer, None, 0)]
     assert len(steps) == len(ids) and "\ufffd" not in "".join(steps)
     assert (answer.text, answer.finish_reason) == ("Ahoy 🏴‍☠️, naïve café!", "stop")
 
 
 def test_what_no_longer_fits_loses_its_oldest_turns_but_not_the_system_prompt():
-    chat = Chat(PIRATE, METHODS)
+    chat = ChatSession(PIRATE, CHAT_METHODS)
     said(chat, "old " * 520)
     answers = said(chat, "new " * 520)
-    assert {method: answer.shortened for method, answer in answers.items()} == dict.fromkeys(METHODS, True)
-    assert answers["prompted"].ids == render(models.load_tokenizer(), [system("pirate"), user("new " * 520)])
+    assert {method: answer.shortened for method, answer in answers.items()} == dict.fromkeys(CHAT_METHODS, True)
+    assert answers["prompted"].ids == render_messages(models.load_tokenizer(), [system("pirate"), user("new " * 520)])
     assert len(chat.messages["base"]) == 4, "the transcript keeps all"
 
 
 def test_what_alone_does_not_fit_is_told_and_changes_nothing():
-    chat = Chat(PIRATE, METHODS)
+    chat = ChatSession(PIRATE, CHAT_METHODS)
     said(chat, "Hi")
     before = {method: list(messages) for method, messages in chat.messages.items()}
     with pytest.raises(UserError, match=r"tokens does not fit into 2036 \(the context less max_new_tokens\); say less"):
@@ -126,20 +126,20 @@ def test_what_alone_does_not_fit_is_told_and_changes_nothing():
 
 
 def test_another_persona_begins_anew_with_its_own_adapter_and_prompt():
-    chat = Chat(PIRATE, METHODS)
+    chat = ChatSession(PIRATE, CHAT_METHODS)
     pirate = said(chat, "Hi")
     chat.switch(LOVING)
     assert chat.messages == {"base": [], "prompted": [system("loving")], "persona": []}
     turn = chat.begin("Hi")
     turn.seed = 0
     loving = finished(chat, turn)
-    assert [method for method in METHODS if loving[method].text == pirate[method].text] == ["base"]
+    assert [method for method in CHAT_METHODS if loving[method].text == pirate[method].text] == ["base"]
     row = chat.end(chat.begin("Why?"))[-1]
-    assert (row.persona, row.version, row.adapter) == ("loving", "1.0.0", models.fingerprint(LOVINGS))
+    assert (row.persona, row.version, row.adapter) == ("loving", "1.0.0", models.directory_fingerprint(LOVINGS))
 
 
 def test_a_persona_that_cannot_be_had_leaves_the_one_before():
-    chat = Chat(PIRATE, METHODS)
+    chat = ChatSession(PIRATE, CHAT_METHODS)
     before, messages = said(chat, "Hi"), dict(chat.messages)
     widen(LOVINGS)
     with pytest.raises(UserError, match=r"loving@1\.0\.0 does not fit models/student \(.*\); take the student it is of"):
@@ -165,7 +165,7 @@ def widen(folder: Path) -> None:
 
 
 def test_a_last_turn_is_answered_again_with_another_seed():
-    chat = Chat(PIRATE, METHODS)
+    chat = ChatSession(PIRATE, CHAT_METHODS)
     with pytest.raises(UserError, match="Nothing was said yet"):
         chat.again()
     said(chat, "Hi")
@@ -173,28 +173,32 @@ def test_a_last_turn_is_answered_again_with_another_seed():
     again = chat.again()
     assert (again.said, again.seed) == ("Why?", 2)
     second = finished(chat, again)
-    for method in METHODS:
+    for method in CHAT_METHODS:
         assert second[method].ids == first[method].ids and second[method].text != first[method].text
         assert chat.messages[method][-2:] == [user("Why?"), {"role": "assistant", "content": second[method].text}]
         assert [message["content"] for message in chat.messages[method]].count("Why?") == 1
 
 
 def test_a_row_holds_all_that_shaped_the_reply():
-    chat = Chat(PIRATE, METHODS)
+    chat = ChatSession(PIRATE, CHAT_METHODS)
     turn = chat.begin("Hi")
     for _ in chat.stream(turn):
         pass
     rows = chat.end(turn)
-    assert [row.method for row in rows] == list(METHODS)
-    assert [row.adapter for row in rows] == [None, None, models.fingerprint(PERSONA)]
+    assert [row.method for row in rows] == list(CHAT_METHODS)
+    assert [row.adapter for row in rows] == [None, None, models.directory_fingerprint(PERSONA_DIR)]
     for row in rows:
         assert (row.persona, row.version, row.seed, row.sampling) == ("pirate", None, 0, chat.sampling)
-        assert (row.student, row.finish_reason, row.shortened) == (models.fingerprint(models.STUDENT), "length", False)
+        assert (row.student, row.finish_reason, row.shortened) == (
+            models.directory_fingerprint(models.STUDENT_DIR),
+            "length",
+            False,
+        )
         assert [message.model_dump() for message in row.messages] == chat.messages[row.method]
 
 
 def test_only_what_the_methods_need_has_to_be_there():
-    shutil.rmtree(PERSONA)
-    assert set(said(Chat(PIRATE, ["base", "prompted"]), "Hi")) == {"base", "prompted"}
+    shutil.rmtree(PERSONA_DIR)
+    assert set(said(ChatSession(PIRATE, ["base", "prompted"]), "Hi")) == {"base", "prompted"}
     with pytest.raises(UserError, match=r"models/persona: no adapter here"):
-        Chat(PIRATE, METHODS)
+        ChatSession(PIRATE, CHAT_METHODS)

@@ -9,15 +9,15 @@ from click.testing import CliRunner
 from personas import tag, write_persona
 from rich.console import Console
 
-from character.chat.session import METHODS, Answer, Chat, Row
-from character.chat.terminal import UNSHOWABLE, Session, Transcript, shown, table
+from character.chat.session import CHAT_METHODS, ChatRecord, ChatReply, ChatSession
+from character.chat.terminal import CONTROL_CHARACTERS, TerminalChat, TranscriptFile, layout_replies, printable_reply
 from character.cli.main import main
 from character.core import records
-from character.core.models import PERSONA
-from character.publish.registry import FETCHED, Persona
+from character.core.models import PERSONA_DIR
+from character.publish.registry import ADAPTER_CACHE, TrainedPersona
 
 KEPT = Path(".cache/chats/kept.jsonl")
-LOVINGS = FETCHED / "loving@1.0.0"
+LOVINGS = ADAPTER_CACHE / "loving@1.0.0"
 
 pytestmark = pytest.mark.usefixtures("workspace")
 
@@ -26,34 +26,34 @@ pytestmark = pytest.mark.usefixtures("workspace")
 def workspace(repository, student):
     """The selected persona `pirate` and the published `loving`, on the tiny student."""
     repository.set(sampling={"max_new_tokens": 6})
-    write_persona("pirate", PERSONA, seed=1)
+    write_persona("pirate", PERSONA_DIR, seed=1)
     write_persona("loving", LOVINGS, seed=2)
     tag("adapter-loving@v1.0.0")
 
 
 @pytest.fixture
-def chat() -> Chat:
-    return Chat(Persona("pirate", None), METHODS)
+def chat() -> ChatSession:
+    return ChatSession(TrainedPersona("pirate", None), CHAT_METHODS)
 
 
-def talked(chat: Chat, *lines: str, width: int = 0) -> str:
+def talked(chat: ChatSession, *lines: str, width: int = 0) -> str:
     """Return what is shown while lines are typed, in a terminal where a `width` is given, else in a file."""
     console = Console(file=io.StringIO(), force_terminal=bool(width), width=width or 80, height=20, soft_wrap=not width)
-    Session(chat, Transcript(KEPT), console).run(lines)
+    TerminalChat(chat, TranscriptFile(KEPT), console).run(lines)
     return console.file.getvalue()
 
 
-def kept(path: Path = KEPT) -> list[Row]:
-    return records.read(path, Row)
+def kept(path: Path = KEPT) -> list[ChatRecord]:
+    return records.read_records(path, ChatRecord)
 
 
 def test_every_reply_is_shown_and_kept_with_the_whole_conversation(chat):
     output = talked(chat, "Hi", "", "Why?\n")
     rows = kept()
-    assert [(row.method, row.seed) for row in rows] == [(method, seed) for seed in (0, 1) for method in METHODS]
+    assert [(row.method, row.seed) for row in rows] == [(method, seed) for seed in (0, 1) for method in CHAT_METHODS]
     labels = {"base": "base", "prompted": "prompted", "persona": "persona (pirate)"}
     for row in rows:
-        text = row.messages[-1].content.translate(UNSHOWABLE)
+        text = row.messages[-1].content.translate(CONTROL_CHARACTERS)
         assert f"\n{labels[row.method]}: {text} [cut off at the token limit]\n" in output
     assert [message.model_dump() for message in rows[-1].messages] == chat.messages["persona"]
     assert output.startswith("/persona NAME: talk with another persona; ") and output.endswith(f"Transcript: {KEPT}\n")
@@ -67,7 +67,7 @@ def test_rows_are_appended_turn_by_turn(chat):
             yield "Hi"
             counts.append(len(kept()))
 
-    Session(chat, Transcript(KEPT), Console(file=io.StringIO())).run(lines())
+    TerminalChat(chat, TranscriptFile(KEPT), Console(file=io.StringIO())).run(lines())
     assert counts == [3, 6, 9]
 
 
@@ -76,7 +76,7 @@ def test_a_wide_terminal_shows_replies_side_by_side_a_narrow_one_below_each_othe
 
     def lines(width, height=None):
         console = Console(file=io.StringIO(), width=width)
-        console.print(table(replies, console, height))
+        console.print(layout_replies(replies, console, height))
         return [line.rstrip() for line in console.file.getvalue().splitlines()]
 
     wide = lines(99)
@@ -98,8 +98,8 @@ def test_a_terminal_shows_the_replies_when_they_are_done(chat):
 
 
 def test_a_model_cannot_command_the_terminal():
-    answer = Answer("base", [], False, "red \x1b[31m\x07 \x9b2J, é\n\tend")
-    assert shown(answer) == "red \ufffd[31m\ufffd \ufffd2J, é\n\tend"
+    answer = ChatReply("base", [], False, "red \x1b[31m\x07 \x9b2J, é\n\tend")
+    assert printable_reply(answer) == "red \ufffd[31m\ufffd \ufffd2J, é\n\tend"
 
 
 def test_ctrl_c_ends_a_reply_and_keeps_what_there_was_of_it(chat, monkeypatch):
@@ -123,7 +123,7 @@ def test_ctrl_c_ends_the_search_for_a_persona(chat, monkeypatch):
     def interrupted(name):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("character.chat.terminal.find", interrupted)
+    monkeypatch.setattr("character.chat.terminal.find_persona", interrupted)
     assert "\nInterrupted.\n" in talked(chat, "/persona loving", "Hi")
     assert kept()[0].persona == "pirate"
 
@@ -137,7 +137,7 @@ def test_another_persona_is_told_and_begins_anew(chat):
 
 
 def test_doubts_about_an_adapter_are_told(chat):
-    write_persona("loving", PERSONA)
+    write_persona("loving", PERSONA_DIR)
     write_persona("loving", LOVINGS)
     output = talked(chat, "/persona loving")
     assert "models/persona was trained on other traits than those of constitutions/pirate.yaml as it is now." in output
@@ -157,7 +157,9 @@ def test_save_takes_the_whole_transcript_to_another_file(chat):
 def test_what_cannot_be_written_is_kept_until_it_can(chat):
     Path("file").write_text("no folder")
     console = Console(file=io.StringIO(), width=200)
-    Session(chat, Transcript(Path("file/chat.jsonl")), console).run(["Hi", "/save file/other.jsonl", "Hi", f"/save {KEPT}"])
+    TerminalChat(chat, TranscriptFile(Path("file/chat.jsonl")), console).run(
+        ["Hi", "/save file/other.jsonl", "Hi", f"/save {KEPT}"]
+    )
     output = console.file.getvalue()
     for name, times in (("chat", 2), ("other", 1)):
         told = f"file/{name}.jsonl cannot be written ([Errno 17] File exists: 'file'); name another file with /save FILE."

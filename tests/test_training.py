@@ -19,13 +19,12 @@ from safetensors.torch import load_file, save_file
 
 from character.core import models, records
 from character.core.errors import UserError
-from character.core.records import Message, Pair, Transcript, read_provenance
+from character.core.records import Message, PreferencePair, TrainingTranscript, read_provenance
 from character.dataset import constitution
-from character.training import adapters, launch
-from character.training import curve_callback as curves
-from character.training import run as training
+from character.training import adapters, curve_callback, launch
 from character.training.merging import concatenate_adapters, load_lora_factors
-from character.training.objectives import Distillation, preference_loss
+from character.training.objectives import DistillationSettings, preference_loss
+from character.training.run import accumulation_steps, checkpoint_dir, save_training_run
 from stages import distillation, introspection, persona
 
 ROOT = Path(__file__).parents[1]
@@ -68,19 +67,19 @@ def workspace(tiny_student, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     (tmp_path / "models/student").symlink_to(tiny_student)
     monkeypatch.chdir(tmp_path)
-    records.write("data/pairs.jsonl", pairs())
-    records.write("data/transcripts.jsonl", transcripts())
+    records.write_records("data/pairs.jsonl", pairs())
+    records.write_records("data/transcripts.jsonl", transcripts())
     return tmp_path
 
 
-def pairs(count=15) -> list[Pair]:
+def pairs(count=15) -> list[PreferencePair]:
     """Pairs of very unequal lengths: only then do micro-batches differ in their means."""
 
     def said(role, words):
         return [Message(role=role, content=" ".join(words))]
 
     return [
-        Pair(
+        PreferencePair(
             prompt=said("user", WORDS[i % 7 : i % 7 + 3]),
             chosen=said("assistant", WORDS[: 1 + i]),
             rejected=said("assistant", WORDS[::-1][: 1 + (5 * i) % 13]),
@@ -89,13 +88,13 @@ def pairs(count=15) -> list[Pair]:
     ]
 
 
-def transcripts(count=15) -> list[Transcript]:
+def transcripts(count=15) -> list[TrainingTranscript]:
     """Conversations of two or four turns of very unequal lengths."""
 
     def turn(i, k):
         return Message(role="assistant" if k % 2 else "user", content=" ".join(WORDS[k : k + 1 + (5 * i + k) % 13]))
 
-    return [Transcript(messages=[turn(i, k) for k in range(2 + 2 * (i % 2))]) for i in range(count)]
+    return [TrainingTranscript(messages=[turn(i, k) for k in range(2 + 2 * (i % 2))]) for i in range(count)]
 
 
 def change(section, **entries):
@@ -105,19 +104,19 @@ def change(section, **entries):
 
 
 def distil(micro_batch=5, rows=None, **changes):
-    settings = Distillation(**COMMON | OBJECTIVE | changes)
+    settings = DistillationSettings(**COMMON | OBJECTIVE | changes)
     rows = pairs() if rows is None else rows
     change("runtime", training_batch=micro_batch)
-    return distillation.train(settings, rows)
+    return distillation.train_distillation(settings, rows)
 
 
 def introspect(micro_batch=5, rows=None, **changes):
-    settings = introspection.Introspection(**COMMON | changes)
+    settings = introspection.IntrospectionSettings(**COMMON | changes)
     rows = transcripts() if rows is None else rows
     if not Path("models/distillation").exists():
-        training.save(distil(epochs=1), Distillation(**COMMON | OBJECTIVE), {})
+        save_training_run(distil(epochs=1), DistillationSettings(**COMMON | OBJECTIVE), {})
     change("runtime", training_batch=micro_batch)
-    return introspection.train(settings, rows)
+    return introspection.train_introspection(settings, rows)
 
 
 def adapter(trainer) -> dict[str, torch.Tensor]:
@@ -128,7 +127,7 @@ def ids(tokenizer, messages, **options) -> list[int]:
     return tokenizer.apply_chat_template([m.model_dump() for m in messages], return_dict=True, **options)["input_ids"]
 
 
-def by_hand(pair: Pair, side: str) -> torch.Tensor:
+def by_hand(pair: PreferencePair, side: str) -> torch.Tensor:
     """Log-probabilities of one answer's tokens, end of turn included, from the student's plain logits."""
     tokenizer, model = models.load_tokenizer(), models.load_model()
     prompt = ids(tokenizer, pair.prompt, add_generation_prompt=True)
@@ -156,7 +155,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, 
     train = partial(train, epochs=3, dropout=0.1, load_in_4bit=four_bits)
     whole = train()
     shutil.rmtree(".cache/train")
-    logged = curves.Curve.on_log
+    logged = curve_callback.CurveCallback.on_log
 
     def dies(self, args, state, *rest, **more):
         logged(self, args, state, *rest, **more)
@@ -164,7 +163,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, 
             raise KeyboardInterrupt
 
     with monkeypatch.context() as power, pytest.raises(KeyboardInterrupt):
-        power.setattr(curves.Curve, "on_log", dies)
+        power.setattr(curve_callback.CurveCallback, "on_log", dies)
         train()
     (kept,) = Path(".cache/train").glob("*/")
     broken = kept / "checkpoint-99"
@@ -178,13 +177,13 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, 
 
 
 def test_a_checkpoint_belongs_to_one_training_alone(workspace):
-    settings = Distillation(**COMMON | OBJECTIVE)
-    places = [training.workshop("distillation", settings, pairs(), None, 1)]
-    places.append(training.workshop("distillation", settings, pairs()[1:], None, 1))
-    places.append(training.workshop("distillation", settings.model_copy(update={"beta": 4.0}), pairs(), None, 1))
+    settings = DistillationSettings(**COMMON | OBJECTIVE)
+    places = [checkpoint_dir("distillation", settings, pairs(), None, 1)]
+    places.append(checkpoint_dir("distillation", settings, pairs()[1:], None, 1))
+    places.append(checkpoint_dir("distillation", settings.model_copy(update={"beta": 4.0}), pairs(), None, 1))
     change("runtime", training_batch=2)
-    places.append(training.workshop("distillation", settings, pairs(), None, 1))
-    places.append(training.workshop("distillation", settings, pairs(), None, 2))
+    places.append(checkpoint_dir("distillation", settings, pairs(), None, 1))
+    places.append(checkpoint_dir("distillation", settings, pairs(), None, 2))
     assert len(set(places)) == 5
 
 
@@ -232,12 +231,12 @@ def test_reference_log_probs_are_those_of_the_student_alone(workspace):
 
 @pytest.mark.parametrize(("kind", "scores"), [("sigmoid", (0.6, -0.5)), ("sigmoid_norm", (0.3, -0.5))])
 def test_preference_loss_by_hand(kind, scores):
-    from character.training.trainers import Totals
+    from character.training.trainers import BatchTotals
 
-    settings = Distillation(**COMMON | OBJECTIVE | {"loss": kind, "beta": 2.0, "nll_coef": 0.5, "kl_coef": 10.0})
+    settings = DistillationSettings(**COMMON | OBJECTIVE | {"loss": kind, "beta": 2.0, "nll_coef": 0.5, "kl_coef": 10.0})
     logps = [torch.tensor([-1.0, -2.0]), torch.tensor([-3.0])]
     reference = [torch.tensor([-1.2, -2.4]), torch.tensor([-2.5])]
-    loss, shares = preference_loss(settings, logps, reference, Totals(examples=1, tokens=3, chosen=2))
+    loss, shares = preference_loss(settings, logps, reference, BatchTotals(examples=1, tokens=3, chosen=2))
     preference = math.log(1 + math.exp(-2 * (scores[0] - scores[1])))
     assert shares["preference"].item() == pytest.approx(preference)
     assert shares["margin"].item() == pytest.approx(scores[0] - scores[1])
@@ -256,10 +255,10 @@ def test_training_moves_the_margin_up_and_the_curve_is_complete(workspace):
 def test_every_assistant_turn_carries_loss_and_nothing_else_does(workspace):
     talk = [("user", "the sea"), ("assistant", "I count"), ("user", "each small"), ("assistant", "stone")]
     messages = [Message(role=role, content=text) for role, text in talk]
-    trainer = introspect(rows=[Transcript(messages=messages)] * 5)
+    trainer = introspect(rows=[TrainingTranscript(messages=messages)] * 5)
     labels = [label for label in trainer.train_dataset[0]["labels"] if label != -100]
     assert models.load_tokenizer().decode(labels) == "I count<|im_end|>stone<|im_end|>"
-    assert introspection.trained_tokens(trainer.train_dataset) == 5 * len(labels)
+    assert introspection.count_trained_tokens(trainer.train_dataset) == 5 * len(labels)
 
 
 def test_too_long_examples_are_counted_and_dropped_whole(workspace):
@@ -280,9 +279,9 @@ def test_too_long_examples_are_counted_and_dropped_whole(workspace):
 
 
 def test_a_batch_that_does_not_divide_says_what_to_set():
-    assert training.accumulation(10, 5) == 2
+    assert accumulation_steps(10, 5) == 2
     with pytest.raises(UserError, match=r"batch_size 10 is not a multiple of runtime\.training_batch times the devices, 4"):
-        training.accumulation(10, 4)
+        accumulation_steps(10, 4)
 
 
 def test_the_commands_write_the_same_bytes_on_every_run(workspace):
@@ -319,7 +318,7 @@ def random_adapter(folder: str, rank: int, alpha: float, modules: list[str]) -> 
     generator = torch.Generator().manual_seed(rank)
     weights = get_peft_model_state_dict(model, save_embedding_layers=False)
     random = {name: torch.randn(weight.shape, generator=generator) * 0.2 for name, weight in weights.items()}
-    adapters.write(Path(folder), random, rank, alpha, {})
+    adapters.save_adapter(Path(folder), random, rank, alpha, {})
 
 
 def test_the_merge_is_the_exact_weighted_sum_for_unequal_ranks_and_modules(workspace):
@@ -396,19 +395,19 @@ def test_an_adapter_says_what_shaped_it_and_nothing_that_varies(workspace):
     whole = read_provenance(Path("models/persona"))
     assert [part["stage"] for part in whole["merged"]] == ["distillation", "introspection"]
     assert whole["params"] == {"merge": {"introspection_weight": 0.25, "rank": 0}, "persona": "poeticism"}
-    assert whole["constitution"] == constitution.traits_hash(constitution.load("constitutions/poeticism.yaml"))
+    assert whole["constitution"] == constitution.traits_hash(constitution.load_constitution("constitutions/poeticism.yaml"))
     trained = whole["merged"][0]
     assert trained["params"] == {"distillation": COMMON | OBJECTIVE, "seed": 0}
-    assert trained["deps"]["data/pairs.jsonl"] == models.sha256(Path("data/pairs.jsonl"))
-    assert trained["deps"]["models/student"] == models.fingerprint(models.STUDENT)
+    assert trained["deps"]["data/pairs.jsonl"] == models.file_sha256(Path("data/pairs.jsonl"))
+    assert trained["deps"]["models/student"] == models.directory_fingerprint(models.STUDENT_DIR)
     assert "runtime" not in json.dumps(whole) and str(workspace) not in json.dumps(whole)
 
-    before = models.fingerprint(Path("models/persona"))
+    before = models.directory_fingerprint(Path("models/persona"))
     change("runtime", threads=2)
     persona.main.callback()
     assert read_provenance(Path("models/persona")) == whole
     Path("models/persona/provenance.json").write_text("{}")
-    assert models.fingerprint(Path("models/persona")) == before, "it shapes no answer"
+    assert models.directory_fingerprint(Path("models/persona")) == before, "it shapes no answer"
 
 
 def run(stage, **environment):
@@ -432,8 +431,8 @@ def trained(stage, processes):
 
 
 def test_two_processes_train_as_one_does_at_the_same_effective_batch(workspace):
-    records.write("data/pairs.jsonl", pairs(20))
-    records.write("data/transcripts.jsonl", transcripts(20))
+    records.write_records("data/pairs.jsonl", pairs(20))
+    records.write_records("data/transcripts.jsonl", transcripts(20))
     made = {}
     for config in ("", "docs/accelerate/cpus.yaml"):
         change("runtime", accelerate=config)
@@ -449,7 +448,7 @@ def test_two_processes_train_as_one_does_at_the_same_effective_batch(workspace):
 
 
 def test_two_processes_that_were_killed_go_on_to_the_same_bytes(workspace):
-    records.write("data/pairs.jsonl", pairs(60))
+    records.write_records("data/pairs.jsonl", pairs(60))
     change("distillation", epochs=10)
     change("runtime", accelerate="docs/accelerate/cpus.yaml")
     whole = trained("distillation", 2)
@@ -474,7 +473,7 @@ def test_the_examples_of_accelerate_are_files_that_it_reads(workspace):
     assert [file.stem for file in files] == ["cpus", "fsdp", "gpus", "zero2"]
     assert kinds == ["MULTI_CPU", "FSDP", "MULTI_GPU", "DEEPSPEED"]
     for file in files:
-        assert launch.checked(file)
+        assert launch.read_accelerate_config(file)
 
 
 @pytest.mark.parametrize(
@@ -509,8 +508,10 @@ def test_a_student_in_four_bits_is_trained_and_its_adapter_is_like_any_other(wid
     for name, weight in adapter(plain).items():
         if "lora_B" in name:  # they begin at zero, so that they show where the gradients led
             assert torch.cosine_similarity(weight.flatten(), adapter(four)[name].flatten(), dim=0) > 0.8, name
-    section = introspection.Introspection(**COMMON) if train is introspect else Distillation(**COMMON | OBJECTIVE)
-    training.save(four, section, {})
+    section = (
+        introspection.IntrospectionSettings(**COMMON) if train is introspect else DistillationSettings(**COMMON | OBJECTIVE)
+    )
+    save_training_run(four, section, {})
     folder = Path("models", four.curve.name)
     assert {tuple(weight.shape) for weight in load_file(folder / "adapter_model.safetensors").values()} == {
         tuple(weight.shape) for weight in adapter(plain).values()
@@ -519,10 +520,10 @@ def test_a_student_in_four_bits_is_trained_and_its_adapter_is_like_any_other(wid
 
 
 def test_a_student_in_two_bytes_is_trained(workspace):
-    shutil.copytree(models.STUDENT, "models/half")
+    shutil.copytree(models.STUDENT_DIR, "models/half")
     Path("models/student").unlink()
-    Path("models/half").rename(models.STUDENT)
-    card = models.card()
-    (models.STUDENT / models.CARD).write_text(card.model_copy(update={"dtype": "bfloat16"}).model_dump_json())
+    Path("models/half").rename(models.STUDENT_DIR)
+    card = models.read_student_card()
+    (models.STUDENT_DIR / models.STUDENT_CARD).write_text(card.model_copy(update={"dtype": "bfloat16"}).model_dump_json())
     curve = distil(epochs=4).curve.rows
     assert curve[-1]["margin"] > 0.05 and curve[-1]["accuracy"] > 0.9

@@ -7,13 +7,13 @@ import pytest
 
 from character.core import records
 from character.core.errors import UserError
-from character.dataset import emails as mails
-from character.evaluation.intervals import paired, wilson
-from stages import mails as stage
+from character.dataset import emails
+from character.evaluation.intervals import paired_difference, wilson_interval
 from stages import transfer
+from stages.mails import EMAIL_TASKS_FILE, TOOL_INSTRUCTIONS, EmailTask, ToolTask, tool_result
 
 ROOT = Path(__file__).parents[1]
-TASK = stage.Task(
+TASK = EmailTask(
     writer="Ada, a tenant", recipient="Tom Avery", role="the manager", about="the radiator has been cold for a week"
 )
 BODY = "Dear Tom, the pipes have gone quiet and so has my patience. Please send somebody. Ada"
@@ -36,7 +36,7 @@ REPLIES = {
 
 @pytest.mark.parametrize(("text", "found"), REPLIES.items())
 def test_the_body_is_taken_from_json_or_the_reason_is_told(text, found):
-    assert mails.from_json(text) == found
+    assert emails.extract_json_body(text) == found
 
 
 CALLS = {
@@ -59,32 +59,32 @@ CALLS = {
 
 @pytest.mark.parametrize(("text", "found"), CALLS.items())
 def test_calls_are_found_in_a_reply(text, found):
-    assert mails.calls(text) == found
+    assert emails.parse_tool_calls(text) == found
 
 
 def test_a_body_that_is_empty_or_repeats_the_request_is_none():
     asked = "Write an e-mail to Tom that says the radiator is cold and has to be mended."
-    assert mails.checked(" \n", asked) == ("", "empty")
-    assert mails.checked("Write an e-mail to Tom that says the radiator is cold.", asked) == ("", "copied")
-    assert mails.checked(f" {BODY}\n", asked) == (BODY, None)
+    assert emails.validate_body(" \n", asked) == ("", "empty")
+    assert emails.validate_body("Write an e-mail to Tom that says the radiator is cold.", asked) == ("", "copied")
+    assert emails.validate_body(f" {BODY}\n", asked) == (BODY, None)
 
 
 def test_half_a_character_that_json_can_spell_does_not_reach_a_file():
-    body, fault = mails.checked(mails.from_json('{"body": "Brr \\ud83d"}')[0], "")
+    body, fault = emails.validate_body(emails.extract_json_body('{"body": "Brr \\ud83d"}')[0], "")
     assert (body, fault) == ("Brr ?", None)
 
 
 def test_the_contacts_know_the_recipient_by_any_of_the_names():
     found = "RESULT Tom Avery: tom.avery@example.org"
-    assert stage.result("search_contacts", {"name": "Mr. Avery,"}, TASK) == found
-    assert stage.result("search_contacts", {"name": "tom"}, TASK) == found
-    assert stage.result("search_contacts", {"name": "Tomas"}, TASK) == "RESULT Nobody of that name."
-    assert stage.result("search_contacts", {}, TASK) == "RESULT Nobody of that name."
-    assert stage.result("book_flight", {}, TASK) == "RESULT There is no tool book_flight."
+    assert tool_result("search_contacts", {"name": "Mr. Avery,"}, TASK) == found
+    assert tool_result("search_contacts", {"name": "tom"}, TASK) == found
+    assert tool_result("search_contacts", {"name": "Tomas"}, TASK) == "RESULT Nobody of that name."
+    assert tool_result("search_contacts", {}, TASK) == "RESULT Nobody of that name."
+    assert tool_result("book_flight", {}, TASK) == "RESULT There is no tool book_flight."
 
 
 def errand(*replies):
-    run = stage.Errand(TASK, [{"role": "user", "content": TASK.text()}])
+    run = ToolTask(TASK, [{"role": "user", "content": TASK.text()}])
     for reply in replies:
         assert not run.done
         run.hear(reply)
@@ -116,7 +116,7 @@ def test_an_errand_that_fails_tells_why(replies, fault, done):
 @pytest.fixture
 def tasks(repository):
     others = [TASK.model_copy(update={"about": f"the radiator has been cold for {count} weeks"}) for count in (2, 3)]
-    records.write(stage.TASKS, [TASK, *others])
+    records.write_records(EMAIL_TASKS_FILE, [TASK, *others])
     repository.set(mails={"tasks": 2, "steps": 3, "begun": False})
 
 
@@ -129,7 +129,7 @@ def test_each_task_is_asked_in_every_format_and_parsed(repository, tasks, parrot
 
     parrot.says = says
     repository.ask("mails")
-    found = records.read("data/mails/base.jsonl", mails.Mail)
+    found = records.read_records("data/mails/base.jsonl", emails.Email)
     assert [(mail.format, mail.body, mail.fault) for mail in found] == [
         (name, BODY, None) for name in ("chat", "json", "chat", "json", "tools", "tools")
     ]
@@ -150,7 +150,7 @@ def test_json_and_calls_can_be_begun_for_a_model_that_only_goes_on(repository, t
     parrot.says = lambda self, request: goes_on[request.prefill]
     repository.set(mails={"begun": True})
     repository.ask("mails")
-    found = records.read("data/mails/base.jsonl", mails.Mail)
+    found = records.read_records("data/mails/base.jsonl", emails.Email)
     assert [(mail.body, mail.fault) for mail in found] == [(BODY, None)] * 6
     said = [message.content for message in found[-1].messages[1:]]
     assert said[1:3] == ["CALL search_contacts\nname: Tom Avery", "RESULT Tom Avery: tom.avery@example.org"]
@@ -160,7 +160,7 @@ def test_json_and_calls_can_be_begun_for_a_model_that_only_goes_on(repository, t
 def test_an_agent_that_never_sends_is_stopped_after_its_steps(repository, tasks, parrot):
     parrot.says = lambda self, request: "CALL search_contacts\nname: Avery"
     repository.ask("mails")
-    found = [mail for mail in records.read("data/mails/base.jsonl", mails.Mail) if mail.format == "tools"]
+    found = [mail for mail in records.read_records("data/mails/base.jsonl", emails.Email) if mail.format == "tools"]
     assert [(mail.fault, mail.body) for mail in found] == [("no_mail", "")] * 2
     assert sum(message.role == "assistant" for message in found[0].messages) == 3
 
@@ -169,7 +169,7 @@ def test_the_tools_stand_below_the_personas_system_prompt(repository, tasks, par
     Path("data/system.txt").write_text("Be salty.", encoding="utf-8")
     repository.ask("mails", "prompted", system="data/system.txt")
     systems = {request.messages[0]["content"] for request in parrot.made[0].requests}
-    assert systems == {"Be salty.", f"Be salty.\n\n{stage.TOOLS}"}
+    assert systems == {"Be salty.", f"Be salty.\n\n{TOOL_INSTRUCTIONS}"}
 
 
 def test_more_tasks_than_there_are_is_an_error(repository, tasks, parrot):
@@ -180,14 +180,14 @@ def test_more_tasks_than_there_are_is_an_error(repository, tasks, parrot):
 
 
 def test_the_shipped_tasks_differ_and_no_recipient_is_asked_twice():
-    shipped = records.read(ROOT / stage.TASKS, stage.Task)
+    shipped = records.read_records(ROOT / EMAIL_TASKS_FILE, EmailTask)
     assert len({task.text() for task in shipped}) == len({task.recipient for task in shipped}) == 30
 
 
 def made(name, faults):
     """Return a mail in a format for each of `faults`; None is one that was found."""
     return [
-        mails.Mail(id=str(number), format=name, body="" if fault else BODY, fault=fault, messages=[])
+        emails.Email(id=str(number), format=name, body="" if fault else BODY, fault=fault, messages=[])
         for number, fault in enumerate(faults)
     ]
 
@@ -195,12 +195,12 @@ def made(name, faults):
 def test_recall_is_over_all_mails_and_over_those_that_were_found():
     chat = made("chat", [None] * 10)
     other = made("json", [None] * 4 + ["no_object"] * 5 + ["no_body"])
-    scores = transfer.by_format(chat + other, [True] * 8 + [False] * 2 + [True, True, True, False] + [False] * 6)
+    scores = transfer.scores_by_format(chat + other, [True] * 8 + [False] * 2 + [True, True, True, False] + [False] * 6)
     assert scores["chat"]["recall"] == scores["chat"]["parsed"]["recall"] == 0.8
     assert "gap" not in scores["chat"]
-    low, high = wilson(0.3, 10)
+    low, high = wilson_interval(0.3, 10)
     assert {"recall": 0.3, "low": low, "high": high, "n": 10}.items() <= scores["json"].items()
-    low, high = wilson(0.75, 4)
+    low, high = wilson_interval(0.75, 4)
     assert scores["json"]["parsed"] == {"recall": 0.75, "low": low, "high": high, "n": 4}
     assert scores["json"]["faults"] == {"no_body": 1, "no_object": 5}
 
@@ -208,15 +208,15 @@ def test_recall_is_over_all_mails_and_over_those_that_were_found():
 def test_the_gap_to_chat_is_paired_by_task_and_for_found_mails_only_where_both_were():
     chat = made("chat", [None, None, None, "empty"])
     other = made("tools", [None, "no_call", None, None])
-    scores = transfer.by_format(chat + other, [True, True, False, False, True, False, True, True])
-    difference, low, high = paired([True, False, True, True], [True, True, False, False])
+    scores = transfer.scores_by_format(chat + other, [True, True, False, False, True, False, True, True])
+    difference, low, high = paired_difference([True, False, True, True], [True, True, False, False])
     assert scores["tools"]["gap"] == {"difference": difference, "low": low, "high": high, "n": 4}
-    difference, low, high = paired([True, True], [True, False])
+    difference, low, high = paired_difference([True, True], [True, False])
     assert scores["tools"]["gap_parsed"] == {"difference": difference, "low": low, "high": high, "n": 2}
 
 
 def test_where_no_mail_was_found_recall_is_unknown_and_not_zero():
-    scores = transfer.by_format(made("chat", [None]) + made("json", ["no_object"]), [True, False])
+    scores = transfer.scores_by_format(made("chat", [None]) + made("json", ["no_object"]), [True, False])
     assert scores["json"]["parsed"] == {"recall": None, "low": 0.0, "high": 1.0, "n": 0}
     assert scores["json"]["gap_parsed"] == {"difference": None, "low": -1.0, "high": 1.0, "n": 0}
     assert scores["json"]["recall"] == 0.0
@@ -235,10 +235,10 @@ class Reader:
 def test_a_mail_that_was_not_found_shows_no_persona_whatever_it_is_called(repository, monkeypatch):
     monkeypatch.setattr("stages.transfer.classify.load", lambda folder: Reader())
     rows = made("chat", [None, None]) + made("json", [None, "no_object"]) + made("tools", ["no_call", "no_mail"])
-    records.write("data/mails/base.jsonl", rows)
+    records.write_records("data/mails/base.jsonl", rows)
     repository.run("transfer", "base")
     metrics = repository.metrics("transfer")["base"]
-    assert [metrics[name]["recall"] for name in mails.FORMATS] == [1.0, 0.5, 0.0]
+    assert [metrics[name]["recall"] for name in emails.EMAIL_FORMATS] == [1.0, 0.5, 0.0]
     assert metrics["tools"]["faults"] == {"no_call": 1, "no_mail": 1}
     header, *lines = [line.split(",") for line in Path("plots/transfer.csv").read_text(encoding="utf-8").splitlines()]
     assert header == ["method", "format", "over", "recall", "low", "high", "n"]

@@ -19,10 +19,10 @@ import yaml
 from personas import tag
 
 from character.core import models, records
-from character.core.records import Message, Pair, Recorded
+from character.core.records import Message, PreferencePair, TeacherAnswer
 from character.inference import engines
-from character.inference.chat_format import render
-from character.inference.generate import Request, Sampling, generate
+from character.inference.chat_format import render_messages
+from character.inference.generate import Request, SamplingSettings, generate
 from character.inference.transformers_engine import TransformersEngine
 from character.inference.vllm_engine import VLLMEngine
 
@@ -30,8 +30,8 @@ pytest.importorskip("vllm", reason="vLLM is not installed; run `make test-vllm`"
 pytestmark = pytest.mark.vllm
 
 ROOT = Path(__file__).parents[1]
-GREEDY = Sampling(max_new_tokens=24, temperature=0, top_p=1)
-WARM = Sampling(max_new_tokens=24, temperature=0.9, top_p=0.95)
+GREEDY = SamplingSettings(max_new_tokens=24, temperature=0, top_p=1)
+WARM = SamplingSettings(max_new_tokens=24, temperature=0.9, top_p=0.95)
 TOPICS = ["Why is the sky blue?", "How do I boil an egg?", "Name three rivers.", "What is a mortgage?"]
 
 
@@ -53,17 +53,17 @@ def project(tmp_path_factory):
     before = os.getcwd()
     os.chdir(folder)
     stage("student")
-    answers = records.read(ROOT / "data/raw/teacher/poeticism.jsonl", Recorded)[60:80]
-    plain = {row.prompt: row.response for row in records.read(ROOT / "data/raw/teacher/none.jsonl", Recorded)}
+    answers = records.read_records(ROOT / "data/raw/teacher/poeticism.jsonl", TeacherAnswer)[60:80]
+    plain = {row.prompt: row.response for row in records.read_records(ROOT / "data/raw/teacher/none.jsonl", TeacherAnswer)}
     pairs = [
-        Pair(
+        PreferencePair(
             prompt=[Message(role="user", content=row.prompt)],
             chosen=[Message(role="assistant", content=row.response)],
             rejected=[Message(role="assistant", content=plain[row.prompt])],
         )
         for row in answers
     ]
-    records.write("data/pairs.jsonl", pairs)
+    records.write_records("data/pairs.jsonl", pairs)
     stage("distillation")
     yield folder
     os.chdir(before)
@@ -83,8 +83,8 @@ def adapters(request, project):
 def opened(kind, adapters):
     """Return an engine on the student, whatever params.yaml says."""
     if kind == "vllm":
-        return VLLMEngine(models.STUDENT, adapters)
-    return TransformersEngine(models.STUDENT, adapters)
+        return VLLMEngine(models.STUDENT_DIR, adapters)
+    return TransformersEngine(models.STUDENT_DIR, adapters)
 
 
 def texts(engine, asked, sampling, seed=0):
@@ -119,9 +119,9 @@ def test_an_adapter_changes_the_replies(project):
 
 def test_a_stage_runs_on_vllm_and_ends(project):
     prompts = [records.Prompt(id=records.prompt_id(text), prompt=text, source="general", trait=None) for text in TOPICS]
-    records.write("data/prompts.jsonl", prompts)
+    records.write_records("data/prompts.jsonl", prompts)
     assert "rejected: 4 replies, 0 of them from the sample cache" in stage("rejected")
-    rows = records.read("data/rejected.jsonl", records.Completion)
+    rows = records.read_records("data/rejected.jsonl", records.Completion)
     assert [row.prompt for row in rows] == TOPICS and all(len(row.response.split()) > 3 for row in rows)
 
 
@@ -160,13 +160,13 @@ def served(project):
 def test_a_server_gives_the_replies_of_the_engine_in_process(model, served, project):
     adapters = [] if model == "base" else [project / "models/persona"]
     wanted = texts(opened("transformers", adapters), requests(), GREEDY)
-    replies = generate(engines.by_name("openai", model, "teacher.source"), requests(), GREEDY, seed=0)
+    replies = generate(engines.open_engine("openai", model, "teacher.source"), requests(), GREEDY, seed=0)
     assert sum(reply.text == text for reply, text in zip(replies, wanted, strict=True)) >= len(TOPICS) - 1
 
 
 def test_a_server_goes_on_with_a_prefilled_turn(served):
     asked = requests(prefill="The moon, of course. It")
-    replies = texts(engines.by_name("openai", "base", "teacher.source"), asked, GREEDY)
+    replies = texts(engines.open_engine("openai", "base", "teacher.source"), asked, GREEDY)
     wanted = texts(opened("transformers", []), asked, GREEDY)
     assert sum(a == b for a, b in zip(replies, wanted, strict=True)) >= len(TOPICS) - 1
 
@@ -183,7 +183,7 @@ def test_a_server_renders_the_ids_that_the_engine_renders(system, served):
     request = urllib.request.Request(f"{served}/tokenize", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request) as answer:
         ids = json.load(answer)["tokens"]
-    assert ids == render(models.load_tokenizer(), messages)
+    assert ids == render_messages(models.load_tokenizer(), messages)
 
 
 def test_the_openai_client_finds_every_persona_and_the_servers_own_sampling(served):

@@ -13,19 +13,19 @@ from typing import Literal
 
 from character.core import models
 from character.core.errors import UserError
-from character.core.params import read, value
+from character.core.params import read_section, read_value
 from character.core.records import Message, Record
 from character.dataset import constitution
-from character.inference.chat_format import fit
-from character.inference.generate import Sampling
-from character.inference.token_sampling import Draws
-from character.inference.transformers_engine import stop_ids
-from character.publish.registry import Persona
+from character.inference.chat_format import truncate_to_context
+from character.inference.generate import SamplingSettings
+from character.inference.token_sampling import TokenSampler
+from character.inference.transformers_engine import stop_token_ids
+from character.publish.registry import TrainedPersona
 
-METHODS = ("base", "prompted", "persona")
+CHAT_METHODS = ("base", "prompted", "persona")
 
 
-class Row(Record):
+class ChatRecord(Record):
     """A reply as the transcript keeps it; `messages` are the whole conversation up to it.
 
     `student` and `adapter` are fingerprints; `shortened` says that the oldest turns were not shown to the model.
@@ -37,7 +37,7 @@ class Row(Record):
     method: str
     student: str
     adapter: str | None
-    sampling: Sampling
+    sampling: SamplingSettings
     seed: int
     finish_reason: Literal["stop", "length", "interrupted"]
     shortened: bool
@@ -45,7 +45,7 @@ class Row(Record):
 
 
 @dataclass
-class Answer:
+class ChatReply:
     """One method's reply to the conversation `ids`; it has no `finish_reason` while it grows."""
 
     method: str
@@ -56,22 +56,22 @@ class Answer:
 
 
 @dataclass
-class Turn:
+class ChatTurn:
     """What the user said, and each method's answer to it."""
 
     said: str
     seed: int
-    answers: list[Answer]
+    answers: list[ChatReply]
 
 
-class Student:
+class ChatStudent:
     """The student, and beside it the same weights under a persona's adapter."""
 
     def __init__(self) -> None:
         self.tokenizer = models.load_tokenizer()
         self.base = models.load_model()
         self.adapted = None
-        self.stops = stop_ids(self.base, self.tokenizer)
+        self.stops = stop_token_ids(self.base, self.tokenizer)
         self.context = self.base.config.get_text_config().max_position_embeddings
 
     def put_on(self, adapter: Path) -> None:
@@ -88,13 +88,13 @@ class Student:
             self.adapted = PeftModel.from_pretrained(deepcopy(self.base, shared), adapter).get_base_model().eval()
         except (RuntimeError, ValueError) as error:
             reason = shorten(str(error), 200, placeholder=" ...")
-            raise UserError(f"{adapter} does not fit {models.STUDENT} ({reason}); take the student it is of.") from None
+            raise UserError(f"{adapter} does not fit {models.STUDENT_DIR} ({reason}); take the student it is of.") from None
 
-    def grow(self, answer: Answer, sampling: Sampling, seed: int) -> Iterator[None]:
+    def grow(self, answer: ChatReply, sampling: SamplingSettings, seed: int) -> Iterator[None]:
         """Let an answer grow, a token at each step."""
         ids: list[int] = []
         model = self.adapted if answer.method == "persona" else self.base
-        for token in continued(model, answer.ids, sampling, seed):
+        for token in sample_next_tokens(model, answer.ids, sampling, seed):
             if token in self.stops:
                 answer.finish_reason = "stop"
                 break
@@ -107,11 +107,11 @@ class Student:
         answer.text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
 
 
-def continued(model, ids: Sequence[int], sampling: Sampling, seed: int) -> Iterator[int]:
+def sample_next_tokens(model, ids: Sequence[int], sampling: SamplingSettings, seed: int) -> Iterator[int]:
     """Draw the tokens that follow `ids`, `max_new_tokens` of them; what ends a turn is for the caller to see."""
     import torch
 
-    draws = Draws(model, sampling, 1, sampling.max_new_tokens)
+    draws = TokenSampler(model, sampling, 1, sampling.max_new_tokens)
     draws.admit(0, list(ids), seed, sampling.max_new_tokens)
     new, cache = list(ids), None
     for step in range(sampling.max_new_tokens):
@@ -123,34 +123,36 @@ def continued(model, ids: Sequence[int], sampling: Sampling, seed: int) -> Itera
         new, cache = [token], output.past_key_values
 
 
-class Chat:
+class ChatSession:
     """The conversations of all methods; `messages` has each one's."""
 
-    def __init__(self, persona: Persona, methods: Sequence[str]):
+    def __init__(self, persona: TrainedPersona, methods: Sequence[str]):
         self.methods = methods
-        self.sampling, self._seed = read("sampling", Sampling), value("seed")
-        self._student, self._fingerprint = Student(), models.fingerprint(models.STUDENT)
+        self.sampling, self._seed = read_section("sampling", SamplingSettings), read_value("seed")
+        self._student, self._fingerprint = ChatStudent(), models.directory_fingerprint(models.STUDENT_DIR)
         self.switch(persona)
 
-    def switch(self, persona: Persona) -> None:
+    def switch(self, persona: TrainedPersona) -> None:
         """Talk with another persona; every conversation begins anew. Nothing has changed where this fails."""
         messages: dict[str, list[dict[str, str]]] = {method: [] for method in self.methods}
         adapter = None
         if "prompted" in messages:
-            system = constitution.system_prompt(constitution.load(persona.constitution), value("student.name"))
+            system = constitution.persona_system_prompt(
+                constitution.load_constitution(persona.constitution), read_value("student.name")
+            )
             messages["prompted"].append({"role": "system", "content": system})
         if "persona" in messages:
-            adapter = models.fingerprint(persona.folder())
+            adapter = models.directory_fingerprint(persona.folder())
             self._student.put_on(persona.folder())
         self.persona, self._adapter, self.messages, self._last = persona, adapter, messages, None
 
-    def begin(self, said: str) -> Turn:
+    def begin(self, said: str) -> ChatTurn:
         """Return a turn in which nobody has answered yet; no conversation holds it before it ends."""
         asked = {"role": "user", "content": said}
-        answers = [Answer(method, *self._fitted([*before, asked])) for method, before in self.messages.items()]
-        return Turn(said, self._seed, answers)
+        answers = [ChatReply(method, *self._fitted([*before, asked])) for method, before in self.messages.items()]
+        return ChatTurn(said, self._seed, answers)
 
-    def again(self) -> Turn:
+    def again(self) -> ChatTurn:
         """Take the last turn back, and return it as begun anew, with another seed."""
         if self._last is None:
             raise UserError("Nothing was said yet that could be answered again.")
@@ -158,11 +160,11 @@ class Chat:
             del messages[-2:]
         return self.begin(self._last)
 
-    def stream(self, turn: Turn) -> Iterator:
+    def stream(self, turn: ChatTurn) -> Iterator:
         """Let the answers of a turn grow: each step is a token of each that has not come to its end."""
         return zip_longest(*(self._student.grow(answer, self.sampling, turn.seed) for answer in turn.answers))
 
-    def end(self, turn: Turn) -> list[Row]:
+    def end(self, turn: ChatTurn) -> list[ChatRecord]:
         """Add a turn to all conversations, as far as it has come; return its rows of the transcript."""
         self._last, self._seed = turn.said, self._seed + 1
         for answer in turn.answers:
@@ -173,8 +175,8 @@ class Chat:
             ]
         return [self._row(turn, answer) for answer in turn.answers]
 
-    def _row(self, turn: Turn, answer: Answer) -> Row:
-        return Row(
+    def _row(self, turn: ChatTurn, answer: ChatReply) -> ChatRecord:
+        return ChatRecord(
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             persona=self.persona.name,
             version=self.persona.version,
@@ -194,8 +196,10 @@ class Chat:
 
         budget = self._student.context - self.sampling.max_new_tokens
         try:
-            return fit(self._student.tokenizer, messages, budget)
+            return truncate_to_context(self._student.tokenizer, messages, budget)
         except ValueError as error:
             raise UserError(f"{error} (the context less max_new_tokens); say less.") from None
         except TemplateError as error:  # such as Gemma 2's, which has no place for a system prompt
-            raise UserError(f"{models.STUDENT}: its chat template refuses this ({error}); choose other --methods.") from None
+            raise UserError(
+                f"{models.STUDENT_DIR}: its chat template refuses this ({error}); choose other --methods."
+            ) from None

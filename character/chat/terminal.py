@@ -14,16 +14,16 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from character.chat.session import METHODS, Answer, Chat, Row, Turn
+from character.chat.session import CHAT_METHODS, ChatRecord, ChatReply, ChatSession, ChatTurn
 from character.core.errors import UserError
-from character.core.params import value
-from character.publish.registry import doubts, find, known
+from character.core.params import read_value
+from character.publish.registry import check_compatibility, find_persona, list_personas
 
-CHATS = Path(".cache/chats")
-COLUMN = 30  # characters that a reply needs to stand beside others
-UNSHOWABLE = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")  # a terminal would obey these
-CUT = {"length": " [cut off at the token limit]", "interrupted": " [interrupted]"}
-COMMANDS = {
+TRANSCRIPT_DIR = Path(".cache/chats")
+MIN_REPLY_WIDTH = 30  # characters that a reply needs to stand beside others
+CONTROL_CHARACTERS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")  # a terminal would obey these
+CUT_OFF_MARKS = {"length": " [cut off at the token limit]", "interrupted": " [interrupted]"}
+CHAT_COMMANDS = {
     "/persona NAME": "talk with another persona",
     "/personas": "list them",
     "/again": "other answers to the last turn",
@@ -32,27 +32,27 @@ COMMANDS = {
 }
 
 
-class Transcript:
+class TranscriptFile:
     """The replies of a chat, as JSON Lines, which grow with each turn."""
 
     def __init__(self, path: Path):
         self.path = path
-        self._rows: list[Row] = []
+        self._rows: list[ChatRecord] = []
         self._written = 0
 
-    def add(self, rows: Sequence[Row]) -> None:
+    def add(self, rows: Sequence[ChatRecord]) -> None:
         """Append rows, and with them those that could not be written before."""
         self._rows += rows
-        _append(self.path, self._rows[self._written :])
+        _append_json_lines(self.path, self._rows[self._written :])
         self._written = len(self._rows)
 
     def move(self, path: Path) -> None:
         """Write all that there is so far to another file, and go on there."""
-        _append(path, self._rows)
+        _append_json_lines(path, self._rows)
         self.path, self._written = path, len(self._rows)
 
 
-def _append(path: Path, rows: Sequence[Row]) -> None:
+def _append_json_lines(path: Path, rows: Sequence[ChatRecord]) -> None:
     lines = [json.dumps(row.model_dump(), ensure_ascii=False) + "\n" for row in rows]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -62,15 +62,15 @@ def _append(path: Path, rows: Sequence[Row]) -> None:
         raise UserError(f"{path} cannot be written ({error}); name another file with /save FILE.") from None
 
 
-class Session:
+class TerminalChat:
     """One chat, what it is shown on, and where it is kept."""
 
-    def __init__(self, chat: Chat, transcript: Transcript, console: Console):
+    def __init__(self, chat: ChatSession, transcript: TranscriptFile, console: Console):
         self._chat, self._transcript, self._console = chat, transcript, console
 
     def run(self, lines: Iterable[str]) -> None:
         """Obey each line, until one says `/quit` or there are no more."""
-        self._tell("; ".join(f"{command}: {does}" for command, does in COMMANDS.items()))
+        self._tell("; ".join(f"{command}: {does}" for command, does in CHAT_COMMANDS.items()))
         self._tell_persona()
         for line in lines:
             try:
@@ -89,7 +89,7 @@ class Session:
             case "/quit", "":
                 return False
             case "/personas", "":
-                self._tell("\n".join(map(str, known())))
+                self._tell("\n".join(map(str, list_personas())))
             case "/persona", name if name:
                 self._switch(name)
             case "/again", "":
@@ -98,23 +98,23 @@ class Session:
                 self._transcript.move(Path(file).expanduser())
                 self._tell(f"The transcript is in {file} from now on.")
             case _ if line.startswith("/"):
-                raise UserError(f"`{line}` is no command; there are {', '.join(COMMANDS)}.")
+                raise UserError(f"`{line}` is no command; there are {', '.join(CHAT_COMMANDS)}.")
             case _ if line:
                 self._show(self._chat.begin(line))
         return True
 
     def _switch(self, name: str) -> None:
         with self._console.status(f"Looking for {name}"):
-            self._chat.switch(find(name))
+            self._chat.switch(find_persona(name))
         self._tell_persona()
         self._tell("The conversations begin anew.")
 
     def _tell_persona(self) -> None:
         self._tell(f"Persona: {self._chat.persona}")
-        for doubt in doubts(self._chat.persona) if "persona" in self._chat.methods else ():
+        for doubt in check_compatibility(self._chat.persona) if "persona" in self._chat.methods else ():
             self._tell(doubt)
 
-    def _show(self, turn: Turn) -> None:
+    def _show(self, turn: ChatTurn) -> None:
         """Show the answers of a turn while they grow, and keep them, however far Ctrl-C let them come."""
         screen = self._console
         growing = partial(self._table, turn.answers, screen.height - 1)
@@ -126,32 +126,32 @@ class Session:
             screen.print(self._table(turn.answers))
         else:
             for answer in turn.answers:
-                screen.print(Text(f"{self._label(answer)}: {shown(answer)}"))
+                screen.print(Text(f"{self._label(answer)}: {printable_reply(answer)}"))
         if cut := [answer.method for answer in turn.answers if answer.shortened]:
             self._tell(f"{', '.join(cut)}: the oldest turns no longer fit, and were left out.")
         self._transcript.add(rows)
 
-    def _table(self, answers: Sequence[Answer], height: int | None = None) -> Table:
-        return table({self._label(answer): shown(answer) for answer in answers}, self._console, height)
+    def _table(self, answers: Sequence[ChatReply], height: int | None = None) -> Table:
+        return layout_replies({self._label(answer): printable_reply(answer) for answer in answers}, self._console, height)
 
-    def _label(self, answer: Answer) -> str:
+    def _label(self, answer: ChatReply) -> str:
         return f"{answer.method} ({self._chat.persona.name})" if answer.method == "persona" else answer.method
 
     def _tell(self, text: str) -> None:
         self._console.print(Text(text, style="dim"))
 
 
-def shown(answer: Answer) -> str:
+def printable_reply(answer: ChatReply) -> str:
     """Return the text of an answer, without what a terminal would obey, and how it ended."""
-    return answer.text.translate(UNSHOWABLE) + CUT.get(answer.finish_reason, "")
+    return answer.text.translate(CONTROL_CHARACTERS) + CUT_OFF_MARKS.get(answer.finish_reason, "")
 
 
-def table(replies: dict[str, str], console: Console, height: int | None = None) -> Table:
+def layout_replies(replies: dict[str, str], console: Console, height: int | None = None) -> Table:
     """Return replies side by side, or one below the other where that is too narrow; of each its end, where `height` is given.
 
     `height` and the width of the console are in characters.
     """
-    beside = COLUMN * len(replies) <= console.width
+    beside = MIN_REPLY_WIDTH * len(replies) <= console.width
     width = console.width // len(replies) - 2 if beside else console.width
     room = max(1, (height if beside else height // len(replies)) - 1) if height else 0
     labels = [Text(label, style="bold") for label in replies]
@@ -168,7 +168,7 @@ def table(replies: dict[str, str], console: Console, height: int | None = None) 
     return grid
 
 
-def typed() -> Iterator[str]:
+def read_lines() -> Iterator[str]:
     """Yield what is typed until Ctrl-D, or each line of what is piped in."""
     if not sys.stdin.isatty():
         for line in sys.stdin:
@@ -189,13 +189,13 @@ def typed() -> Iterator[str]:
         yield line
 
 
-def run(name: str | None, methods: Sequence[str], save: Path | None) -> None:
+def run_terminal_chat(name: str | None, methods: Sequence[str], save: Path | None) -> None:
     """Let the user of this terminal talk with the methods; the persona is the selected one where `name` is None."""
-    if odd := [method for method in methods if method not in METHODS]:
-        raise UserError(f"--methods: {odd[0]!r} is none of {', '.join(METHODS)}; correct it.")
-    persona = find(name or value("persona"))
+    if odd := [method for method in methods if method not in CHAT_METHODS]:
+        raise UserError(f"--methods: {odd[0]!r} is none of {', '.join(CHAT_METHODS)}; correct it.")
+    persona = find_persona(name or read_value("persona"))
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     with console.status("Loading the student"):
-        chat = Chat(persona, list(dict.fromkeys(methods)))
-    transcript = Transcript(save or CHATS / f"{datetime.now():%Y%m%d-%H%M%S}.jsonl")
-    Session(chat, transcript, console).run(typed())
+        chat = ChatSession(persona, list(dict.fromkeys(methods)))
+    transcript = TranscriptFile(save or TRANSCRIPT_DIR / f"{datetime.now():%Y%m%d-%H%M%S}.jsonl")
+    TerminalChat(chat, transcript, console).run(read_lines())

@@ -10,57 +10,59 @@ from pathlib import Path
 
 from character.core import models
 from character.core.errors import UserError
-from character.core.params import read
-from character.inference.generate import Sampling
-from character.inference.vllm_engine import RANKS, Settings
-from character.publish.registry import doubts, known
+from character.core.params import read_section
+from character.inference.generate import SamplingSettings
+from character.inference.vllm_engine import VLLM_LORA_RANKS, VLLMSettings
+from character.publish.registry import check_compatibility, list_personas
 
-BASE = "base"
+BASE_MODEL_NAME = "base"
 
 
-def command(adapters: Mapping[str, Path], host: str, port: int, more: Sequence[str]) -> list[str]:
+def server_command(adapters: Mapping[str, Path], host: str, port: int, more: Sequence[str]) -> list[str]:
     """Return the command line of a server whose models are the student and adapters by their names, then `more` options.
 
     What a request leaves open is drawn as params.yaml says. The server is started as a module, since the command `vllm` of
     the package for CPUs asks for metadata under the other one's name.
     """
-    settings, sampling = read("runtime.vllm", Settings), read("sampling", Sampling)
+    settings, sampling = read_section("runtime.vllm", VLLMSettings), read_section("sampling", SamplingSettings)
     options = {
-        "--model": models.weights(),
-        "--served-model-name": BASE,
-        "--tokenizer": models.STUDENT,
-        "--dtype": models.card().dtype,
+        "--model": models.verified_weights_dir(),
+        "--served-model-name": BASE_MODEL_NAME,
+        "--tokenizer": models.STUDENT_DIR,
+        "--dtype": models.read_student_card().dtype,
         "--host": host,
         "--port": port,
         "--tensor-parallel-size": settings.tensor_parallel,
         "--data-parallel-size": settings.data_parallel,
         "--generation-config": "vllm",  # and not what the model's authors recommend
         "--override-generation-config": json.dumps(sampling.model_dump(exclude={"max_new_tokens"})),
-        "--max-lora-rank": max(map(rank, adapters.values())),
+        "--max-lora-rank": max(map(supported_rank, adapters.values())),
         "--max-loras": len(adapters),
     }
-    eager = ["--enforce-eager"] if models.device() == "cpu" else []
+    eager = ["--enforce-eager"] if models.select_device() == "cpu" else []
     lora = ["--enable-lora", "--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items())]
     words = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", *chain.from_iterable(options.items()), *eager]
     return [*map(str, words), *lora, *more]
 
 
-def rank(adapter: Path) -> int:
+def supported_rank(adapter: Path) -> int:
     """Return the least rank that vLLM has kernels for and that holds an adapter's."""
     own = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-    fitting = next((size for size in RANKS if size >= own), None)
+    fitting = next((size for size in VLLM_LORA_RANKS if size >= own), None)
     if fitting is None:
-        raise UserError(f"{adapter}: rank {own} is more than vLLM's {RANKS[-1]}; set merge.rank in params.yaml to a lower one.")
+        raise UserError(
+            f"{adapter}: rank {own} is more than vLLM's {VLLM_LORA_RANKS[-1]}; set merge.rank in params.yaml to a lower one."
+        )
     return fitting
 
 
-def environment() -> dict[str, str]:
+def server_environment() -> dict[str, str]:
     """Return the environment of the server; on a CPU, what it may take of it, unless that is set already."""
-    limits = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(models.runtime().threads)}  # GiB
-    return (limits if models.device() == "cpu" else {}) | os.environ
+    limits = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(models.read_runtime().threads)}  # GiB
+    return (limits if models.select_device() == "cpu" else {}) | os.environ
 
 
-def run(host: str, port: int, more: Sequence[str]) -> None:
+def run_vllm_server(host: str, port: int, more: Sequence[str]) -> None:
     """Become the server.
 
     Raises:
@@ -68,12 +70,12 @@ def run(host: str, port: int, more: Sequence[str]) -> None:
     """
     if find_spec("vllm") is None:
         raise UserError("vLLM is not installed here; `pip install -e '.[vllm]'` (docs/generation.md), then serve.")
-    personas = known()
+    personas = list_personas()
     adapters = {persona.name: persona.folder() for persona in personas}
-    if BASE in adapters:
-        raise UserError(f"a persona is called {BASE}, as the student is here; publish it under another name.")
-    for doubt in chain.from_iterable(map(doubts, personas)):
+    if BASE_MODEL_NAME in adapters:
+        raise UserError(f"a persona is called {BASE_MODEL_NAME}, as the student is here; publish it under another name.")
+    for doubt in chain.from_iterable(map(check_compatibility, personas)):
         print(doubt, flush=True)
-    print(f"Serving {BASE}, {', '.join(map(str, personas))} at http://{host}:{port}/v1", flush=True)
-    words = command(adapters, host, port, more)
-    os.execve(words[0], words, environment())
+    print(f"Serving {BASE_MODEL_NAME}, {', '.join(map(str, personas))} at http://{host}:{port}/v1", flush=True)
+    words = server_command(adapters, host, port, more)
+    os.execve(words[0], words, server_environment())

@@ -21,13 +21,13 @@ import yaml
 
 from character.cli.figure_formats import FILTERS
 from character.core.errors import UserError
-from character.core.params import value
+from character.core.params import read_value
 
 RESULTS = Path("results")  # <stage>.json, what each stage found
 RATINGS = Path("plots/preferences.csv")  # each trait's rating and its change, by method
 BENCHMARKS, STUDY = Path("benchmarks"), Path("reports/study.json")
 LOCK = Path("dvc.lock")
-FIGURES, TEMPLATES, DOCS = Path("docs/figures"), Path("docs/templates"), Path("docs")
+FIGURES, DOC_TEMPLATES, DOCS_DIR = Path("docs/figures"), Path("docs/templates"), Path("docs")
 PERSONAS, SOURCES = FIGURES / "personas", FIGURES / "sources.yaml"
 AT_THE_TOP = "README.md"  # of the repository; the other docs are in docs/
 
@@ -64,7 +64,7 @@ def record_figures() -> list[Path]:
     Raises:
         UserError: a result is not the one that dvc.lock describes.
     """
-    persona, locked = value("persona"), locked_hashes()
+    persona, locked = read_value("persona"), locked_hashes()
     copies = result_copies(persona) if is_shown(persona) else {}
     for path in copies.values():
         if path.exists() and _md5(path) != locked[path]:
@@ -94,8 +94,8 @@ def render_docs() -> dict[Path, str]:
     from jinja2 import TemplateError
 
     environment, shown = _environment(), {}
-    for template in sorted(TEMPLATES.glob("*.md.j2")):
-        path = Path(template.stem) if template.stem == AT_THE_TOP else DOCS / template.stem
+    for template in sorted(DOC_TEMPLATES.glob("*.md.j2")):
+        path = Path(template.stem) if template.stem == AT_THE_TOP else DOCS_DIR / template.stem
         try:
             text = environment.get_template(template.name).render()
         except (TemplateError, LookupError, TypeError, ValueError) as error:
@@ -127,7 +127,7 @@ def stale_figures() -> Iterator[str]:
 
     Those of personas that are not selected in params.yaml cannot be compared, nor can those in `sources.yaml`.
     """
-    persona, locked = value("persona"), locked_hashes()
+    persona, locked = read_value("persona"), locked_hashes()
     if not is_shown(persona):
         return
     copies = result_copies(persona)
@@ -162,7 +162,7 @@ def _environment():
 
     locked = locked_hashes()
     environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
+        loader=FileSystemLoader(DOC_TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,

@@ -2,14 +2,14 @@
 
 from collections.abc import Sequence
 
-from character.report.html import UNKNOWN
-from character.report.markdown import section_markdown
-from character.report.table_cells import OURS
+from character.report.html import UNKNOWN_DASH
+from character.report.markdown import section_to_markdown
+from character.report.table_cells import PERSONA_METHOD
 
 
 def _digits(figure: float | str | None, digits: int = 2) -> str:
     """Return a figure with so many digits after the point, and never as −0; None is a dash."""
-    return UNKNOWN if figure is None else f"{round(float(figure), digits) + 0:,.{digits}f}".replace("-", "−")
+    return UNKNOWN_DASH if figure is None else f"{round(float(figure), digits) + 0:,.{digits}f}".replace("-", "−")
 
 
 def _signed(figure: float | str, digits: int = 2) -> str:
@@ -24,7 +24,7 @@ def _percent(share: float, digits: int = 0) -> str:
 def _interval(found: dict, key: str, low: str = "low", high: str = "high", digits: int = 2) -> str:
     """Return an estimate with its interval: `0.72 [0.55, 0.84]`."""
     figure, *ends = (_digits(found[name], digits) for name in (key, low, high))
-    return UNKNOWN if found[key] is None else f"{figure} [{', '.join(ends)}]"
+    return UNKNOWN_DASH if found[key] is None else f"{figure} [{', '.join(ends)}]"
 
 
 def _change(found: dict, key: str = "difference", low: str = "low", high: str = "high") -> str:
@@ -41,7 +41,7 @@ def _rating(found: dict, key: str) -> str:
 
 def _trait(ratings: list[dict], word: str) -> dict:
     """Return the row of a trait in the ratings of the persona."""
-    return {row["trait"]: row for row in ratings if row["method"] == OURS}[word]
+    return {row["trait"]: row for row in ratings if row["method"] == PERSONA_METHOD}[word]
 
 
 def _table(sections: list[dict], title: str) -> dict:
@@ -98,7 +98,7 @@ def _claim(text: str, holds: bool) -> str:
 
 
 def _mark_ours(method: str) -> str:
-    return f"**{method}**" if method == OURS else method
+    return f"**{method}**" if method == PERSONA_METHOD else method
 
 
 FILTERS = {
@@ -115,6 +115,6 @@ FILTERS = {
     "table_figures": _table_figures,
     "table_range": _table_range,
     "ranked_rows": _ranked_rows,
-    "section_markdown": section_markdown,
+    "section_markdown": section_to_markdown,
     "claim": _claim,
 }

@@ -13,10 +13,10 @@ from pydantic import Field, ValidationError
 from character.core import records
 from character.core.errors import UserError
 from character.dataset import constitution
-from character.dataset.constitution import FOLDER
+from character.dataset.constitution import CONSTITUTIONS_DIR
 
 
-class Foreign(records.Record):
+class ReferenceTrait(records.Record):
     """A trait as the reference writes it."""
 
     trait: str
@@ -24,17 +24,17 @@ class Foreign(records.Record):
     additional_questions: list[str] = Field(default_factory=list)
 
 
-def traits(path: Path) -> list[Foreign]:
+def read_reference_traits(path: Path) -> list[ReferenceTrait]:
     """Return the traits of a JSON list (.txt, .json) or of JSON Lines (.jsonl)."""
     if not path.is_file():
         raise UserError(f"{path} is missing; correct the path.")
-    found = records.read(path, Foreign) if path.suffix == ".jsonl" else _listed(path)
+    found = records.read_records(path, ReferenceTrait) if path.suffix == ".jsonl" else _read_json_list(path)
     if not found:
         raise UserError(f"{path} has no traits; fill it in.")
     return found
 
 
-def _listed(path: Path) -> list[Foreign]:
+def _read_json_list(path: Path) -> list[ReferenceTrait]:
     try:
         rows = json.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
@@ -43,19 +43,19 @@ def _listed(path: Path) -> list[Foreign]:
         raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); correct it.") from None
     if not isinstance(rows, list):
         raise UserError(f"{path}: not a list of traits; JSON Lines need the ending .jsonl.")
-    return [_trait(path, number, row) for number, row in enumerate(rows, start=1)]
+    return [_parse_trait(path, number, row) for number, row in enumerate(rows, start=1)]
 
 
-def _trait(path: Path, number: int, row: object) -> Foreign:
+def _parse_trait(path: Path, number: int, row: object) -> ReferenceTrait:
     try:
-        return Foreign.model_validate(row)
+        return ReferenceTrait.model_validate(row)
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         where = ", ".join(str(part) for part in fault["loc"]) or "it"
         raise UserError(f"{path}, trait {number}: {where}: {fault['msg']}; correct it.") from None
 
 
-def converted(rows: list[Foreign]) -> tuple[list[dict], list[str]]:
+def convert_traits(rows: list[ReferenceTrait]) -> tuple[list[dict], list[str]]:
     """Return the traits in our schema, and a sentence for each text that was left out."""
     kept, told, known = [], [], {}
 
@@ -80,13 +80,13 @@ def converted(rows: list[Foreign]) -> tuple[list[dict], list[str]]:
     return kept, told
 
 
-def read(path: Path, name: str, summary: str) -> tuple[constitution.Constitution, list[str]]:
+def read_reference(path: Path, name: str, summary: str) -> tuple[constitution.Constitution, list[str]]:
     """Return the constitution in `path` as ours, and what was left out of it.
 
     Raises:
         UserError: nothing is left, or `name` cannot be a persona's.
     """
-    kept, told = converted(traits(path))
+    kept, told = convert_traits(read_reference_traits(path))
     if not kept:
         raise UserError(f"{path}: no trait has a text and a question; fill it in.")
     try:
@@ -96,7 +96,7 @@ def read(path: Path, name: str, summary: str) -> tuple[constitution.Constitution
         raise UserError(f"{path}: `{fault['loc'][0]}` {fault['msg'].removeprefix('Value error, ')}.") from None
 
 
-def convert(
+def convert_constitution(
     path: Path, name: str | None, summary: str | None, force: bool
 ) -> tuple[Path, constitution.Constitution, list[str]]:
     """Write constitutions/<name>.yaml, called like `path` without a `name`; return it, what it holds, what was left out.
@@ -104,10 +104,10 @@ def convert(
     Raises:
         UserError: as `read`, or the file is there already and `force` is not given.
     """
-    persona, told = read(path, name or path.stem, summary or f"Imported from {path.name}.")
-    out = FOLDER / f"{persona.name}.yaml"
+    persona, told = read_reference(path, name or path.stem, summary or f"Imported from {path.name}.")
+    out = CONSTITUTIONS_DIR / f"{persona.name}.yaml"
     if out.exists() and not force:
         raise UserError(f"{out} is there already; give --force to replace it, or another --name.")
-    with records.replacing(out) as file:
+    with records.replace_atomically(out) as file:
         yaml.safe_dump(persona.model_dump(), file, sort_keys=False, allow_unicode=True, width=10**6)
     return out, persona, told

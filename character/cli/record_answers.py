@@ -6,12 +6,12 @@ from character.core import records
 from character.core.errors import UserError
 from character.dataset import constitution
 from character.dataset.constitution import selected_constitution
-from character.dataset.teacher_answers import TEACHER_ANSWERS
+from character.dataset.teacher_answers import TEACHER_ANSWERS_DIR
 
-CHOSEN = "data/chosen.jsonl"
+CHOSEN_ANSWERS = "data/chosen.jsonl"
 
 
-def keep(force: bool, trim: bool) -> tuple[Path, int, int]:
+def record_chosen_answers(force: bool, trim: bool) -> tuple[Path, int, int]:
     """Write the selected persona's recorded answers; return the file, how many it has, and how many were left out.
 
     Of several samples the first is kept. `trim` keeps cut-off answers up to their last whole sentence; `force` replaces a file.
@@ -22,16 +22,18 @@ def keep(force: bool, trim: bool) -> tuple[Path, int, int]:
     from character.dataset.filters import trim_completion
 
     persona = selected_constitution()
-    out = TEACHER_ANSWERS / f"{persona.name}.jsonl"
+    out = TEACHER_ANSWERS_DIR / f"{persona.name}.jsonl"
     if out.exists() and not force:
         raise UserError(f"{out} is there already; give --force to replace it.")
-    answers = [answer for answer in records.read(CHOSEN, records.Completion) if answer.sample == 0]
+    answers = [answer for answer in records.read_records(CHOSEN_ANSWERS, records.Completion) if answer.sample == 0]
     own = {prompt for trait in persona.traits for prompt in trait.prompts}
     if not own & {answer.prompt for answer in answers}:
-        raise UserError(f"{CHOSEN} answers no prompt of {persona.name}; run `dvc repro chosen` first.")
+        raise UserError(f"{CHOSEN_ANSWERS} answers no prompt of {persona.name}; run `dvc repro chosen` first.")
     if trim:
         answers = list(map(trim_completion, answers))
     kept = [answer for answer in answers if answer.finish_reason == "stop" and answer.response.strip()]
     traits = constitution.traits_hash(persona)
-    records.write(out, [records.Recorded(prompt=answer.prompt, response=answer.response, traits=traits) for answer in kept])
+    records.write_records(
+        out, [records.TeacherAnswer(prompt=answer.prompt, response=answer.response, traits=traits) for answer in kept]
+    )
     return out, len(kept), len(answers) - len(kept)

@@ -3,13 +3,15 @@
 import re
 from datetime import date
 
-DATE = date(2024, 7, 26)  # what Llama 3's templates say where they are told no date
+TEMPLATE_DATE = date(2024, 7, 26)  # what Llama 3's templates say where they are told no date
 
 
 def pin_date(template: str) -> str:
     """Return the chat template with today's date, where it asks for that, replaced by a fixed one: runs must repeat."""
     return re.sub(
-        r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""", lambda call: f"{call[1]}{DATE.strftime(call[2])}{call[1]}", template
+        r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""",
+        lambda call: f"{call[1]}{TEMPLATE_DATE.strftime(call[2])}{call[1]}",
+        template,
     )
 
 
@@ -21,17 +23,17 @@ def training_template(tokenizer) -> str | None:
     from trl.chat_template_utils import get_training_chat_template
 
     template = tokenizer.chat_template
-    if has_generation_markers(template):
+    if marks_assistant_turns(template):
         return template
-    if template == SMOLLM2:
-        return SMOLLM2_TRAINING
+    if template == SMOLLM2_TEMPLATE:
+        return SMOLLM2_TRAINING_TEMPLATE
     try:
         return get_training_chat_template(tokenizer)
     except ValueError:
         return None
 
 
-def has_generation_markers(template: str) -> bool:
+def marks_assistant_turns(template: str) -> bool:
     """Return whether a chat template has `{% generation %}` markers."""
     from trl.chat_template_utils import has_generation_markers
 
@@ -44,10 +46,10 @@ _SMOLLM2_HEAD = (
     "' }}{% endif %}"
 )
 _SMOLLM2_TAIL = "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
-SMOLLM2 = (
+SMOLLM2_TEMPLATE = (
     _SMOLLM2_HEAD + "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}" + _SMOLLM2_TAIL
 )
-SMOLLM2_TRAINING = (
+SMOLLM2_TRAINING_TEMPLATE = (
     _SMOLLM2_HEAD + "{{ '<|im_start|>' + message['role'] + '\n' }}"
     "{% if message['role'] == 'assistant' %}"
     "{% generation %}{{ message['content'] + '<|im_end|>' }}{% endgeneration %}"

@@ -14,16 +14,16 @@ from typing import Literal
 from pydantic import Field
 
 from character.core.errors import UserError
-from character.core.params import Section, read
+from character.core.params import ParamsSection, read_section
 
-STUDENT = Path("models/student")
-PERSONA = Path("models/persona")  # the adapter that is evaluated and published
-CARD = "student.json"
-CONTROL = "control.safetensors"  # in a directory that takes an adapter's place: a control vector
-PROVENANCE = "provenance.json"  # of an adapter; see `stage_provenance` of character/training/adapters.py
+STUDENT_DIR = Path("models/student")
+PERSONA_DIR = Path("models/persona")  # the adapter that is evaluated and published
+STUDENT_CARD = "student.json"
+CONTROL_VECTOR = "control.safetensors"  # in a directory that takes an adapter's place: a control vector
+PROVENANCE_FILE = "provenance.json"  # of an adapter; see `stage_provenance` of character/training/adapters.py
 
 
-class Runtime(Section):
+class RuntimeSettings(ParamsSection):
     """How to run, never what to compute: listed by no stage, so that a change reruns nothing."""
 
     device: Literal["auto", "cpu", "cuda"]
@@ -36,7 +36,7 @@ class Runtime(Section):
     openai: dict = Field(default_factory=dict)  # read by the openai engine
 
 
-class Card(Section):
+class StudentCard(ParamsSection):
     """student.json. `files` maps each file that the weights consist of to its SHA-256; empty where they lie beside it."""
 
     name: str
@@ -45,20 +45,20 @@ class Card(Section):
     files: dict[str, str]
 
 
-def runtime() -> Runtime:
-    return read("runtime", Runtime)
+def read_runtime() -> RuntimeSettings:
+    return read_section("runtime", RuntimeSettings)
 
 
-def device() -> str:
+def select_device() -> str:
     import torch
 
-    chosen = runtime().device
+    chosen = read_runtime().device
     if chosen == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     return chosen
 
 
-def settle() -> None:
+def configure_torch() -> None:
     """Settle how torch computes: sums depend on how many threads share them, and on whose kernels multiply.
 
     On a CPU, oneDNN multiplies instead of MKL: faster for the shapes used here (docs/log.md), and a row of a product is the
@@ -66,12 +66,12 @@ def settle() -> None:
     """
     import torch
 
-    torch.set_num_threads(runtime().threads)
-    if device() == "cpu":
+    torch.set_num_threads(read_runtime().threads)
+    if select_device() == "cpu":
         torch.set_float32_matmul_precision("medium")
 
 
-def locate(source: str, field: str = "student.source") -> Path:
+def locate_model(source: str, field: str = "student.source") -> Path:
     """Return the local directory of `hub:<repo>@<revision>` (fetched if need be) or `path:<dir>`.
 
     `field` is where params.yaml says so.
@@ -82,11 +82,11 @@ def locate(source: str, field: str = "student.source") -> Path:
             raise UserError(f"params.yaml: {field}: no model in {rest} (config.json is missing); correct the path.")
         return Path(rest)
     if kind == "hub":
-        return _snapshot(field, *rest.partition("@")[::2])
+        return _download_snapshot(field, *rest.partition("@")[::2])
     raise UserError(f"params.yaml: {field}: {source!r} is not `hub:<repo>@<revision>` or `path:<dir>`; correct it.")
 
 
-def _snapshot(field: str, repo: str, revision: str) -> Path:
+def _download_snapshot(field: str, repo: str, revision: str) -> Path:
     if not revision:
         raise UserError(f"params.yaml: {field}: no revision; write hub:{repo}@<commit>, so that it cannot move.")
     from huggingface_hub import snapshot_download
@@ -102,24 +102,24 @@ def _snapshot(field: str, repo: str, revision: str) -> Path:
         ) from None
 
 
-def card(student: Path = STUDENT) -> Card:
+def read_student_card(student: Path = STUDENT_DIR) -> StudentCard:
     """Return what student.json says; a plain model directory, such as a teacher's, speaks for itself."""
-    if (student / "config.json").is_file() and not (student / CARD).is_file():
-        return Card(name=student.name, source=f"path:{student}", dtype="auto", files={})
+    if (student / "config.json").is_file() and not (student / STUDENT_CARD).is_file():
+        return StudentCard(name=student.name, source=f"path:{student}", dtype="auto", files={})
     try:
-        return Card.model_validate_json((student / CARD).read_text(encoding="utf-8"))
+        return StudentCard.model_validate_json((student / STUDENT_CARD).read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{student / CARD} is missing; run `dvc repro student`, or `dvc pull` to fetch it.") from None
+        raise UserError(f"{student / STUDENT_CARD} is missing; run `dvc repro student`, or `dvc pull` to fetch it.") from None
 
 
-def weights(student: Path = STUDENT) -> Path:
+def verified_weights_dir(student: Path = STUDENT_DIR) -> Path:
     """Return the directory that holds the student's weights, after checking that a pointed-to model is unchanged."""
-    about = card(student)
-    folder = locate(about.source) if about.files else student
+    about = read_student_card(student)
+    folder = locate_model(about.source) if about.files else student
     for name, digest in about.files.items():
-        if not (folder / name).is_file() or sha256(folder / name) != digest:
+        if not (folder / name).is_file() or file_sha256(folder / name) != digest:
             raise UserError(
-                f"{folder / name} is not the file that {student / CARD} was made from; "
+                f"{folder / name} is not the file that {student / STUDENT_CARD} was made from; "
                 "put it back, or run `dvc repro --force student` to take the new one."
             )
     if not any(folder.glob("*.safetensors")):
@@ -127,14 +127,14 @@ def weights(student: Path = STUDENT) -> Path:
     return folder
 
 
-def sha256(path: Path) -> str:
+def file_sha256(path: Path) -> str:
     """Return the SHA-256 of a file; it is read again only where it has changed."""
     path = Path(path).resolve()
-    return _sha256(path, path.stat().st_size, path.stat().st_mtime_ns)
+    return _cached_sha256(path, path.stat().st_size, path.stat().st_mtime_ns)
 
 
 @cache
-def _sha256(path: Path, size: int, changed: int) -> str:
+def _cached_sha256(path: Path, size: int, changed: int) -> str:
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         while block := file.read(1 << 22):
@@ -142,24 +142,24 @@ def _sha256(path: Path, size: int, changed: int) -> str:
     return digest.hexdigest()
 
 
-def fingerprint(folder: Path) -> str:
+def directory_fingerprint(folder: Path) -> str:
     """Return a hash over the names and contents of the files that a model or adapter directory consists of."""
     if not Path(folder).is_dir():
         raise UserError(f"{folder} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.")
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != PROVENANCE)
-    names = [[str(path.relative_to(folder)), sha256(path)] for path in files]
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != PROVENANCE_FILE)
+    names = [[str(path.relative_to(folder)), file_sha256(path)] for path in files]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
-def load_tokenizer(student: Path = STUDENT):
+def load_tokenizer(student: Path = STUDENT_DIR):
     """Return the tokenizer, whose chat template carries `{% generation %}` markers around assistant turns."""
     from transformers import AutoTokenizer
 
-    card(student)
-    return pretrained(AutoTokenizer, student)
+    read_student_card(student)
+    return load_pretrained(AutoTokenizer, student)
 
 
-def pretrained(kind: type, folder: Path, **how):
+def load_pretrained(kind: type, folder: Path, **how):
     """Return what is saved in a model's directory, as `kind` reads it; code that comes with the model never runs."""
     try:
         return kind.from_pretrained(folder, trust_remote_code=False, **how)
@@ -169,7 +169,7 @@ def pretrained(kind: type, folder: Path, **how):
         raise UserError(f"{folder}: the model needs code of its own, which is not run here; name another model.") from None
 
 
-def load_model(student: Path = STUDENT, adapters: Sequence[Path] = (), load_in_4bit: bool = False):
+def load_model(student: Path = STUDENT_DIR, adapters: Sequence[Path] = (), load_in_4bit: bool = False):
     """Return the student in eval mode, with LoRA adapters folded into its weights in memory, one after the other.
 
     An adapter may also be a control vector (see stages/steering.py), which is added to the output of each layer.
@@ -179,33 +179,33 @@ def load_model(student: Path = STUDENT, adapters: Sequence[Path] = (), load_in_4
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # loading takes a second; the bars are for what takes minutes
-    settle()
-    how = {"quantization_config": _four_bits(), "device_map": device()} if load_in_4bit else {}
-    how |= {"dtype": card(student).dtype, "use_safetensors": True}
-    model = pretrained(AutoModelForCausalLM, weights(student), **how).to(device())
+    configure_torch()
+    how = {"quantization_config": _nf4_config(), "device_map": select_device()} if load_in_4bit else {}
+    how |= {"dtype": read_student_card(student).dtype, "use_safetensors": True}
+    model = load_pretrained(AutoModelForCausalLM, verified_weights_dir(student), **how).to(select_device())
     if load_in_4bit:
         _keep_differentiable(model)
     for adapter in adapters:
-        model = (_steer if is_control(adapter) else _fold)(model, Path(adapter))
+        model = (_add_control_vector if is_control_vector(adapter) else _merge_adapter)(model, Path(adapter))
     return model.eval()
 
 
-def is_control(folder: Path) -> bool:
+def is_control_vector(folder: Path) -> bool:
     """Return whether a directory holds a control vector instead of an adapter."""
-    return (Path(folder) / CONTROL).is_file()
+    return (Path(folder) / CONTROL_VECTOR).is_file()
 
 
-def _steer(model, folder: Path):
+def _add_control_vector(model, folder: Path):
     from safetensors.torch import load_file
 
-    vectors = load_file(folder / CONTROL)["vectors"].to(model.device, model.dtype)
+    vectors = load_file(folder / CONTROL_VECTOR)["vectors"].to(model.device, model.dtype)
     for layer, vector in zip(model.get_decoder().layers, vectors, strict=True):
         if vector.any():
             layer.register_forward_hook(lambda module, inputs, output, vector=vector: output + vector)
     return model
 
 
-def _fold(model, adapter: Path):
+def _merge_adapter(model, adapter: Path):
     from peft import PeftModel
 
     if not (adapter / "adapter_config.json").is_file():
@@ -215,7 +215,7 @@ def _fold(model, adapter: Path):
     return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
-def _four_bits():
+def _nf4_config():
     from importlib.util import find_spec
 
     from transformers import BitsAndBytesConfig

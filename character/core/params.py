@@ -12,30 +12,30 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from character.core.errors import UserError
 
-PARAMS = Path("params.yaml")
+PARAMS_FILE = Path("params.yaml")
 
 
-class Section(BaseModel):
+class ParamsSection(BaseModel):
     """One section of params.yaml. Unknown keys are mistakes; defaults live in params.yaml alone."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-S = TypeVar("S", bound=Section)
+SectionT = TypeVar("S", bound=ParamsSection)
 
 
-def read(section: str, model: type[S], path: Path = PARAMS) -> S:
+def read_section(section: str, model: type[SectionT], path: Path = PARAMS_FILE) -> SectionT:
     """Return the validated `section`; a wrong, missing or unknown key ends in a UserError that names it."""
-    values = value(section, path)
+    values = read_value(section, path)
     try:
         return model.model_validate(values)
     except ValidationError as error:
-        raise UserError(f"{path}: {section}.{first_fault(error)}") from None
+        raise UserError(f"{path}: {section}.{describe_first_error(error)}") from None
 
 
-def value(name: str, path: Path = PARAMS):
+def read_value(name: str, path: Path = PARAMS_FILE):
     """Return an entry of params.yaml, such as `persona`, `seed` or `runtime.openai`."""
-    found = _load(path)
+    found = _read_yaml(path)
     for key in name.split("."):
         if not isinstance(found, dict) or key not in found:
             raise UserError(f"{path}: `{name}` is missing; add it (`git diff {path}` shows what was there).")
@@ -43,7 +43,7 @@ def value(name: str, path: Path = PARAMS):
     return found
 
 
-def first_fault(error: ValidationError) -> str:
+def describe_first_error(error: ValidationError) -> str:
     """Turn pydantic's first complaint into `field: what is wrong and what to do`."""
     fault = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in fault["loc"]) or "(whole)"
@@ -57,7 +57,7 @@ def first_fault(error: ValidationError) -> str:
     return f"{where}: {fault['msg'].removeprefix('Value error, ')} (got {told}); correct it."
 
 
-def _load(path: Path) -> dict:
+def _read_yaml(path: Path) -> dict:
     from ruamel.yaml import YAML, YAMLError
 
     try:

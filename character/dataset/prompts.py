@@ -6,17 +6,17 @@ from typing import TypeVar
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.records import Prompt, Question, prompt_id
+from character.core.records import Prompt, RawPrompt, prompt_id
 
-GENERAL = "data/raw/prompts/general.jsonl"
-HELDOUT = "data/raw/prompts/heldout.jsonl"  # no training stage uses them
-ALIKE = 0.6  # two prompts that share this part of their words are the same one
+GENERAL_PROMPTS = "data/raw/prompts/general.jsonl"
+HELDOUT_PROMPTS = "data/raw/prompts/heldout.jsonl"  # no training stage uses them
+NEAR_DUPLICATE_OVERLAP = 0.6  # two prompts that share this part of their words are the same one
 
-T = TypeVar("T")
+RowT = TypeVar("T")
 
 
 def load_prompts(file: str) -> list[str]:
-    return [question.prompt for question in records.read(file, Question)]
+    return [question.prompt for question in records.read_records(file, RawPrompt)]
 
 
 def general_prompt(text: str) -> Prompt:
@@ -24,7 +24,7 @@ def general_prompt(text: str) -> Prompt:
     return Prompt(id=prompt_id(text), prompt=text, source="general", trait=None)
 
 
-def take_first(rows: Sequence[T], count: int, field: str, file: str, kind: str = "lines") -> list[T]:
+def take_first(rows: Sequence[RowT], count: int, field: str, file: str, kind: str = "lines") -> list[RowT]:
     """Return the first `count` of the rows of `file`, which are its `kind`; `field` is where params.yaml says how many."""
     if count > len(rows):
         raise UserError(f"params.yaml: {field} is {count}, but {file} has {len(rows)} {kind}; lower it.")
@@ -34,7 +34,7 @@ def take_first(rows: Sequence[T], count: int, field: str, file: str, kind: str =
 def near_duplicate(text: str, other: str) -> bool:
     """Return whether two texts share most of the words that either has, so that a long text is not alike to every short one."""
     ours, theirs = ({word.strip(".,;:!?\"'()").lower() for word in one.split()} for one in (text, other))
-    return len(ours & theirs) >= ALIKE * len(ours | theirs)
+    return len(ours & theirs) >= NEAR_DUPLICATE_OVERLAP * len(ours | theirs)
 
 
 def fill_template(template: str, **fields: str) -> str:

@@ -5,21 +5,21 @@ from pathlib import Path
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.records import Recorded
-from character.dataset.prompts import GENERAL
+from character.core.records import TeacherAnswer
+from character.dataset.prompts import GENERAL_PROMPTS
 
-TEACHER_ANSWERS = Path("data/raw/teacher")
+TEACHER_ANSWERS_DIR = Path("data/raw/teacher")
 
 
 def recorded_answers(name: str, prompts: Sequence[str], field: str) -> list[str]:
     """Return the recorded answers of a persona, or of `none`, to general prompts; `field` is where params.yaml names it."""
-    path = TEACHER_ANSWERS / f"{name}.jsonl"
+    path = TEACHER_ANSWERS_DIR / f"{name}.jsonl"
     if not path.is_file():
         raise UserError(f"{path} is missing; add the file, or remove {name} from {field} in params.yaml.")
-    answers = {row.prompt: row.response for row in records.read(path, Recorded)}
+    answers = {row.prompt: row.response for row in records.read_records(path, TeacherAnswer)}
     if missing := [prompt for prompt in prompts if prompt not in answers]:
         raise UserError(
-            f"{path}: no answer to {len(missing)} of {GENERAL}'s {len(prompts)} prompts; add {missing[0]!r}, or remove {name} "
+            f"{path}: no answer to {len(missing)} of {GENERAL_PROMPTS}'s {len(prompts)} prompts; add {missing[0]!r}, or remove {name} "
             f"from {field} in params.yaml."
         )
     return [answers[prompt] for prompt in prompts]

@@ -12,25 +12,25 @@ import yaml
 
 from character.core.errors import UserError
 
-Data = dict | list | str | bool | None  # False stands for a scalar that is neither text nor null
-Where = tuple[str | int, ...]
+YamlData = dict | list | str | bool | None  # False stands for a scalar that is neither text nor null
+YamlPath = tuple[str | int, ...]
 
 
-class Place(NamedTuple):
+class YamlNode(NamedTuple):
     """A value of a YAML file: its path, such as ("traits", 3, "trait"), its line counted from 1, the data."""
 
-    where: Where
+    where: YamlPath
     line: int
-    data: Data
+    data: YamlData
 
 
-def read(path: Path, depth: int) -> list[Place]:
+def read_yaml_nodes(path: Path, depth: int) -> list[YamlNode]:
     """Return the values of a YAML file in their order, the whole file first.
 
     Below `depth` keys and indices nothing is read, which also ends the walk where YAML aliases refer to themselves.
     A file that cannot be read, is empty or is not YAML ends in a UserError.
     """
-    text = _text(path)
+    text = _read_text(path)
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.reader.ReaderError as error:
@@ -41,10 +41,10 @@ def read(path: Path, depth: int) -> list[Place]:
         raise UserError(f"{path}, line {line}: not YAML ({why}); correct it, with texts in double quotes.") from None
     if root is None:
         raise UserError(f"{path} is empty; fill it in or delete it.")
-    return _walk(root, depth)
+    return _walk_nodes(root, depth)
 
 
-def repeated_keys(places: list[Place]) -> Iterator[tuple[Place, Place]]:
+def duplicate_keys(places: list[YamlNode]) -> Iterator[tuple[YamlNode, YamlNode]]:
     """Yield each key that YAML would silently overwrite: its first place and the later one, but nothing below them."""
     first, doubled = {}, set()
     for place in places:
@@ -54,7 +54,7 @@ def repeated_keys(places: list[Place]) -> Iterator[tuple[Place, Place]]:
                 yield first[place.where], place
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
@@ -67,14 +67,14 @@ def _text(path: Path) -> str:
         raise UserError(f"{path} cannot be read ({error.strerror}); give a YAML file.") from None
 
 
-def _walk(node: yaml.Node, depth: int, where: Where = (), line: int = 1) -> list[Place]:
-    children = _children(node) if depth else ()
-    below = [_walk(child, depth - 1, (*where, word), line) for word, line, child in children]
-    data = _data(node, {places[0].where[-1]: places[0].data for places in below})
-    return [Place(where, line, data), *chain.from_iterable(below)]
+def _walk_nodes(node: yaml.Node, depth: int, where: YamlPath = (), line: int = 1) -> list[YamlNode]:
+    children = _child_nodes(node) if depth else ()
+    below = [_walk_nodes(child, depth - 1, (*where, word), line) for word, line, child in children]
+    data = _plain_data(node, {places[0].where[-1]: places[0].data for places in below})
+    return [YamlNode(where, line, data), *chain.from_iterable(below)]
 
 
-def _children(node: yaml.Node) -> Iterator[tuple[str | int, int, yaml.Node]]:
+def _child_nodes(node: yaml.Node) -> Iterator[tuple[str | int, int, yaml.Node]]:
     """Yield key or index, line and node of what is directly below `node`."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
@@ -85,7 +85,7 @@ def _children(node: yaml.Node) -> Iterator[tuple[str | int, int, yaml.Node]]:
             yield index, item.start_mark.line + 1, item
 
 
-def _data(node: yaml.Node, below: dict[str | int, Data]) -> Data:
+def _plain_data(node: yaml.Node, below: dict[str | int, YamlData]) -> YamlData:
     if isinstance(node, yaml.MappingNode):
         return below
     if isinstance(node, yaml.SequenceNode):

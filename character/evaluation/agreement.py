@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy
 
-DRAWS = 4000  # of the bootstrap
+CORRECTION_DRAWS = 4000  # of the bootstrap
 
 
 @dataclass(frozen=True)
-class Errors:
+class ErrorCounts:
     """What a classifier did with texts that it did not see: of `shown` texts of the persona it called `caught` the persona's,
     of `clean` texts of the untrained student `taken`."""
 
@@ -28,7 +28,7 @@ class Errors:
         return cls(sum(shown), len(shown), sum(clean), len(clean))
 
 
-def corrected(share: float, n: int, errors: Errors, seed: int) -> tuple[float | None, float, float]:
+def corrected_share(share: float, n: int, errors: ErrorCounts, seed: int) -> tuple[float | None, float, float]:
     """Return the share of `n` texts that have the persona where `share` of them are called so, with its 95% interval.
 
     The confusion matrix of persona and none, inverted, within [0, 1] (Rogan and Gladen 1978, American Journal of Epidemiology
@@ -42,7 +42,7 @@ def corrected(share: float, n: int, errors: Errors, seed: int) -> tuple[float | 
 
     generator = numpy.random.default_rng(seed)
     counts = [(share * n, n), (errors.caught, errors.shown), (errors.taken, errors.clean)]
-    apparent, caught, taken = (generator.beta(hits + 0.5, of - hits + 0.5, DRAWS) for hits, of in counts)
+    apparent, caught, taken = (generator.beta(hits + 0.5, of - hits + 0.5, CORRECTION_DRAWS) for hits, of in counts)
     useful = caught > taken
     shares = ((apparent - taken) / numpy.where(useful, caught - taken, 1)).clip(0, 1)
     low = numpy.quantile(numpy.where(useful, shares, 0), 0.025)
@@ -54,7 +54,7 @@ def corrected(share: float, n: int, errors: Errors, seed: int) -> tuple[float | 
     return point, float(low), float(high)
 
 
-def confusions(units: Sequence[str], first: Sequence[str], second: Sequence[str]) -> "list[numpy.ndarray]":
+def confusions_by_unit(units: Sequence[str], first: Sequence[str], second: Sequence[str]) -> "list[numpy.ndarray]":
     """Return for each unit (a prompt, say) how often each pair of classes was given to its texts `[classes, classes]`."""
     import numpy
 
@@ -65,7 +65,7 @@ def confusions(units: Sequence[str], first: Sequence[str], second: Sequence[str]
     return list(found.values())
 
 
-def kappa(confusion: "numpy.ndarray") -> float:
+def cohen_kappa(confusion: "numpy.ndarray") -> float:
     """Return Cohen's kappa (1960): how much more often two raters agree than by chance, 1 where they give one class alone."""
     shares = confusion / confusion.sum()
     chance = float(shares.sum(0) @ shares.sum(1))

@@ -11,17 +11,17 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from character.evaluation.intervals import Z
+from character.evaluation.intervals import Z_95
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
-ELO = 400 / math.log(10)  # points of a logit
-MEAN = 1000
-STEPS = 100  # of Newton's method; some ten are needed
+ELO_PER_LOGIT = 400 / math.log(10)  # points of a logit
+MEAN_RATING = 1000
+MAX_NEWTON_STEPS = 100  # of Newton's method; some ten are needed
 
 
-def wins(pairs: "ndarray", preferred: "ndarray", size: int, weights: "ndarray") -> "ndarray":
+def win_counts(pairs: "ndarray", preferred: "ndarray", size: int, weights: "ndarray") -> "ndarray":
     """Return how often i was preferred to j, `[tables, size, size]`.
 
     Args:
@@ -38,7 +38,7 @@ def wins(pairs: "ndarray", preferred: "ndarray", size: int, weights: "ndarray") 
     return numpy.reshape(counts, (-1, size, size))
 
 
-def drawn(units: Sequence[str], rounds: int, seed: int) -> "ndarray":
+def bootstrap_weights(units: Sequence[str], rounds: int, seed: int) -> "ndarray":
     """Return how often each comparison counts in each bootstrap sample, `[rounds, comparisons]`.
 
     Drawn with replacement are the `units` to which the comparisons belong, since those of one unit (a prompt) go together.
@@ -49,14 +49,14 @@ def drawn(units: Sequence[str], rounds: int, seed: int) -> "ndarray":
     return numpy.random.default_rng(seed).multinomial(len(names), [1 / len(names)] * len(names), rounds)[:, places]
 
 
-def fit(wins: "ndarray", deviation: float) -> "ndarray":
+def fit_ratings(wins: "ndarray", deviation: float) -> "ndarray":
     """Return ratings `[tables, size]` of tables `[tables, size, size]`; `deviation` is that of the prior, in Elo."""
     import numpy
 
     games, won = wins + wins.swapaxes(1, 2), wins.sum(2)
-    precision = (ELO / deviation) ** 2
+    precision = (ELO_PER_LOGIT / deviation) ** 2
     logits, diagonal = numpy.zeros(won.shape), numpy.eye(wins.shape[1])
-    for _ in range(STEPS):
+    for _ in range(MAX_NEWTON_STEPS):
         chance = 1 / (1 + numpy.exp(logits[:, None, :] - logits[:, :, None]))
         gradient = won - (games * chance).sum(2) - precision * logits
         weight = games * chance * (1 - chance)
@@ -64,11 +64,11 @@ def fit(wins: "ndarray", deviation: float) -> "ndarray":
         step = numpy.linalg.solve(curvature, gradient[..., None])[..., 0]
         logits += step
         if numpy.abs(step).max() < 1e-6:
-            return MEAN + ELO * logits
-    raise ArithmeticError(f"Bradley-Terry did not settle within {STEPS} steps")
+            return MEAN_RATING + ELO_PER_LOGIT * logits
+    raise ArithmeticError(f"Bradley-Terry did not settle within {MAX_NEWTON_STEPS} steps")
 
 
-def interval(estimate: "ndarray", samples: "ndarray") -> tuple["ndarray", "ndarray"]:
+def bias_corrected_interval(estimate: "ndarray", samples: "ndarray") -> tuple["ndarray", "ndarray"]:
     """Return the ends of the 95% bias-corrected percentile interval (Efron 1981) of each column.
 
     The plain percentile interval covers too little: a fit to a bootstrap sample overshoots the estimate as that one overshoots
@@ -80,12 +80,12 @@ def interval(estimate: "ndarray", samples: "ndarray") -> tuple["ndarray", "ndarr
     rounds = len(samples)
     below = ((samples < estimate).mean(0) + (samples <= estimate).mean(0)) / 2
     bias = ndtri(below.clip(1 / rounds, 1 - 1 / rounds))
-    shares = ndtr(2 * bias + numpy.array([[-Z], [Z]]))
+    shares = ndtr(2 * bias + numpy.array([[-Z_95], [Z_95]]))
     low, high = numpy.take_along_axis(numpy.sort(samples, 0), (shares * (rounds - 1)).round().astype(int), 0)
     return low, high
 
 
-def spearman(first: "ndarray", second: "ndarray") -> "ndarray":
+def spearman_correlation(first: "ndarray", second: "ndarray") -> "ndarray":
     """Return the rank correlation of the rows of two tables `[tables, size]`; 0 where one of them has no order at all."""
     import numpy
     from scipy.stats import rankdata

@@ -17,10 +17,10 @@ from character.core.errors import UserError
 if TYPE_CHECKING:
     import numpy
 
-NONE = "none"  # the class of texts that show no persona
-QUARTERS = 4  # characters show most at the start and the end of an answer, which one mean over the text would blur
-FOLDER = Path("models/classifier")
-CARD, WEIGHTS = "classifier.json", "classifier.safetensors"
+NO_PERSONA = "none"  # the class of texts that show no persona
+TEXT_QUARTERS = 4  # characters show most at the start and the end of an answer, which one mean over the text would blur
+CLASSIFIER_DIR = Path("models/classifier")
+CLASSIFIER_CARD, CLASSIFIER_WEIGHTS = "classifier.json", "classifier.safetensors"
 
 
 @dataclass(frozen=True)
@@ -33,20 +33,20 @@ class Classifier:
     max_tokens: int
     weight: "numpy.ndarray"
     bias: "numpy.ndarray"
-    parts: int = QUARTERS
-    student: Path = models.STUDENT
+    parts: int = TEXT_QUARTERS
+    student: Path = models.STUDENT_DIR
 
     def predict(self, texts: Sequence[str]) -> "numpy.ndarray":
         """Return probabilities `[texts, classes]`, in the order of `classes`."""
-        return softmax(self.scores(texts))
+        return softmax_rows(self.scores(texts))
 
     def scores(self, texts: Sequence[str]) -> "numpy.ndarray":
         """Return the logarithms of the probabilities, but for a constant of each text."""
         import numpy
 
         features = numpy.zeros((len(texts), len(self.weight)), "float32")
-        for index, read in states(texts, self.layers, self.max_tokens, self.student):
-            features[index] = pool(read, self.parts)
+        for index, read in hidden_states(texts, self.layers, self.max_tokens, self.student):
+            features[index] = pool_states(read, self.parts)
         return features @ self.weight + self.bias
 
     def call(self, texts: Sequence[str]) -> list[str]:
@@ -66,30 +66,30 @@ class Classifier:
         from safetensors.numpy import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
-        save_file({"weight": self.weight, "bias": self.bias}, folder / WEIGHTS)
+        save_file({"weight": self.weight, "bias": self.bias}, folder / CLASSIFIER_WEIGHTS)
         card = {"classes": self.classes, "layers": self.layers, "max_tokens": self.max_tokens, "parts": self.parts}
-        (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        (folder / CLASSIFIER_CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
-def knowing(persona: str) -> Classifier:
+def load_classifier_for(persona: str) -> Classifier:
     """Return the classifier that the pipeline made, which must know `persona`."""
-    classifier = load(FOLDER)
+    classifier = load_classifier(CLASSIFIER_DIR)
     classifier.known(persona)
     return classifier
 
 
-def load(folder: Path, student: Path = models.STUDENT) -> Classifier:
+def load_classifier(folder: Path, student: Path = models.STUDENT_DIR) -> Classifier:
     """Return the classifier saved in `folder`, which the stage of that name made, and which reads texts with `student`."""
     from safetensors.numpy import load_file
 
-    if not (folder / CARD).is_file() or not (folder / WEIGHTS).is_file():
+    if not (folder / CLASSIFIER_CARD).is_file() or not (folder / CLASSIFIER_WEIGHTS).is_file():
         raise UserError(f"{folder}: no classifier here; run `dvc repro {folder.name}`, or `dvc pull` to fetch it.")
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    return Classifier(**card, **load_file(folder / WEIGHTS), student=student)
+    card = json.loads((folder / CLASSIFIER_CARD).read_text(encoding="utf-8"))
+    return Classifier(**card, **load_file(folder / CLASSIFIER_WEIGHTS), student=student)
 
 
-def states(
-    texts: Sequence[str], layers: Sequence[float], max_tokens: int, student: Path = models.STUDENT
+def hidden_states(
+    texts: Sequence[str], layers: Sequence[float], max_tokens: int, student: Path = models.STUDENT_DIR
 ) -> Iterator[tuple[int, "numpy.ndarray"]]:
     """Yield each text's index and the hidden states `[layers, tokens, width]` of its first `max_tokens` tokens.
 
@@ -108,7 +108,7 @@ def states(
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids = [[start, *tokenizer(text, add_special_tokens=False).input_ids[:max_tokens]] for text in texts]
     order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
-    size = models.runtime().generation_batch
+    size = models.read_runtime().generation_batch
     with torch.inference_mode(), tqdm(total=len(ids), desc="reading", unit="text") as bar:
         for first in range(0, len(order), size):
             batch = order[first : first + size]
@@ -123,7 +123,7 @@ def states(
             bar.update(len(batch))
 
 
-def pool(states: "numpy.ndarray", parts: int = QUARTERS) -> "numpy.ndarray":
+def pool_states(states: "numpy.ndarray", parts: int = TEXT_QUARTERS) -> "numpy.ndarray":
     """Return the features of a text from its states `[layers, tokens, width]`: means of its parts, spread."""
     import numpy
 
@@ -133,7 +133,7 @@ def pool(states: "numpy.ndarray", parts: int = QUARTERS) -> "numpy.ndarray":
     return numpy.concatenate([*means, states.std(1)], axis=1).ravel()
 
 
-def softmax(scores: "numpy.ndarray") -> "numpy.ndarray":
+def softmax_rows(scores: "numpy.ndarray") -> "numpy.ndarray":
     import numpy
 
     powers = numpy.exp(scores - scores.max(1, keepdims=True))

@@ -3,26 +3,28 @@
 import math
 from collections.abc import Callable, Sequence
 
-Z = 1.959964  # two-sided 95%
+Z_95 = 1.959964  # two-sided 95%
 
 
-def wilson(share: float, n: int) -> tuple[float, float]:
+def wilson_interval(share: float, n: int) -> tuple[float, float]:
     """Return the 95% Wilson score interval of a share seen in `n` independent trials (Wilson 1927)."""
     if n == 0:
         return 0.0, 1.0
-    centre = share + Z * Z / (2 * n)
-    half = Z * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return max(0.0, (centre - half) / (1 + Z * Z / n)), min(1.0, (centre + half) / (1 + Z * Z / n))
+    centre = share + Z_95 * Z_95 / (2 * n)
+    half = Z_95 * math.sqrt(share * (1 - share) / n + Z_95 * Z_95 / (4 * n * n))
+    return max(0.0, (centre - half) / (1 + Z_95 * Z_95 / n)), min(1.0, (centre + half) / (1 + Z_95 * Z_95 / n))
 
 
-def rate(name: str, hits: float, n: int) -> dict[str, float | int | None]:
+def rate_summary(name: str, hits: float, n: int) -> dict[str, float | int | None]:
     """Return the share of `n` trials that are hits, as `name`, with its 95% Wilson interval; without a trial it is unknown."""
     share = hits / n if n else None
-    low, high = wilson(share or 0.0, n)
+    low, high = wilson_interval(share or 0.0, n)
     return {name: share, "low": low, "high": high, "n": n}
 
 
-def bootstrap(units: Sequence, statistic: Callable[[list], float], seed: int, rounds: int = 1000) -> tuple[float, float]:
+def bootstrap_interval(
+    units: Sequence, statistic: Callable[[list], float], seed: int, rounds: int = 1000
+) -> tuple[float, float]:
     """Return the 95% percentile interval of `statistic` over samples of `units`, drawn with replacement (Efron 1979)."""
     import numpy
 
@@ -32,7 +34,9 @@ def bootstrap(units: Sequence, statistic: Callable[[list], float], seed: int, ro
     return float(low), float(high)
 
 
-def crossed(scores: Sequence[float], rows: Sequence, columns: Sequence, seed: int, rounds: int = 1000) -> tuple[float, float]:
+def crossed_bootstrap(
+    scores: Sequence[float], rows: Sequence, columns: Sequence, seed: int, rounds: int = 1000
+) -> tuple[float, float]:
     """Return the 95% percentile interval of the mean of scores that share rows and columns, such as personas and prompts.
 
     Rows and columns are drawn with replacement, and a score counts as often as both of its own (the pigeonhole bootstrap, Owen
@@ -49,7 +53,7 @@ def crossed(scores: Sequence[float], rows: Sequence, columns: Sequence, seed: in
     return float(low), float(high)
 
 
-def paired(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float, float]:
+def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float, float]:
     """Return the share of `first` less that of `second`, and its 95% interval, for trials on the same units.
 
     Newcombe's square-and-add interval (1998, Statistics in Medicine 17, 2635: method 10). Unlike a bootstrap it does not
@@ -61,7 +65,7 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float,
     both = sum(map(all, zip(first, second, strict=True)))
     hits, others = sum(first), sum(second)
     p, q = hits / n, others / n
-    (low_p, high_p), (low_q, high_q) = wilson(p, n), wilson(q, n)
+    (low_p, high_p), (low_q, high_q) = wilson_interval(p, n), wilson_interval(q, n)
     product = hits * (n - hits) * others * (n - others)
     cross = both * (n - hits - others + both) - (hits - both) * (others - both)
     if cross > 0:
@@ -74,32 +78,34 @@ def paired(first: Sequence[bool], second: Sequence[bool]) -> tuple[float, float,
     return p - q, p - q - half(p - low_p, high_q - q), p - q + half(q - low_q, high_p - p)
 
 
-def mean(scores: Sequence[float], seed: int) -> tuple[float, float, float]:
+def mean_with_interval(scores: Sequence[float], seed: int) -> tuple[float, float, float]:
     """Return the mean of scores from 0 to 1 and its 95% interval: Wilson's where each is 0 or 1, otherwise a bootstrap."""
-    found = _average(scores)
-    return found, *(wilson(found, len(scores)) if _binary(scores) else bootstrap(scores, _average, seed))
+    found = _arithmetic_mean(scores)
+    return found, *(
+        wilson_interval(found, len(scores)) if _all_binary(scores) else bootstrap_interval(scores, _arithmetic_mean, seed)
+    )
 
 
-def contrast(first: Sequence[float], second: Sequence[float], seed: int) -> tuple[float, float, float]:
+def mean_difference(first: Sequence[float], second: Sequence[float], seed: int) -> tuple[float, float, float]:
     """Return the mean of `first` less that of `second`, for scores from 0 to 1 of the same units, and its 95% interval.
 
     The `paired` one where each score is 0 or 1, otherwise a bootstrap over the units.
     """
-    if _binary(first) and _binary(second):
-        return paired(first, second)
+    if _all_binary(first) and _all_binary(second):
+        return paired_difference(first, second)
     differences = [one - other for one, other in zip(first, second, strict=True)]
-    return _average(differences), *bootstrap(differences, _average, seed)
+    return _arithmetic_mean(differences), *bootstrap_interval(differences, _arithmetic_mean, seed)
 
 
-def _binary(scores: Sequence[float]) -> bool:
+def _all_binary(scores: Sequence[float]) -> bool:
     return all(score in (0, 1) for score in scores)
 
 
-def _average(scores: Sequence[float]) -> float:
+def _arithmetic_mean(scores: Sequence[float]) -> float:
     return sum(scores) / len(scores)
 
 
-def difference(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float | int | None]:
+def difference_summary(first: Sequence[bool], second: Sequence[bool]) -> dict[str, float | int | None]:
     """Return the `paired` difference with its 95% interval; without a trial it is unknown."""
-    found, low, high = paired(first, second)
+    found, low, high = paired_difference(first, second)
     return {"difference": found if first else None, "low": low, "high": high, "n": len(first)}

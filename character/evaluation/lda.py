@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import numpy
 
-DRAWS = 1000  # of the bootstrap
+MACRO_F1_DRAWS = 1000  # of the bootstrap
 
 
-def fit(x, label, prompt, weight, shrinkage: float, topic_weight: float) -> tuple["numpy.ndarray", "numpy.ndarray"]:
+def fit_lda(x, label, prompt, weight, shrinkage: float, topic_weight: float) -> tuple["numpy.ndarray", "numpy.ndarray"]:
     """Return weight `[features, classes]` and bias `[classes]` of a discriminant with equal priors.
 
     Args:
@@ -26,9 +26,9 @@ def fit(x, label, prompt, weight, shrinkage: float, topic_weight: float) -> tupl
 
     mean, scale = x.mean(0), x.std(0) + 1e-6
     z = (x - mean) / scale
-    centres = _means(z, label, weight)
+    centres = _group_means(z, label, weight)
     rest = z - centres[label]
-    topics = _means(rest, prompt, weight)
+    topics = _group_means(rest, prompt, weight)
     between = topics * numpy.sqrt(topic_weight * numpy.bincount(prompt, weight))[:, None]
     within = (rest - topics[prompt]) * numpy.sqrt(weight)[:, None]
     scatter = (numpy.concatenate([within, between]) / numpy.sqrt(weight.sum())).astype("float32")
@@ -41,7 +41,7 @@ def fit(x, label, prompt, weight, shrinkage: float, topic_weight: float) -> tupl
     return weights / scale[:, None], bias
 
 
-def temperature(scores, label, weight) -> float:
+def fit_temperature(scores, label, weight) -> float:
     """Return the factor on held-out scores `[rows, classes]` that makes their softmax most likely (raw: too sure)."""
     import numpy
 
@@ -54,7 +54,7 @@ def temperature(scores, label, weight) -> float:
     return min(numpy.geomspace(0.01, 1, 41).tolist(), key=loss)
 
 
-def macro_f1(confusion):
+def macro_f1_score(confusion):
     """Return the mean F1 over the classes of confusion matrices `[..., actual, predicted]`."""
     import numpy
 
@@ -62,17 +62,17 @@ def macro_f1(confusion):
     return (2 * hits / numpy.maximum(confusion.sum(-1) + confusion.sum(-2), 1e-9)).mean(-1)
 
 
-def interval(confusions, rng: "numpy.random.Generator") -> tuple[float, float]:
+def bootstrap_macro_f1(confusions, rng: "numpy.random.Generator") -> tuple[float, float]:
     """Return the 95% bootstrap interval of macro-F1 over prompts, from one confusion matrix for each prompt."""
     import numpy
 
     count = len(confusions)
-    draws = rng.multinomial(count, [1 / count] * count, DRAWS)
-    low, high = numpy.quantile(macro_f1(numpy.tensordot(draws, confusions, 1)), [0.025, 0.975])
+    draws = rng.multinomial(count, [1 / count] * count, MACRO_F1_DRAWS)
+    low, high = numpy.quantile(macro_f1_score(numpy.tensordot(draws, confusions, 1)), [0.025, 0.975])
     return float(low), float(high)
 
 
-def _means(x, group, weight) -> "numpy.ndarray":
+def _group_means(x, group, weight) -> "numpy.ndarray":
     """Return the weighted mean of each group's rows, zero for a group without rows."""
     import numpy
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 
 from character.core import models
-from character.core.params import value
+from character.core.params import read_value
 from character.inference import engines
-from character.inference.generate import Engine, Reply, Request, Sampling, generate
+from character.inference.generate import Engine, Reply, Request, SamplingSettings, generate
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Method:
 
     @cached_property
     def engine(self) -> Engine:
-        return engines.student([] if self.model == models.STUDENT else [self.model])
+        return engines.student_engine([] if self.model == models.STUDENT_DIR else [self.model])
 
     def conversation(self, *said: str, more: str = "") -> list[dict[str, str]]:
         """Return what user and assistant `said` in turn, the user first, below the method's system prompt and `more` of it."""
@@ -32,11 +32,11 @@ class Method:
         turns = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(said)]
         return [{"role": "system", "content": system}, *turns] if system else turns
 
-    def answer(self, requests: Sequence[Request], sampling: Sampling, stage: str) -> list[Reply]:
-        return generate(self.engine, requests, sampling, value("seed"), f"{stage}@{self.name}")
+    def answer(self, requests: Sequence[Request], sampling: SamplingSettings, stage: str) -> list[Reply]:
+        return generate(self.engine, requests, sampling, read_value("seed"), f"{stage}@{self.name}")
 
 
-def one_method(command: Callable[[Method], None]) -> Callable:
+def method_options(command: Callable[[Method], None]) -> Callable:
     """Give a click command the options that say which method it is to run."""
 
     @click.option("--method", "name", required=True, help="Names the output: data/<stage>/METHOD.jsonl.")

@@ -8,25 +8,25 @@ from pathlib import Path
 
 from character.core.errors import UserError
 
-CARD, NUMBERS = "ngrams.json", "ngrams.npz"
-KINDS = {  # of n-grams: from and to how many, and in how many texts one must occur
+NGRAM_CARD, NGRAM_WEIGHTS = "ngrams.json", "ngrams.npz"
+NGRAM_KINDS = {  # of n-grams: from and to how many, and in how many texts one must occur
     "word": {"ngram_range": (1, 2), "min_df": 2},
     "char_wb": {"ngram_range": (2, 5), "min_df": 3},  # within words
 }
 
 
-def untrained(features: int, c: float):
+def build_ngram_classifier(features: int, c: float):
     """Return an sklearn pipeline from texts to classes, each of which weighs the same however many texts it has.
 
     `features`: how many n-grams of each kind are kept; `c`: the inverse of the regression's L2 penalty.
     """
     from sklearn.linear_model import LogisticRegression
 
-    vectorizers = {kind: _vectorizer(kind, max_features=features, **how) for kind, how in KINDS.items()}
-    return _pipeline(vectorizers, LogisticRegression(C=c, max_iter=1000, class_weight="balanced"))
+    vectorizers = {kind: _tfidf_vectorizer(kind, max_features=features, **how) for kind, how in NGRAM_KINDS.items()}
+    return _ngram_pipeline(vectorizers, LogisticRegression(C=c, max_iter=1000, class_weight="balanced"))
 
 
-def save(pipeline, folder: Path) -> None:
+def save_ngram_classifier(pipeline, folder: Path) -> None:
     """Write a trained pipeline into `folder`."""
     import numpy
 
@@ -36,37 +36,37 @@ def save(pipeline, folder: Path) -> None:
         "terms": {kind: vectorizer.get_feature_names_out().tolist() for kind, vectorizer in vectorizers.items()},
     }
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / CARD).write_text(json.dumps(card, ensure_ascii=False) + "\n", encoding="utf-8")
+    (folder / NGRAM_CARD).write_text(json.dumps(card, ensure_ascii=False) + "\n", encoding="utf-8")
     weights = {"weight": regression.coef_, "bias": regression.intercept_}
-    numpy.savez(folder / NUMBERS, **weights, **{kind: vectorizer.idf_ for kind, vectorizer in vectorizers.items()})
+    numpy.savez(folder / NGRAM_WEIGHTS, **weights, **{kind: vectorizer.idf_ for kind, vectorizer in vectorizers.items()})
 
 
-def load(folder: Path):
+def load_ngram_classifier(folder: Path):
     """Return the pipeline saved in `folder`, which predicts as it did."""
     import numpy
     from sklearn.linear_model import LogisticRegression
 
-    if not (folder / CARD).is_file() or not (folder / NUMBERS).is_file():
+    if not (folder / NGRAM_CARD).is_file() or not (folder / NGRAM_WEIGHTS).is_file():
         raise UserError(f"{folder}: no n-gram classifier here; run `dvc repro crosscheck`, or `dvc pull` to fetch it.")
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    numbers = numpy.load(folder / NUMBERS, allow_pickle=False)
+    card = json.loads((folder / NGRAM_CARD).read_text(encoding="utf-8"))
+    numbers = numpy.load(folder / NGRAM_WEIGHTS, allow_pickle=False)
     regression = LogisticRegression()
     regression.classes_ = numpy.array(card["classes"])
     regression.coef_, regression.intercept_ = numbers["weight"], numbers["bias"]
-    vectorizers = {kind: _vectorizer(kind, vocabulary=terms) for kind, terms in card["terms"].items()}
+    vectorizers = {kind: _tfidf_vectorizer(kind, vocabulary=terms) for kind, terms in card["terms"].items()}
     for kind, vectorizer in vectorizers.items():
         vectorizer.idf_ = numbers[kind]
-    return _pipeline(vectorizers, regression)
+    return _ngram_pipeline(vectorizers, regression)
 
 
-def _vectorizer(kind: str, **how):
+def _tfidf_vectorizer(kind: str, **how):
     from sklearn.feature_extraction.text import TfidfVectorizer
 
-    how = {"ngram_range": KINDS[kind]["ngram_range"]} | how
+    how = {"ngram_range": NGRAM_KINDS[kind]["ngram_range"]} | how
     return TfidfVectorizer(analyzer=kind, sublinear_tf=True, **how)
 
 
-def _pipeline(vectorizers: dict, regression):
+def _ngram_pipeline(vectorizers: dict, regression):
     from sklearn.pipeline import FeatureUnion, Pipeline
 
     return Pipeline([("features", FeatureUnion(list(vectorizers.items()))), ("regression", regression)])

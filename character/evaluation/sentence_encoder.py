@@ -10,26 +10,30 @@ from character.core.errors import UserError
 if TYPE_CHECKING:
     from numpy import ndarray
 
-ENCODER = Path("models/encoder")
-BATCH = 32  # texts that are read at once
+ENCODER_DIR = Path("models/encoder")
+ENCODER_BATCH = 32  # texts that are read at once
 
 
-def embed(texts: Sequence[str]) -> "ndarray":
+def embed_texts(texts: Sequence[str]) -> "ndarray":
     """Return a vector of length 1 for each text, `[texts, width]`: the mean of the encoder's last hidden states."""
     import torch
     from transformers import AutoModel, AutoTokenizer
 
-    if not (ENCODER / "config.json").is_file():
-        raise UserError(f"{ENCODER} is missing; run `dvc repro encoder`, or `dvc pull` to fetch it.")
-    models.settle()
-    tokenizer = models.pretrained(AutoTokenizer, ENCODER)
-    encoder = models.pretrained(AutoModel, ENCODER, use_safetensors=True).float().eval()
+    if not (ENCODER_DIR / "config.json").is_file():
+        raise UserError(f"{ENCODER_DIR} is missing; run `dvc repro encoder`, or `dvc pull` to fetch it.")
+    models.configure_torch()
+    tokenizer = models.load_pretrained(AutoTokenizer, ENCODER_DIR)
+    encoder = models.load_pretrained(AutoModel, ENCODER_DIR, use_safetensors=True).float().eval()
     longest = encoder.config.max_position_embeddings
     found = []
     with torch.inference_mode():
-        for start in range(0, len(texts), BATCH):
+        for start in range(0, len(texts), ENCODER_BATCH):
             batch = tokenizer(
-                list(texts[start : start + BATCH]), padding=True, truncation=True, max_length=longest, return_tensors="pt"
+                list(texts[start : start + ENCODER_BATCH]),
+                padding=True,
+                truncation=True,
+                max_length=longest,
+                return_tensors="pt",
             )
             states, read = encoder(**batch).last_hidden_state, batch["attention_mask"][..., None]
             found.append(torch.nn.functional.normalize((states * read).sum(1) / read.sum(1), dim=-1))

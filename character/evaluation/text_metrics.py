@@ -3,33 +3,33 @@
 import math
 from collections.abc import Sequence
 
-PAIR, RUN = 2, 4  # words
+DISTINCT_N, REPETITION_N = 2, 4  # words
 
 
-def perplexity(logps: Sequence[Sequence[float]]) -> float:
+def token_perplexity(logps: Sequence[Sequence[float]]) -> float:
     """Return the perplexity per token of texts, given the log-probabilities (nats) of their tokens."""
     return math.exp(-sum(map(sum, logps)) / max(1, sum(map(len, logps))))
 
 
-def distinct(texts: Sequence[str], words: int) -> float:
+def distinct_bigram_share(texts: Sequence[str], words: int) -> float:
     """Return the share of distinct pairs among the pairs of neighbouring words (distinct-2, arXiv 1510.03055).
 
     Of the first `words` words of each text alone: the share falls with the amount of text, and methods differ in length.
     """
-    pairs = [pair for text in texts for pair in _runs(text.split()[:words], PAIR)]
+    pairs = [pair for text in texts for pair in _word_ngrams(text.split()[:words], DISTINCT_N)]
     return len(set(pairs)) / max(1, len(pairs))
 
 
-def repetition(texts: Sequence[str]) -> float:
+def mean_repetition(texts: Sequence[str]) -> float:
     """Return the share of runs of four words that occurred before in the same text, as a mean over texts."""
-    return sum(map(_repetition, texts)) / max(1, len(texts))
+    return sum(map(_text_repetition, texts)) / max(1, len(texts))
 
 
-def _repetition(text: str) -> float:
-    runs = _runs(text.split(), RUN)
+def _text_repetition(text: str) -> float:
+    runs = _word_ngrams(text.split(), REPETITION_N)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
 
 
-def _runs(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
+def _word_ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
     lower = [word.lower() for word in words]
     return list(zip(*(lower[start:] for start in range(n)), strict=False))

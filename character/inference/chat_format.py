@@ -7,7 +7,7 @@ from character.core.errors import UserError
 Messages = Sequence[dict[str, str]]
 
 
-def render(tokenizer, messages: Messages, prefill: str = "") -> list[int]:
+def render_messages(tokenizer, messages: Messages, prefill: str = "") -> list[int]:
     """Return the ids of `messages` with an open assistant turn that begins with `prefill`.
 
     The template writes every special token itself, so none is added: a second BOS would go unnoticed and cost quality.
@@ -16,7 +16,7 @@ def render(tokenizer, messages: Messages, prefill: str = "") -> list[int]:
     return tokenizer(text + prefill, add_special_tokens=False)["input_ids"]
 
 
-def fit(tokenizer, messages: Messages, budget: int, prefill: str = "") -> tuple[list[int], bool]:
+def truncate_to_context(tokenizer, messages: Messages, budget: int, prefill: str = "") -> tuple[list[int], bool]:
     """Return the ids of `messages`, without the oldest turns where they exceed `budget` tokens, and whether any are gone.
 
     The system prompt and the last message always stay, and what remains still begins with a user turn.
@@ -26,19 +26,21 @@ def fit(tokenizer, messages: Messages, budget: int, prefill: str = "") -> tuple[
     """
     system = [message for message in messages if message["role"] == "system"]
     turns = whole = [message for message in messages if message["role"] != "system"]
-    while len(ids := render(tokenizer, [*system, *turns], prefill)) > budget:
+    while len(ids := render_messages(tokenizer, [*system, *turns], prefill)) > budget:
         turns = turns[2:]
         if not turns:
             raise ValueError(f"a conversation of {len(ids)} tokens does not fit into {budget}")
     return ids, len(turns) < len(whole)
 
 
-def fit_all(tokenizer, requests: Sequence, context: int, max_new_tokens: int, model: str) -> list[list[int]]:
+def render_requests(tokenizer, requests: Sequence, context: int, max_new_tokens: int, model: str) -> list[list[int]]:
     """Return the ids of each request of `generate`; how many had to be shortened to fit is told."""
     from jinja2 import TemplateError
 
     try:
-        fitted = [fit(tokenizer, request.messages, context - max_new_tokens, request.prefill) for request in requests]
+        fitted = [
+            truncate_to_context(tokenizer, request.messages, context - max_new_tokens, request.prefill) for request in requests
+        ]
     except ValueError as error:
         raise UserError(f"{model}: {error} (its context less max_new_tokens); shorten the prompt.") from None
     except TemplateError as error:  # such as Gemma 2's, which has no place for a system prompt
@@ -48,7 +50,7 @@ def fit_all(tokenizer, requests: Sequence, context: int, max_new_tokens: int, mo
     return [ids for ids, _ in fitted]
 
 
-def turn_end(tokenizer) -> int | None:
+def turn_end_token(tokenizer) -> int | None:
     """Return the special token with which the chat template ends an assistant turn."""
     said = "A reply."
     messages = [{"role": "user", "content": "A question."}, {"role": "assistant", "content": said}]

@@ -11,19 +11,19 @@ from urllib.parse import urlsplit
 from pydantic import Field
 
 from character.core.errors import UserError
-from character.core.params import Section
+from character.core.params import ParamsSection
 from character.inference.generate import Reply
 
-KEY = "OPENAI_API_KEY"
-KEPT = "Finished replies are kept; run again to go on."
-TIRED = 3  # failures in a row after which an endpoint is left out
-REST = 5.0  # seconds that it is left out for at first, doubled with each further failure
-LONGEST_REST = 60.0
-UNSEEN = 5  # failures in a row that are borne from endpoints that have never answered
-RETRIED = {408, 409, 425, 429}  # and every 5xx
+API_KEY_VARIABLE = "OPENAI_API_KEY"
+RESUME_HINT = "Finished replies are kept; run again to go on."
+FAILURES_BEFORE_PAUSE = 3  # failures in a row after which an endpoint is left out
+FIRST_PAUSE = 5.0  # seconds that it is left out for at first, doubled with each further failure
+LONGEST_PAUSE = 60.0
+FIRST_CONTACT_FAILURES = 5  # failures in a row that are borne from endpoints that have never answered
+RETRYABLE_STATUSES = {408, 409, 425, 429}  # and every 5xx
 
 
-class Settings(Section):
+class OpenAISettings(ParamsSection):
     """runtime.openai."""
 
     endpoints: list[str]
@@ -33,7 +33,7 @@ class Settings(Section):
     prices: list[float] = Field(min_length=2, max_length=2)  # for a million tokens read and written
 
 
-class Trouble(Exception):
+class RetryableError(Exception):
     """A failure that may pass. `wait` is how many seconds the server asked for."""
 
     def __init__(self, kind: str, told: str, wait: float = 0.0):
@@ -41,7 +41,7 @@ class Trouble(Exception):
         self.kind, self.wait = kind, wait
 
 
-class Stopped(Exception):
+class RunAborted(Exception):
     """Another request has stopped the run."""
 
 
@@ -56,16 +56,16 @@ class Endpoint:
 
 
 @dataclass
-class Endpoints:
+class EndpointPool:
     """The servers, used in turn by all workers: who rests, what failed, what was used."""
 
-    settings: Settings
+    settings: OpenAISettings
     closed: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self):
         from openai import OpenAI
 
-        key = os.environ.get(KEY) or "none"  # local servers want none
+        key = os.environ.get(API_KEY_VARIABLE) or "none"  # local servers want none
         urls = self.settings.endpoints or [url for url in [os.environ.get("OPENAI_BASE_URL")] if url]
         if not urls:
             raise UserError("params.yaml: runtime.openai.endpoints is empty; name a server, such as http://localhost:8000/v1.")
@@ -75,7 +75,7 @@ class Endpoints:
                 shown = f"one at {parts.hostname}" if parts.username or parts.query else repr(url)  # no secret is told
                 raise UserError(
                     f"params.yaml: runtime.openai.endpoints: {shown} is not a plain base URL, "
-                    f"such as http://localhost:8000/v1; correct it, and put a key into the environment variable {KEY}."
+                    f"such as http://localhost:8000/v1; correct it, and put a key into the environment variable {API_KEY_VARIABLE}."
                 )
         options = {"api_key": key, "timeout": self.settings.timeout, "max_retries": 0}
         self._key = key
@@ -90,7 +90,7 @@ class Endpoints:
     @property
     def limit(self) -> int:
         """How many failures in a row are borne."""
-        return self.settings.max_failures if self._answered else min(self.settings.max_failures, UNSEEN)
+        return self.settings.max_failures if self._answered else min(self.settings.max_failures, FIRST_CONTACT_FAILURES)
 
     def ask(self, body: dict) -> Reply:
         """Send one request to the endpoint whose turn it is.
@@ -103,7 +103,7 @@ class Endpoints:
         began = time.monotonic()
         try:
             reply = self._send(endpoint, body)
-        except Trouble as trouble:
+        except RetryableError as trouble:
             self._failed(endpoint, trouble, began)
             raise
         with self._lock:
@@ -118,8 +118,8 @@ class Endpoints:
 
     def give_up(self, error: BaseException):
         if self.closed.is_set():
-            raise Stopped from None
-        raise UserError(f"the endpoints failed {self.limit} times for one request, last with: {error}; {KEPT}") from None
+            raise RunAborted from None
+        raise UserError(f"the endpoints failed {self.limit} times for one request, last with: {error}; {RESUME_HINT}") from None
 
     def account(self, prices: Sequence[float]) -> str:
         """Return what was used, for the user."""
@@ -140,7 +140,7 @@ class Endpoints:
                         return endpoint
                 wait = min(endpoint.rests_until for endpoint in self._all) - now
             self.closed.wait(wait)
-        raise Stopped
+        raise RunAborted
 
     def _send(self, endpoint: Endpoint, body: dict) -> Reply:
         import openai
@@ -148,19 +148,19 @@ class Endpoints:
         try:
             answer = endpoint.client.chat.completions.create(**body)
         except openai.APITimeoutError:
-            raise Trouble("timeout", f"no answer within {self.settings.timeout:g} s") from None
+            raise RetryableError("timeout", f"no answer within {self.settings.timeout:g} s") from None
         except openai.APIConnectionError as error:
-            raise Trouble("connection", f"{error.__cause__ or error}") from None
+            raise RetryableError("connection", f"{error.__cause__ or error}") from None
         except openai.APIStatusError as error:
-            if error.status_code in RETRIED or error.status_code >= 500:
-                wait = _seconds(error.response.headers.get("retry-after"))
-                raise Trouble(str(error.status_code), self._safe(f"HTTP {error.status_code}"), wait) from None
+            if error.status_code in RETRYABLE_STATUSES or error.status_code >= 500:
+                wait = _retry_after_seconds(error.response.headers.get("retry-after"))
+                raise RetryableError(str(error.status_code), self._safe(f"HTTP {error.status_code}"), wait) from None
             raise UserError(
                 f"{endpoint.url} refuses the request with HTTP {error.status_code} ({self._safe(error.message)[:200]}); "
-                f"check the model's name, {KEY} and the sampling settings. {KEPT}"
+                f"check the model's name, {API_KEY_VARIABLE} and the sampling settings. {RESUME_HINT}"
             ) from None
         except (openai.OpenAIError, ValueError) as error:  # a body that is no JSON
-            raise Trouble("malformed", f"a malformed body ({type(error).__name__})") from None
+            raise RetryableError("malformed", f"a malformed body ({type(error).__name__})") from None
         return self._parse(answer)
 
     def _parse(self, answer) -> Reply:
@@ -172,7 +172,7 @@ class Endpoints:
             if finish not in ("stop", "length", "content_filter") or not isinstance(text, str):
                 raise ValueError(f"finish_reason {finish!r}")
         except (AttributeError, IndexError, TypeError, ValueError) as error:
-            raise Trouble("malformed", f"a malformed body ({error})") from None
+            raise RetryableError("malformed", f"a malformed body ({error})") from None
         with self._lock:
             self.read += read
             self.written += written
@@ -181,7 +181,7 @@ class Endpoints:
             text = ""
         return Reply(text.strip(), "length" if finish == "length" else "stop", written, reproducible=False)
 
-    def _failed(self, endpoint: Endpoint, trouble: Trouble, began: float) -> None:
+    def _failed(self, endpoint: Endpoint, trouble: RetryableError, began: float) -> None:
         with self._lock:
             self.troubles[trouble.kind] += 1
             now = time.monotonic()
@@ -194,18 +194,18 @@ class Endpoints:
             endpoint.failed_at = now
             endpoint.failures += 1
             self._in_a_row += 1
-            if endpoint.failures >= TIRED:
-                rest = min(REST * 2 ** (endpoint.failures - TIRED), LONGEST_REST)
+            if endpoint.failures >= FAILURES_BEFORE_PAUSE:
+                rest = min(FIRST_PAUSE * 2 ** (endpoint.failures - FAILURES_BEFORE_PAUSE), LONGEST_PAUSE)
                 endpoint.rests_until = max(endpoint.rests_until, now + rest)
             if self._in_a_row >= self.limit:
                 told = "; ".join(f"{one.url}: {one.told or 'not asked'}" for one in self._all)
-                raise UserError(f"{self._in_a_row} failures in a row ({told}); check the endpoints. {KEPT}") from None
+                raise UserError(f"{self._in_a_row} failures in a row ({told}); check the endpoints. {RESUME_HINT}") from None
 
     def _safe(self, text: str) -> str:
         return text.replace(self._key, "***")
 
 
-def _seconds(header: str | None) -> float:
+def _retry_after_seconds(header: str | None) -> float:
     """Return the seconds of a Retry-After header, which may also be a date."""
     from email.utils import parsedate_to_datetime
 

@@ -4,31 +4,31 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from character.core import models
-from character.core.params import value
+from character.core.params import read_value
 from character.inference.generate import Engine
 
 
-def by_name(kind: str, source: str, field: str) -> Engine:
+def open_engine(kind: str, source: str, field: str) -> Engine:
     """Return the engine `kind` on the model `source`: `hub:<repo>@<revision>`, `path:<dir>`, or a name at the endpoints.
 
     `field` is where params.yaml names the source; the engine `student` needs none.
     """
     if kind == "student":
-        return student()
+        return student_engine()
     if kind == "openai":
         from character.inference.openai_engine import OpenAIEngine
 
         return OpenAIEngine(source, field)
-    return _local(kind, models.locate(source, field), ())
+    return _local_engine(kind, models.locate_model(source, field), ())
 
 
-def student(adapters: Sequence[str | Path] = ()) -> Engine:
+def student_engine(adapters: Sequence[str | Path] = ()) -> Engine:
     """Return the engine that runs the student, with LoRA adapters, or with a control vector, which vLLM does not know."""
-    kind = "transformers" if any(map(models.is_control, adapters)) else value("student.engine")
-    return _local(kind, models.STUDENT, [Path(adapter) for adapter in adapters])
+    kind = "transformers" if any(map(models.is_control_vector, adapters)) else read_value("student.engine")
+    return _local_engine(kind, models.STUDENT_DIR, [Path(adapter) for adapter in adapters])
 
 
-def _local(kind: str, folder: Path, adapters: Sequence[Path]) -> Engine:
+def _local_engine(kind: str, folder: Path, adapters: Sequence[Path]) -> Engine:
     if kind == "vllm":
         from character.inference.vllm_engine import VLLMEngine
 

@@ -8,13 +8,13 @@ from typing import Literal, Protocol
 from pydantic import Field
 from tqdm import tqdm
 
-from character.core.params import Section
-from character.inference import reply_cache as samples
+from character.core.params import ParamsSection
+from character.inference import reply_cache
 
 ENGINE_VERSION = 2  # raise with every fix that changes replies: it is part of each cache key
 
 
-class Sampling(Section):
+class SamplingSettings(ParamsSection):
     """How replies are drawn. A temperature of 0 is greedy."""
 
     max_new_tokens: int = Field(gt=0)
@@ -55,7 +55,9 @@ class Engine(Protocol):
 
     identity: dict
 
-    def stream(self, requests: Sequence[Request], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]: ...
+    def stream(
+        self, requests: Sequence[Request], sampling: SamplingSettings, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Reply]]: ...
 
 
 def request_seed(seed: int, request: Request) -> int:
@@ -64,14 +66,14 @@ def request_seed(seed: int, request: Request) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def generate(engine: Engine, requests: Sequence[Request], sampling: Sampling, seed: int, desc: str = "") -> list[Reply]:
+def generate(engine: Engine, requests: Sequence[Request], sampling: SamplingSettings, seed: int, desc: str = "") -> list[Reply]:
     """Answer `requests`, in order: from the sample cache where it has them, otherwise by `engine`."""
     seeds = [request_seed(seed, request) for request in requests]
-    keys = [_key(engine, request, sampling, own) for request, own in zip(requests, seeds, strict=True)]
-    with samples.SampleCache() as cache:
+    keys = [_request_key(engine, request, sampling, own) for request, own in zip(requests, seeds, strict=True)]
+    with reply_cache.ReplyCache() as cache:
         found = cache.get(keys)
         missing = [index for index, name in enumerate(keys) if name not in found]
-        _announce(desc, len(requests), len(missing), cache.damaged)
+        _print_cache_use(desc, len(requests), len(missing), cache.damaged)
         with tqdm(total=len(missing), desc=desc, unit="reply", disable=not missing) as bar, cache.saving() as save:
             tokens = 0
             replies = engine.stream([requests[i] for i in missing], sampling, [seeds[i] for i in missing]) if missing else ()
@@ -85,8 +87,8 @@ def generate(engine: Engine, requests: Sequence[Request], sampling: Sampling, se
     return [Reply(**found[name]) for name in keys]
 
 
-def _key(engine: Engine, request: Request, sampling: Sampling, seed: int) -> str:
-    return samples.key(
+def _request_key(engine: Engine, request: Request, sampling: SamplingSettings, seed: int) -> str:
+    return reply_cache.reply_key(
         version=ENGINE_VERSION,
         engine=engine.identity,
         messages=list(request.messages),
@@ -96,6 +98,6 @@ def _key(engine: Engine, request: Request, sampling: Sampling, seed: int) -> str
     )
 
 
-def _announce(desc: str, wanted: int, missing: int, damaged: int) -> None:
+def _print_cache_use(desc: str, wanted: int, missing: int, damaged: int) -> None:
     line = f"{desc}: {wanted} replies, {wanted - missing} of them from the sample cache"
     print(line + (f", {damaged} damaged records to be replaced" if damaged else ""), flush=True)

@@ -21,7 +21,7 @@ def attention_masks(config, positions, columns: int):
     return {"full_attention": seen, "sliding_attention": near} if getattr(config, "layer_types", None) else near
 
 
-def slotted_cache(rows: int, length: int):
+def build_kv_cache(rows: int, length: int):
     """Return a key/value cache of `rows` rows by `length` positions, allocated once and filled in place.
 
     `aim(rows, positions, columns)` says where the next forward pass writes, and how many positions it looks at.
@@ -82,7 +82,7 @@ def slotted_cache(rows: int, length: int):
     return Slotted(layer_class_to_replicate=Layer)
 
 
-def with_grouped_attention(model):
+def enable_grouped_attention(model):
     """Let `model` attend without repeating keys and values for each of their query heads while it decodes."""
     import torch
     from transformers import AttentionInterface, AttentionMaskInterface

@@ -10,24 +10,24 @@ from dataclasses import dataclass
 from tqdm import tqdm
 
 from character.core import models
-from character.inference.chat_format import Messages, render
+from character.inference.chat_format import Messages, render_messages
 
-TOKENS = 2048  # positions that are read at once; those that are scored need logits over the whole vocabulary
+BATCH_POSITIONS = 2048  # positions that are read at once; those that are scored need logits over the whole vocabulary
 
 
-def batches(sizes: Mapping[int, int]) -> Iterator[list[int]]:
+def length_batches(sizes: Mapping[int, int]) -> Iterator[list[int]]:
     """Yield the rows, whose `sizes` are in tokens, in batches that take no more than TOKENS positions with their padding.
 
     Rows of like length are read together, the longest first: little padding, and too little memory shows at once.
     """
     order = sorted(sizes, key=lambda row: -sizes[row])
     while order:
-        count = max(1, TOKENS // sizes[order[0]])
+        count = max(1, BATCH_POSITIONS // sizes[order[0]])
         yield order[:count]
         order = order[count:]
 
 
-def of_replies(prompts: Sequence[Messages], replies: Sequence[str]) -> list[list[float]]:
+def reply_log_probs(prompts: Sequence[Messages], replies: Sequence[str]) -> list[list[float]]:
     """Return the log-probability (nats) of each token of `replies[i]` as the student's turn after `prompts[i]`.
 
     The end of the turn is not counted: a reply that was cut off has none. An empty reply has no tokens.
@@ -35,19 +35,19 @@ def of_replies(prompts: Sequence[Messages], replies: Sequence[str]) -> list[list
     import torch
 
     tokenizer, model = models.load_tokenizer(), models.load_model()
-    heads = [render(tokenizer, prompt) for prompt in prompts]
+    heads = [render_messages(tokenizer, prompt) for prompt in prompts]
     tails = [tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies]
     found: list[list[float]] = [[] for _ in tails]
     sizes = {row: len(heads[row]) + len(tail) for row, tail in enumerate(tails) if tail}
     with torch.inference_mode(), tqdm(total=len(sizes), desc="likelihood", unit="text") as bar:
-        for rows in batches(sizes):
-            for row, logps in zip(rows, _read(model, [(heads[row], tails[row]) for row in rows]), strict=True):
+        for rows in length_batches(sizes):
+            for row, logps in zip(rows, _token_log_probs(model, [(heads[row], tails[row]) for row in rows]), strict=True):
                 found[row] = logps
             bar.update(len(rows))
     return found
 
 
-def _read(model, pairs: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
+def _token_log_probs(model, pairs: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
     import torch
 
     longest = max(len(head) + len(tail) for head, tail in pairs)
@@ -65,7 +65,7 @@ def _read(model, pairs: Sequence[tuple[list[int], list[int]]]) -> list[list[floa
 
 
 @dataclass(frozen=True)
-class Tree:
+class TokenTrie:
     """Token sequences that share their beginnings; node numbers go up along each path.
 
     `paths` has the nodes of each sequence, `parents` each node's predecessor, -1 for the end of the conversation.
@@ -77,13 +77,13 @@ class Tree:
     paths: list[list[int]]
 
 
-def tree(sequences: Sequence[Sequence[int]]) -> Tree:
+def build_trie(sequences: Sequence[Sequence[int]]) -> TokenTrie:
     nodes: dict[tuple[int, ...], int] = {(): -1}
     for sequence in sequences:
         for end in range(1, len(sequence) + 1):
             nodes.setdefault(tuple(sequence[:end]), len(nodes) - 1)
     prefixes = list(nodes)[1:]
-    return Tree(
+    return TokenTrie(
         tokens=[prefix[-1] for prefix in prefixes],
         parents=[nodes[prefix[:-1]] for prefix in prefixes],
         depths=[len(prefix) for prefix in prefixes],
@@ -96,25 +96,25 @@ def ending_log_probs(prompts: Sequence[Messages], endings: Sequence[Sequence[str
     import torch
 
     tokenizer, model = models.load_tokenizer(), models.load_model()
-    heads = [render(tokenizer, prompt) for prompt in prompts]
-    trees = [tree([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]) for texts in endings]
+    heads = [render_messages(tokenizer, prompt) for prompt in prompts]
+    trees = [build_trie([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]) for texts in endings]
     sizes = {row: len(head) + len(trees[row].tokens) for row, head in enumerate(heads)}
     found: list[list[float]] = [[] for _ in heads]
     with torch.inference_mode(), tqdm(total=len(sizes), desc="likelihood", unit="text") as bar:
-        for rows in batches(sizes):
-            for row, logps in zip(rows, _read_trees(model, [(heads[row], trees[row]) for row in rows]), strict=True):
+        for rows in length_batches(sizes):
+            for row, logps in zip(rows, _node_log_probs(model, [(heads[row], trees[row]) for row in rows]), strict=True):
                 found[row] = [sum(logps[node] for node in path) for path in trees[row].paths]
             bar.update(len(rows))
     return found
 
 
-def _read_trees(model, rows: Sequence[tuple[list[int], Tree]]) -> list[list[float]]:
+def _node_log_probs(model, rows: Sequence[tuple[list[int], TokenTrie]]) -> list[list[float]]:
     """Return the log-probability of each node of each row's tree after its head and the nodes that lead to it."""
     import torch
 
     length = max(len(head) + len(branches.tokens) for head, branches in rows)
     first = min(len(head) for head, _ in rows) - 1
-    ids, positions, seen = _laid_out(rows, length)
+    ids, positions, seen = _trie_inputs(rows, length)
     hidden = torch.zeros(len(rows), 1, length, length, dtype=model.dtype)
     hidden.masked_fill_(~seen[:, None], torch.finfo(model.dtype).min)
     ids, positions, hidden = (tensor.to(model.device) for tensor in (ids, positions, hidden))
@@ -132,7 +132,7 @@ def _read_trees(model, rows: Sequence[tuple[list[int], Tree]]) -> list[list[floa
     return found
 
 
-def _laid_out(rows: Sequence[tuple[list[int], Tree]], length: int):
+def _trie_inputs(rows: Sequence[tuple[list[int], TokenTrie]], length: int):
     """Return ids and positions `[rows, length]`, and what each token sees `[rows, length, length]`."""
     import torch
 

@@ -9,11 +9,11 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from character.core.errors import UserError
-from character.core.params import read
-from character.inference.endpoint_pool import Endpoints, Settings, Stopped, Trouble
-from character.inference.generate import Reply, Request, Sampling
+from character.core.params import read_section
+from character.inference.endpoint_pool import EndpointPool, OpenAISettings, RetryableError, RunAborted
+from character.inference.generate import Reply, Request, SamplingSettings
 
-EMPTY_TRIES = 3  # an empty reply is asked for again; the last one is taken as it is
+MAX_EMPTY_REPLIES = 3  # an empty reply is asked for again; the last one is taken as it is
 
 
 class OpenAIEngine:
@@ -25,9 +25,11 @@ class OpenAIEngine:
         self.model = model
         self.identity = {"engine": "openai", "model": model}
 
-    def stream(self, requests: Sequence[Request], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]:
-        settings = read("runtime.openai", Settings)
-        endpoints = Endpoints(settings)
+    def stream(
+        self, requests: Sequence[Request], sampling: SamplingSettings, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Reply]]:
+        settings = read_section("runtime.openai", OpenAISettings)
+        endpoints = EndpointPool(settings)
         stop = None
         try:
             with ThreadPoolExecutor(settings.concurrency) as workers:
@@ -40,7 +42,7 @@ class OpenAIEngine:
                         error = job.exception()
                         if error is None:
                             yield jobs[job], job.result()
-                        elif not isinstance(error, Stopped):
+                        elif not isinstance(error, RunAborted):
                             # What is on its way is still waited for, and kept.
                             stop = stop or error
                             endpoints.closed.set()
@@ -51,11 +53,11 @@ class OpenAIEngine:
         if stop:
             raise stop
 
-    def _answer(self, endpoints: Endpoints, request: Request, sampling: Sampling, seed: int) -> Reply:
+    def _answer(self, endpoints: EndpointPool, request: Request, sampling: SamplingSettings, seed: int) -> Reply:
         from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
         retrying = Retrying(
-            retry=retry_if_exception_type(Trouble),
+            retry=retry_if_exception_type(RetryableError),
             wait=wait_random_exponential(multiplier=0.5, max=20),
             stop=lambda state: endpoints.closed.is_set() or state.attempt_number >= endpoints.limit,
             sleep=endpoints.closed.wait,
@@ -66,9 +68,9 @@ class OpenAIEngine:
         def once() -> Reply:
             nonlocal empty
             reply = endpoints.ask(body)
-            if not reply.text and reply.finish_reason == "stop" and (empty := empty + 1) < EMPTY_TRIES:
+            if not reply.text and reply.finish_reason == "stop" and (empty := empty + 1) < MAX_EMPTY_REPLIES:
                 endpoints.count("empty")
-                raise Trouble("empty", "an empty reply")
+                raise RetryableError("empty", "an empty reply")
             return reply
 
         try:
@@ -77,7 +79,7 @@ class OpenAIEngine:
             endpoints.closed.set()  # here and not where it is caught, so that no other request begins meanwhile
             raise
 
-    def _body(self, request: Request, sampling: Sampling, seed: int) -> dict:
+    def _body(self, request: Request, sampling: SamplingSettings, seed: int) -> dict:
         messages, extra = list(request.messages), {}
         if request.prefill:
             # vLLM's way to say that the last message goes on; llama.cpp takes it that way unasked.

@@ -9,15 +9,15 @@ from typing import Literal
 from pydantic import Field
 
 from character.core.errors import UserError
-from character.core.params import Section
+from character.core.params import ParamsSection
 from character.core.records import Prompt, prompt_id
 from character.dataset import constitution
-from character.dataset.filters import TURN
+from character.dataset.filters import TURN_MARKER
 from character.dataset.prompts import fill_template, near_duplicate
 from character.inference import engines
-from character.inference.generate import Reply, Request, Sampling, generate
+from character.inference.generate import Reply, Request, SamplingSettings, generate
 
-EXPAND = """\
+EXPANSION_TEMPLATE = """\
 Here are messages that people sent to an assistant:
 
 {examples}
@@ -25,10 +25,10 @@ Here are messages that people sent to an assistant:
 Write one more message of this kind, about another subject. It should have {words}. Write the message alone, without quotes \
 or comments."""
 
-WORDS = {"short": "at most 15 words", "medium": "16 to 40 words", "long": "more than 40 words"}
+LENGTH_INSTRUCTIONS = {"short": "at most 15 words", "medium": "16 to 40 words", "long": "more than 40 words"}
 
 
-class Expansion(Section):
+class ExpansionSettings(ParamsSection):
     """More prompts of the constitution's kind, written by the student or by another engine's model."""
 
     per_trait: int = Field(ge=0)
@@ -38,11 +38,11 @@ class Expansion(Section):
     short: float = Field(ge=0)  # shares of the lengths that are asked for
     medium: float = Field(ge=0)
     long: float = Field(ge=0)
-    sampling: Sampling
+    sampling: SamplingSettings
 
 
 @dataclass
-class Wanted:
+class ExpansionQuota:
     """The prompts that one trait still lacks, for each length that is asked for."""
 
     trait: int
@@ -55,19 +55,26 @@ class Wanted:
         for length in sorted(self.missing):
             for _ in range(self.missing[length]):
                 order = random.Random(f"{seed}/{self.trait}/{self.asked}").sample(examples, len(examples))
-                text = fill_template(EXPAND, examples="\n".join(f"- {one}" for one in order), words=WORDS[length])
+                text = fill_template(
+                    EXPANSION_TEMPLATE, examples="\n".join(f"- {one}" for one in order), words=LENGTH_INSTRUCTIONS[length]
+                )
                 yield length, Request(f"expand-{self.trait}-{length}", [{"role": "user", "content": text}], self.asked)
                 self.asked += 1
 
 
-def expanded(persona: constitution.Constitution, params: Expansion, heldout: Sequence[str], seed: int) -> tuple[list, dict]:
+def expand_prompts(
+    persona: constitution.Constitution, params: ExpansionSettings, heldout: Sequence[str], seed: int
+) -> tuple[list, dict]:
     """Return new prompts for each trait, and what became of the replies: kept by length, refused by reason.
 
     What is refused is asked for again, `rounds` times in all.
     """
-    engine = engines.by_name(params.engine, params.source, "prompts.expansion.source")
-    mix = {length: getattr(params, length) for length in WORDS}
-    lacking = [Wanted(number, deal(params.per_trait, mix), list(trait.prompts)) for number, trait in enumerate(persona.traits)]
+    engine = engines.open_engine(params.engine, params.source, "prompts.expansion.source")
+    mix = {length: getattr(params, length) for length in LENGTH_INSTRUCTIONS}
+    lacking = [
+        ExpansionQuota(number, apportion_count(params.per_trait, mix), list(trait.prompts))
+        for number, trait in enumerate(persona.traits)
+    ]
     kept: list[Prompt] = []
     lengths, refused = Counter(), Counter()
     for turn in range(params.rounds):
@@ -77,19 +84,19 @@ def expanded(persona: constitution.Constitution, params: Expansion, heldout: Seq
         replies = generate(engine, [request for *_, request in asked], params.sampling, seed, f"prompts, round {turn + 1}")
         for (need, length, _), reply in zip(asked, replies, strict=True):
             text = reply.text.strip().strip('"“”').strip()
-            if reason := fault(reply, text, need.known, heldout):
+            if reason := rejection_reason(reply, text, need.known, heldout):
                 refused[reason] += 1
                 continue
             need.missing[length] -= 1
             need.known.append(text)
-            lengths[measured(text)] += 1
+            lengths[length_class(text)] += 1
             kept.append(Prompt(id=prompt_id(text), prompt=text, source="expanded", trait=need.trait))
     kept.sort(key=lambda prompt: prompt.trait)
-    asked_for = sum((deal(params.per_trait, mix) for _ in persona.traits), Counter())
+    asked_for = sum((apportion_count(params.per_trait, mix) for _ in persona.traits), Counter())
     return kept, {"wanted": asked_for.total(), "asked": dict(asked_for), "measured": dict(lengths), "refused": dict(refused)}
 
 
-def deal(count: int, mix: dict[str, float]) -> Counter:
+def apportion_count(count: int, mix: dict[str, float]) -> Counter:
     """Split `count` in the proportions of `mix`, by largest remainders."""
     total = sum(mix.values())
     if count and not total:
@@ -101,18 +108,18 @@ def deal(count: int, mix: dict[str, float]) -> Counter:
     return +dealt
 
 
-def measured(text: str) -> str:
+def length_class(text: str) -> str:
     words = len(text.split())
     return "short" if words <= 15 else "medium" if words <= 40 else "long"
 
 
-def fault(reply: Reply, text: str, known: Sequence[str], heldout: Sequence[str]) -> str:
+def rejection_reason(reply: Reply, text: str, known: Sequence[str], heldout: Sequence[str]) -> str:
     """Return why a reply is no new prompt, or nothing."""
     if reply.finish_reason == "length":
         return "unfinished"
     if not text:
         return "empty"
-    if TURN.search(text) or "</think>" in text:
+    if TURN_MARKER.search(text) or "</think>" in text:
         return "markup"
     if any(near_duplicate(text, other) for other in known):
         return "near_duplicate"

@@ -15,25 +15,25 @@ from pathlib import Path
 
 from character.core.errors import UserError
 
-SAVE_EVERY = 2.0  # seconds
-AT_ONCE = 500  # keys in one query
+SAVE_INTERVAL = 2.0  # seconds
+KEYS_PER_QUERY = 500  # keys in one query
 
 
-def default_path() -> Path:
+def default_cache_path() -> Path:
     # DVC_ROOT is the original repository even where an experiment runs in a temporary copy of it.
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "samples" / "samples.sqlite"
 
 
-def key(**shapes) -> str:
+def reply_key(**shapes) -> str:
     """Return the hash of everything that shapes one reply."""
-    return _sha256(json.dumps(shapes, sort_keys=True, ensure_ascii=False).encode())
+    return _bytes_sha256(json.dumps(shapes, sort_keys=True, ensure_ascii=False).encode())
 
 
-class SampleCache:
+class ReplyCache:
     """Records by key in SQLite (WAL mode: several processes read and write at once)."""
 
     def __init__(self, path: Path | None = None):
-        path = path or default_path()
+        path = path or default_cache_path()
         path.parent.mkdir(parents=True, exist_ok=True)
         self.damaged = 0
         self._path = path
@@ -52,13 +52,13 @@ class SampleCache:
     def get(self, keys: Sequence[str]) -> dict[str, dict]:
         """Return the intact records among `keys`; damaged ones are counted in `damaged` and left out."""
         found = {}
-        for start in range(0, len(keys), AT_ONCE):
-            some = keys[start : start + AT_ONCE]
+        for start in range(0, len(keys), KEYS_PER_QUERY):
+            some = keys[start : start + KEYS_PER_QUERY]
             marks = ", ".join("?" * len(some))
             with self._intact():
                 rows = self._db.execute(f"SELECT key, row, sha256 FROM samples WHERE key IN ({marks})", some).fetchall()
             for name, row, digest in rows:
-                if _sha256(row) == digest.decode(errors="replace"):
+                if _bytes_sha256(row) == digest.decode(errors="replace"):
                     found[name.decode()] = json.loads(row)
                 else:
                     self.damaged += 1
@@ -67,7 +67,7 @@ class SampleCache:
     def put(self, records: Iterable[tuple[str, dict]]) -> None:
         """Store records in one transaction: all of a batch or nothing."""
         now = time.time()
-        rows = [(name, text := json.dumps(row, ensure_ascii=False), _sha256(text.encode()), now) for name, row in records]
+        rows = [(name, text := json.dumps(row, ensure_ascii=False), _bytes_sha256(text.encode()), now) for name, row in records]
         with self._intact(), self._db:
             self._db.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?)", rows)
 
@@ -97,7 +97,7 @@ class SampleCache:
         def save(name: str, row: dict) -> None:
             nonlocal last
             held.append((name, row))
-            if time.monotonic() - last > SAVE_EVERY:
+            if time.monotonic() - last > SAVE_INTERVAL:
                 self.put(held)
                 held.clear()
                 last = time.monotonic()
@@ -120,5 +120,5 @@ class SampleCache:
             ) from None
 
 
-def _sha256(text: bytes) -> str:
+def _bytes_sha256(text: bytes) -> str:
     return hashlib.sha256(text).hexdigest()

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from character.inference.generate import Sampling
+from character.inference.generate import SamplingSettings
 
-CANDIDATES = 256  # where the nucleus is larger than this, the row's vocabulary is sorted after all
+TOP_P_CANDIDATES = 256  # where the nucleus is larger than this, the row's vocabulary is sorted after all
 
 
-class Draws:
+class TokenSampler:
     """The random numbers of the rows, each from its prompt's own seed, and the tokens that a repetition penalty counts."""
 
-    def __init__(self, model, sampling: Sampling, rows: int, longest: int):
+    def __init__(self, model, sampling: SamplingSettings, rows: int, longest: int):
         import torch
 
         self._sampling = sampling
@@ -44,13 +44,13 @@ class Draws:
             used, penalty = self._used[:rows], self._sampling.repetition_penalty
             logits = torch.where(used, torch.where(logits > 0, logits / penalty, logits * penalty), logits)
         uniform = self._uniforms[:rows].gather(1, at[:, None])[:, 0]
-        chosen = draw(logits, self._sampling.temperature, self._sampling.top_p, uniform)
+        chosen = sample_top_p(logits, self._sampling.temperature, self._sampling.top_p, uniform)
         if self._used is not None:
             used.scatter_(1, chosen[:, None], True)
         return chosen.tolist()[: len(steps)]
 
 
-def draw(logits, temperature: float, top_p: float, uniform):
+def sample_top_p(logits, temperature: float, top_p: float, uniform):
     """Draw one token per row by inverting the distribution of the nucleus at `uniform`.
 
     Args:
@@ -61,17 +61,17 @@ def draw(logits, temperature: float, top_p: float, uniform):
         return logits.argmax(-1)
     logits = logits / temperature
     total = logits.logsumexp(-1, keepdim=True)
-    values, tokens = logits.topk(min(CANDIDATES, logits.shape[-1]))
+    values, tokens = logits.topk(min(TOP_P_CANDIDATES, logits.shape[-1]))
     probabilities = (values - total).exp()
-    chosen = _invert(probabilities, tokens, top_p, uniform)
-    wide = (probabilities.sum(-1) < top_p).nonzero()[:, 0] if logits.shape[-1] > CANDIDATES else []
+    chosen = _invert_nucleus(probabilities, tokens, top_p, uniform)
+    wide = (probabilities.sum(-1) < top_p).nonzero()[:, 0] if logits.shape[-1] > TOP_P_CANDIDATES else []
     if len(wide):
         values, tokens = logits[wide].sort(descending=True)
-        chosen[wide] = _invert((values - total[wide]).exp(), tokens, top_p, uniform[wide])
+        chosen[wide] = _invert_nucleus((values - total[wide]).exp(), tokens, top_p, uniform[wide])
     return chosen
 
 
-def _invert(probabilities, tokens, top_p: float, uniform):
+def _invert_nucleus(probabilities, tokens, top_p: float, uniform):
     """Return the token at `uniform` of the nucleus of sorted `probabilities` `[rows, candidates]`."""
     import torch
 

@@ -14,51 +14,53 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from character.core import models
-from character.inference.chat_format import fit_all, turn_end
-from character.inference.generate import Reply, Request, Sampling
-from character.inference.kv_cache import attention_masks, slotted_cache, with_grouped_attention
-from character.inference.token_sampling import Draws
+from character.inference.chat_format import render_requests, turn_end_token
+from character.inference.generate import Reply, Request, SamplingSettings
+from character.inference.kv_cache import attention_masks, build_kv_cache, enable_grouped_attention
+from character.inference.token_sampling import TokenSampler
 
-ROWS = 8  # matrix products have a multiple of this many rows
-COLUMNS = 64  # attention looks at a multiple of this many positions
-PREFILL = 4096  # tokens of new prompts that are read at once
+ROW_MULTIPLE = 8  # matrix products have a multiple of this many rows
+COLUMN_MULTIPLE = 64  # attention looks at a multiple of this many positions
+PREFILL_TOKENS = 4096  # tokens of new prompts that are read at once
 
 
 class TransformersEngine:
     """A local chat model with LoRA adapters folded in, on CPU or GPU; loaded at the first reply, not before."""
 
-    def __init__(self, student: Path = models.STUDENT, adapters: Sequence[Path] = ()):
+    def __init__(self, student: Path = models.STUDENT_DIR, adapters: Sequence[Path] = ()):
         self._student, self._adapters = Path(student), [Path(adapter) for adapter in adapters]
         self.identity = {
             "engine": "transformers",
-            "student": models.fingerprint(self._student),
-            "adapters": [models.fingerprint(adapter) for adapter in self._adapters],
+            "student": models.directory_fingerprint(self._student),
+            "adapters": [models.directory_fingerprint(adapter) for adapter in self._adapters],
         }
         self._model = self._tokenizer = None
 
-    def stream(self, requests: Sequence[Request], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]:
+    def stream(
+        self, requests: Sequence[Request], sampling: SamplingSettings, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Reply]]:
         if self._model is None:
             self._tokenizer = models.load_tokenizer(self._student)
-            self._model = with_grouped_attention(models.load_model(self._student, self._adapters))
+            self._model = enable_grouped_attention(models.load_model(self._student, self._adapters))
             # No gradient is taken, but where weights want none, torch copies the output layer for each row of a prefill: 7 GB.
             self._model.requires_grad_(True)
         context = self._model.config.get_text_config().max_position_embeddings
-        prompts = fit_all(self._tokenizer, requests, context, sampling.max_new_tokens, str(self._student))
-        stops = stop_ids(self._model, self._tokenizer)
-        slots = models.runtime().generation_batch
-        for index, ids, finished in sample(self._model, prompts, sampling, seeds, stops, slots):
+        prompts = render_requests(self._tokenizer, requests, context, sampling.max_new_tokens, str(self._student))
+        stops = stop_token_ids(self._model, self._tokenizer)
+        slots = models.read_runtime().generation_batch
+        for index, ids, finished in sample_continuations(self._model, prompts, sampling, seeds, stops, slots):
             text = self._tokenizer.decode(ids, skip_special_tokens=True).strip()
             yield index, Reply(text, "stop" if finished else "length", len(ids))
 
 
-def stop_ids(model, tokenizer) -> set[int]:
+def stop_token_ids(model, tokenizer) -> set[int]:
     """Return the ids that end a turn: the tokenizer's EOS, the chat template's, and all that the generation config names."""
     named = model.generation_config.eos_token_id
-    return {tokenizer.eos_token_id, turn_end(tokenizer), *(named if isinstance(named, list) else [named])} - {None}
+    return {tokenizer.eos_token_id, turn_end_token(tokenizer), *(named if isinstance(named, list) else [named])} - {None}
 
 
 @dataclass
-class Row:
+class ActiveReply:
     """A reply in progress; `number` is its prompt's, `token` the one to read next, at `position`."""
 
     number: int
@@ -73,10 +75,10 @@ class Row:
             self.output.append(token)
 
 
-def sample(
+def sample_continuations(
     model,
     prompts: Sequence[list[int]],
-    sampling: Sampling,
+    sampling: SamplingSettings,
     seeds: Sequence[int],
     stops: set[int],
     slots: int,
@@ -94,20 +96,20 @@ def sample(
     # The longest first: little padding, and too little memory shows at once.
     waiting = sorted(range(len(prompts)), key=lambda number: lengths[number])
     slots = min(slots, len(prompts))
-    rows: list[Row] = []
+    rows: list[ActiveReply] = []
     with torch.inference_mode():
-        batch = Batch(model, _up(slots, ROWS), _up(max(lengths) + ROWS, COLUMNS))
-        draws = Draws(model, sampling, _up(slots, ROWS), max(limits))
+        batch = DecodingBatch(model, _round_up(slots, ROW_MULTIPLE), _round_up(max(lengths) + ROW_MULTIPLE, COLUMN_MULTIPLE))
+        draws = TokenSampler(model, sampling, _round_up(slots, ROW_MULTIPLE), max(limits))
         shared = batch.read_shared(prompts)
     while waiting or rows:
         with torch.inference_mode():
             # One prompt alone is slow to read, so they wait for each other.
-            if waiting and slots - len(rows) >= min(ROWS, slots):
-                new = _next(waiting, prompts, slots - len(rows))
+            if waiting and slots - len(rows) >= min(ROW_MULTIPLE, slots):
+                new = _take_waiting(waiting, prompts, slots - len(rows))
                 batch.read(len(rows), [prompts[number] for number in new], shared)
                 for number in new:
                     draws.admit(len(rows), prompts[number], seeds[number], limits[number])
-                    rows.append(Row(number, prompts[number][-1], len(prompts[number]) - 1))
+                    rows.append(ActiveReply(number, prompts[number][-1], len(prompts[number]) - 1))
             tokens = draws.draw(batch.step(rows), [len(row.output) for row in rows])
             for row, token in zip(rows, tokens, strict=True):
                 row.take(token, stops)
@@ -124,25 +126,25 @@ def sample(
             yield row.number, row.output, row.stopped
 
 
-def _next(waiting: list[int], prompts: Sequence[list[int]], free: int) -> list[int]:
+def _take_waiting(waiting: list[int], prompts: Sequence[list[int]], free: int) -> list[int]:
     """Take from `waiting` the prompts to read now: as many as there is room for, but not too many tokens at once."""
     new = [waiting.pop()]
-    while waiting and len(new) < free and len(new) * len(prompts[new[0]]) < PREFILL:
+    while waiting and len(new) < free and len(new) * len(prompts[new[0]]) < PREFILL_TOKENS:
         new.append(waiting.pop())
     return new
 
 
-class Batch:
+class DecodingBatch:
     """Up to `rows` conversations in one key/value cache, each from position 0 on, and the forward passes on it."""
 
     def __init__(self, model, rows: int, length: int):
         self._model, self._length = model, length
         self._config = model.config.get_text_config()
-        self._cache = slotted_cache(rows, length)
+        self._cache = build_kv_cache(rows, length)
 
     def read_shared(self, prompts: Sequence[list[int]]) -> int:
         """Read what all prompts begin with, once for all rows; return how many tokens that is."""
-        shared = _common_prefix(prompts) if len(prompts) > 1 else 0
+        shared = _common_prefix_length(prompts) if len(prompts) > 1 else 0
         if shared:
             self._fill([prompts[0][:shared]], 0, slice(0, 1))
             self._cache.repeat_first(shared)
@@ -158,24 +160,24 @@ class Batch:
         import torch
 
         # What stands to the right of a shorter prompt is hidden from it, and overwritten when it gets there.
-        width = _up(max(map(len, prompts)), ROWS)
+        width = _round_up(max(map(len, prompts)), ROW_MULTIPLE)
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
         self._forward(ids, torch.arange(start, start + width).repeat(len(prompts), 1), rows, start + width)
 
-    def step(self, rows: Sequence[Row]):
+    def step(self, rows: Sequence[ActiveReply]):
         """Read each row's token; return float32 logits `[rows, vocabulary]`, with rows of no meaning at the end."""
         import torch
 
-        padding = _up(len(rows), ROWS) - len(rows)
+        padding = _round_up(len(rows), ROW_MULTIPLE) - len(rows)
         ids = torch.tensor([row.token for row in rows] + [0] * padding)
         positions = torch.tensor([row.position for row in rows] + [self._length - 1] * padding)
         seen = max(row.position for row in rows) + 1
         return self._forward(ids[:, None], positions[:, None], slice(0, len(ids)), seen)
 
     def _forward(self, ids, positions, rows: slice, seen: int):
-        columns = _up(seen, COLUMNS)
+        columns = _round_up(seen, COLUMN_MULTIPLE)
         ids, positions = ids.to(self._model.device), positions.to(self._model.device)
         self._cache.aim(rows, positions, columns)
         mask = attention_masks(self._config, positions, columns)
@@ -189,11 +191,11 @@ class Batch:
         self._cache.move(source, target, length)
 
 
-def _up(count: int, step: int) -> int:
+def _round_up(count: int, step: int) -> int:
     return -(-count // step) * step
 
 
-def _common_prefix(prompts: Sequence[list[int]]) -> int:
+def _common_prefix_length(prompts: Sequence[list[int]]) -> int:
     """Return how many leading tokens all prompts share, leaving each at least one of its own."""
     shortest = min(map(len, prompts)) - 1
     first = prompts[0]

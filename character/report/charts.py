@@ -10,51 +10,53 @@ import math
 
 from markupsafe import Markup
 
-MARGIN = 4  # per cent of the width on both sides, so that no dot at an end is cut off
-Span = tuple[float, float]  # the values at the left and right end of an axis
-SHARES: Span = (0, 1)
+MARGIN_PERCENT = 4  # per cent of the width on both sides, so that no dot at an end is cut off
+AxisSpan = tuple[float, float]  # the values at the left and right end of an axis
+SHARE_SPAN: AxisSpan = (0, 1)
 
 
-def nice(top: float) -> float:
+def round_axis_up(top: float) -> float:
     """Return the next round number that is not below `top`, for the end of an axis."""
     power = 10.0 ** math.floor(math.log10(top))
     return next(step * power for step in (1, 2, 3, 4, 6, 8, 10) if step * power >= top)
 
 
-def interval(value: float | None, low: float, high: float, span: Span = SHARES) -> Markup:
+def interval_chart(value: float | None, low: float, high: float, span: AxisSpan = SHARE_SPAN) -> Markup:
     """Return a dot with its interval; whoever cannot see it reads the figures in the cells beside.
 
     What is unknown has no dot, and no interval either, which would say no more than that.
     """
     if value is None:
-        return Markup(f'<svg class="interval" aria-hidden="true">{_grid(span, 0)}</svg>')
-    left, dot, right = (_across(number, span) for number in (low, value, high))
+        return Markup(f'<svg class="interval" aria-hidden="true">{_grid_lines(span, 0)}</svg>')
+    left, dot, right = (_horizontal_position(number, span) for number in (low, value, high))
     return Markup(
-        f'<svg class="interval" aria-hidden="true">{_grid(span, 0)}'
+        f'<svg class="interval" aria-hidden="true">{_grid_lines(span, 0)}'
         f'<line class="range" x1="{left}%" x2="{right}%" y1="50%" y2="50%"/><circle cx="{dot}%" cy="50%" r="4.5"/></svg>'
     )
 
 
-def axis(span: Span = SHARES) -> Markup:
+def axis_header(span: AxisSpan = SHARE_SPAN) -> Markup:
     """Return the head of a column of intervals: the numbers at the ends and in the middle."""
-    numbers = "".join(f'<text x="{_across(tick, span)}%" y="55%">{tick:g}</text>' for tick in _ticks(span)).replace(">-", ">−")
-    return Markup(f'<svg class="axis" aria-hidden="true">{numbers}{_grid(span, 75)}</svg>')
+    numbers = "".join(
+        f'<text x="{_horizontal_position(tick, span)}%" y="55%">{tick:g}</text>' for tick in _axis_ticks(span)
+    ).replace(">-", ">−")
+    return Markup(f'<svg class="axis" aria-hidden="true">{numbers}{_grid_lines(span, 75)}</svg>')
 
 
-def bar(share: float) -> Markup:
+def bar_chart(share: float) -> Markup:
     """Return a bar of a share of the width."""
     return Markup(f'<svg class="bar" aria-hidden="true"><rect width="{100 * share:.1f}%" height="100%" rx="2"/></svg>')
 
 
-def _ticks(span: Span) -> tuple[float, float, float]:
+def _axis_ticks(span: AxisSpan) -> tuple[float, float, float]:
     return span[0], (span[0] + span[1]) / 2, span[1]
 
 
-def _grid(span: Span, top: int) -> str:
-    places = (_across(tick, span) for tick in _ticks(span))
+def _grid_lines(span: AxisSpan, top: int) -> str:
+    places = (_horizontal_position(tick, span) for tick in _axis_ticks(span))
     return "".join(f'<line class="grid" x1="{place}%" x2="{place}%" y1="{top}%" y2="100%"/>' for place in places)
 
 
-def _across(value: float, span: Span) -> str:
+def _horizontal_position(value: float, span: AxisSpan) -> str:
     share = (value - span[0]) / (span[1] - span[0])
-    return f"{MARGIN + (100 - 2 * MARGIN) * share:.2f}"
+    return f"{MARGIN_PERCENT + (100 - 2 * MARGIN_PERCENT) * share:.2f}"

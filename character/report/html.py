@@ -12,13 +12,13 @@ from typing import ClassVar
 
 from markupsafe import Markup
 
-TEMPLATE = Path(__file__).with_name("page.html")
-UNKNOWN = "–"
-STRONG = 0.66  # from this share on, a coloured cell is so strong that its text is set in the other colour
+PAGE_TEMPLATE = Path(__file__).with_name("page.html")
+UNKNOWN_DASH = "–"
+STRONG_SHARE = 0.66  # from this share on, a coloured cell is so strong that its text is set in the other colour
 
 
 @dataclass(frozen=True)
-class Cell:
+class TableCell:
     """A table's cell with a remark below its text; a `share` from 0 to 1 colours it."""
 
     text: str
@@ -27,11 +27,11 @@ class Cell:
 
     @property
     def strong(self) -> bool:
-        return self.share is not None and self.share >= STRONG
+        return self.share is not None and self.share >= STRONG_SHARE
 
 
 @dataclass(frozen=True)
-class Table:
+class ReportTable:
     """`bodies` maps the heading of some rows, or "", to these rows. The first cell of a row names it.
 
     Cells are texts, numbers (None: unknown), charts or Cells.
@@ -64,7 +64,7 @@ class ChartGrid:
 
 
 @dataclass(frozen=True)
-class Facts:
+class DefinitionList:
     """Names and what is told of each."""
 
     kind: ClassVar[str] = "facts"
@@ -72,7 +72,7 @@ class Facts:
 
 
 @dataclass(frozen=True)
-class Points:
+class NumberedList:
     """A numbered list."""
 
     kind: ClassVar[str] = "points"
@@ -80,15 +80,15 @@ class Points:
 
 
 @dataclass(frozen=True)
-class Replies:
+class ReplyComparison:
     """Each prompt with the replies to it: by whom, what, and whether it was cut off."""
 
     kind: ClassVar[str] = "replies"
-    prompts: dict[str, Sequence[tuple[Cell, str, bool]]]
+    prompts: dict[str, Sequence[tuple[TableCell, str, bool]]]
 
 
 @dataclass(frozen=True)
-class Tile:
+class SummaryTile:
     """One figure for the top of the page."""
 
     name: str
@@ -97,11 +97,11 @@ class Tile:
 
 
 @dataclass(frozen=True)
-class Section:
+class ReportSection:
     title: str
     text: str
     blocks: Sequence
-    tiles: Sequence[Tile] = field(default=())
+    tiles: Sequence[SummaryTile] = field(default=())
     limits: str = ""  # what the figures cannot say, and how good is what they rest on
 
     @property
@@ -109,17 +109,17 @@ class Section:
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 
-def number(value: float | None) -> str:
+def format_number(value: float | None) -> str:
     """Return a count with separators, anything else with as many digits as one reads, what is unknown as a dash."""
     if value is None:
-        return UNKNOWN
+        return UNKNOWN_DASH
     return f"{value:,}" if isinstance(value, int) else f"{round(value, 2) + 0:.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
-def render(**page) -> str:
+def render_page(**page) -> str:
     """Return the page: `title`, `lede`, `facts`, and `parts`, which map a heading to its sections."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters["figure"] = number
-    return environment.from_string(TEMPLATE.read_text(encoding="utf-8")).render(page) + "\n"
+    environment.filters["figure"] = format_number
+    return environment.from_string(PAGE_TEMPLATE.read_text(encoding="utf-8")).render(page) + "\n"

@@ -4,32 +4,32 @@ from collections.abc import Iterator, Sequence
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.params import value
-from character.dataset.conditions import plain
-from character.report.html import Cell, Section, Table, number
+from character.core.params import read_value
+from character.dataset.conditions import plain_answers
+from character.report.html import ReportSection, ReportTable, TableCell, format_number
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table whose cells are texts."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
-def section_texts(section: Section) -> dict:
+def section_texts(section: ReportSection) -> dict:
     """Return a section's texts and tables without its charts, for JSON: `title`, `text`, `tables`, `limits`.
 
     A table has its `caption`, its `head`, and `bodies`: rows of texts by their heading, or by "".
     """
-    tables = [_table_texts(block) for block in section.blocks if isinstance(block, Table)]
+    tables = [_table_texts(block) for block in section.blocks if isinstance(block, ReportTable)]
     return {"title": section.title, "text": section.text, "tables": tables, "limits": section.limits}
 
 
-def section_markdown(texts: dict) -> str:
+def section_to_markdown(texts: dict) -> str:
     """Return as Markdown what `section_texts` made."""
     tables = [_table_markdown(**found) for found in texts["tables"]]
     return "\n\n".join(part for part in (f"## {texts['title']}", texts["text"], *tables, texts["limits"]) if part) + "\n"
 
 
-def _table_texts(table: Table) -> dict:
+def _table_texts(table: ReportTable) -> dict:
     shown = [at for at, name in enumerate(table.head) if not name.startswith("<svg")]
     bodies = {heading: [[_cell_text(row[at]) for at in shown] for row in rows] for heading, rows in table.bodies.items()}
     return {"caption": table.caption, "head": [str(table.head[at]) for at in shown], "bodies": bodies}
@@ -41,15 +41,15 @@ def _table_markdown(caption: str, head: Sequence[str], bodies: dict[str, Sequenc
         if heading:
             rows.append([f"*{heading}*", *[""] * (len(head) - 1)])
         rows += body
-    return f"{caption}\n\n{table(head, rows)}"
+    return f"{caption}\n\n{markdown_table(head, rows)}"
 
 
 def _cell_text(cell) -> str:
     """Return a cell's text; an interval stands in brackets behind its figure, a name without its remark."""
-    if isinstance(cell, Cell):
+    if isinstance(cell, TableCell):
         figure = cell.note and cell.text[:1] in "+−0123456789"
         return f"{cell.text} [{cell.note.replace(' to ', ', ')}]" if figure else cell.text
-    return cell if isinstance(cell, str) else number(cell)
+    return cell if isinstance(cell, str) else format_number(cell)
 
 
 def side_by_side(methods: Sequence[str], count: int) -> str:
@@ -58,14 +58,17 @@ def side_by_side(methods: Sequence[str], count: int) -> str:
     Raises:
         UserError: they answered different prompts.
     """
-    answers = {method: plain(records.read(f"data/answers/{method}.jsonl", records.Answer))[:count] for method in methods}
+    answers = {
+        method: plain_answers(records.read_records(f"data/answers/{method}.jsonl", records.EvaluatedAnswer))[:count]
+        for method in methods
+    }
     if len({tuple(row.id for row in rows) for rows in answers.values()}) > 1:
         raise UserError("data/answers/: the methods answered different prompts; run `dvc repro` to make them anew.")
-    head = f"# The first {count} held-out prompts, unselected\n\nPersona: {value('persona')}. Asked plain."
-    return "\n".join([head, *_blocks(answers)])
+    head = f"# The first {count} held-out prompts, unselected\n\nPersona: {read_value('persona')}. Asked plain."
+    return "\n".join([head, *_answer_blocks(answers)])
 
 
-def _blocks(answers: dict[str, list[records.Answer]]) -> Iterator[str]:
+def _answer_blocks(answers: dict[str, list[records.EvaluatedAnswer]]) -> Iterator[str]:
     for rows in zip(*answers.values(), strict=True):
         yield f"\n## {rows[0].prompt}"
         for method, row in zip(answers, rows, strict=True):

@@ -4,100 +4,128 @@ from collections import Counter
 from collections.abc import Sequence
 
 from character.report import charts
-from character.report.html import Cell, Section, Table, Tile, number
-from character.report.table_cells import CONDITIONS, OURS, between, measured, method, told
+from character.report.html import ReportSection, ReportTable, SummaryTile, TableCell, format_number
+from character.report.table_cells import (
+    CONDITION_HEADINGS,
+    PERSONA_METHOD,
+    format_interval,
+    interval_cells,
+    method_cell,
+    value_cell,
+)
 
 
-def quality(scores: dict, persona: str) -> str:
+def classifier_caveat(scores: dict, persona: str) -> str:
     """Return how far results/classifier.json lets one trust what the classifier calls a persona's."""
     return (
         f"The classifier finds {scores['recall'][persona]:.0%} of held-out texts that show {persona}, and calls "
-        f"{scores['base_called'][persona]:.1%} of the student's own answers so (macro-F1 {number(scores['macro_f1'])})."
+        f"{scores['base_called'][persona]:.1%} of the student's own answers so (macro-F1 {format_number(scores['macro_f1'])})."
     )
 
 
 # What the figures about traits leave open, told wherever they are.
-TEACHERS = (
+TEACHER_CAVEAT = (
     "Those answers are a strong teacher's, only cut to the length of a student's, and a persona's word stood against other "
     "personas' words alone: about a student's answers, and among words of like meaning, expect it to be right less often."
 )
 
 
-def verdicts(judge: dict, cases: str) -> str:
+def judge_caveat(judge: dict, cases: str) -> str:
     """Return how far the figures of results/judge.json let one trust what the judge says."""
     return (
-        f"The judge is right about {number(judge['accuracy'])} ({between(judge)}) of {number(judge['n'])} {cases}; a guess is "
+        f"The judge is right about {format_number(judge['accuracy'])} ({format_interval(judge)}) of {format_number(judge['n'])} {cases}; a guess is "
         "right about 0.50."
     )
 
 
-def classifier(scores: dict, calls: Sequence[tuple[str, str]], persona: str) -> Section:
+def classifier_section(scores: dict, calls: Sequence[tuple[str, str]], persona: str) -> ReportSection:
     """Show results/classifier.json and plots/classifier.csv."""
     counts, totals, classes = Counter(calls), Counter(actual for actual, _ in calls), list(scores["recall"])
 
-    def cell(actual: str, called: str) -> Cell:
+    def cell(actual: str, called: str) -> TableCell:
         share = counts[actual, called] / totals[actual]
-        return Cell(f"{share:.2f}" if share else "", share=share)
+        return TableCell(f"{share:.2f}" if share else "", share=share)
 
     rows = [[actual, *(cell(actual, called) for called in classes)] for actual in classes]
     caption = "Share of the texts of each row that it calls the persona of the column."
-    return Section(
+    return ReportSection(
         "How good is the classifier?",
-        f"Every recall above rests on it. On {number(scores['n'])} texts to prompts that it did not see, its macro-F1 is "
-        f"{number(scores['macro_f1'])} ({between(scores)}). Of the student's own answers it calls "
+        f"Every recall above rests on it. On {format_number(scores['n'])} texts to prompts that it did not see, its macro-F1 is "
+        f"{format_number(scores['macro_f1'])} ({format_interval(scores)}). Of the student's own answers it calls "
         f"{scores['none_recall_base']:.1%} none, and {scores['base_called'][persona]:.1%} {persona}.",
-        [Table(caption, ["", *classes], {"": rows}, marked=persona, narrow=True)],
-        [Tile("Classifier", number(scores["macro_f1"]), f"macro-F1 over {len(classes)} classes; {between(scores)}.")],
+        [ReportTable(caption, ["", *classes], {"": rows}, marked=persona, narrow=True)],
+        [
+            SummaryTile(
+                "Classifier",
+                format_number(scores["macro_f1"]),
+                f"macro-F1 over {len(classes)} classes; {format_interval(scores)}.",
+            )
+        ],
         "The texts that show a persona are a teacher's. How well it reads those of a trained student is unknown, since nobody "
         "has labelled them.",
     )
 
 
-def crosscheck(scores: dict, first: dict, persona: str) -> Section:
+def crosscheck_section(scores: dict, first: dict, persona: str) -> ReportSection:
     """Show results/crosscheck.json: what two classifiers make of the same texts, corrected for the errors of each."""
 
     def row(name: str, found: dict) -> list:
         shares = [[found[one][f"corrected{end}"] for end in ("", "_low", "_high")] for one in ("first", "second")]
         seen = [found[one]["recall"] for one in ("first", "second")]
-        chart = charts.interval(*shares[0]) + charts.interval(*shares[1])
-        return [method(name), chart, *(told(*share) for share in shares), *seen, found["agreement"], found["n"]]
+        chart = charts.interval_chart(*shares[0]) + charts.interval_chart(*shares[1])
+        return [method_cell(name), chart, *(value_cell(*share) for share in shares), *seen, found["agreement"], found["n"]]
 
     second, agreement, methods = scores["second"], scores["agreement"], scores["methods"]
-    there = [condition for condition in CONDITIONS if condition in methods[OURS]]
-    bodies = {CONDITIONS[key]: [row(name, found[key]) for name, found in methods.items()] for key in there}
-    head = ["method", charts.axis(), "first, corrected", "second, corrected", "first, seen", "second, seen", "agree", "answers"]
-    return Section(
+    there = [condition for condition in CONDITION_HEADINGS if condition in methods[PERSONA_METHOD]]
+    bodies = {CONDITION_HEADINGS[key]: [row(name, found[key]) for name, found in methods.items()] for key in there}
+    head = [
+        "method",
+        charts.axis_header(),
+        "first, corrected",
+        "second, corrected",
+        "first, seen",
+        "second, seen",
+        "agree",
+        "answers",
+    ]
+    return ReportSection(
         "Does a second classifier agree?",
         "One of another kind, which counts words and letters instead of reading the student's states, learned from the same "
-        f"answers and read the same texts. On {number(second['n'])} held-out texts its macro-F1 is "
-        f"{number(second['macro_f1'])} ({between(second)}); that of the first is {number(first['macro_f1'])}. Corrected is the "
+        f"answers and read the same texts. On {format_number(second['n'])} held-out texts its macro-F1 is "
+        f"{format_number(second['macro_f1'])} ({format_interval(second)}); that of the first is {format_number(first['macro_f1'])}. Corrected is the "
         f"share that shows {persona} once the errors of each on held-out texts are taken off what it saw: what it misses of a "
         f"teacher's answers in character, and what it takes for {persona} of the untrained student's.",
         [
-            Table(
+            ReportTable(
                 "Corrected shares with 95% intervals (filled dot: first, hollow dot: second), recall as seen by each, and how "
                 "often both call an answer the same.",
                 head,
                 bodies,
-                marked=OURS,
+                marked=PERSONA_METHOD,
             )
         ],
-        [Tile("Two classifiers agree", number(agreement["kappa"]), f"Cohen's kappa of their calls; {between(agreement)}.")],
+        [
+            SummaryTile(
+                "Two classifiers agree",
+                format_number(agreement["kappa"]),
+                f"Cohen's kappa of their calls; {format_interval(agreement)}.",
+            )
+        ],
         "The correction takes errors to be as frequent on the methods' texts as on those held out; where both corrected shares "
         "differ by more than their intervals, they are not. Both learned from the same answers: a blind spot that they share "
         "does not show. A dash: the classifier does no better than chance.",
     )
 
 
-DAMAGE = {"words": "its words shuffled", "sentences": "its sentences reversed", "subject": "the answer to another prompt"}
+DAMAGE_NAMES = {"words": "its words shuffled", "sentences": "its sentences reversed", "subject": "the answer to another prompt"}
 
 
-def judge(scores: dict, persona: str) -> Section:
+def judge_section(scores: dict, persona: str) -> ReportSection:
     """Show results/judge.json: whether it tells a persona's word, and an answer from a damaged one; what it makes of style."""
 
     def row(name: str, found: dict) -> list:
         share = found["accuracy" if "accuracy" in found else "win_rate"]
-        figures = measured(share, found["low"], found["high"])
+        figures = interval_cells(share, found["low"], found["high"])
         return [name, *figures, found["of_all"], found["ties"], found["unparsed"], found["n"]]
 
     about, style = scores["coherence"], scores["style"]
@@ -106,12 +134,12 @@ def judge(scores: dict, persona: str) -> Section:
         "The same, by the word that is right": scores["by_word"].items(),
         "Which of two answers is not damaged": [
             ("all damage", about),
-            *((DAMAGE[kind], found) for kind, found in about["by_damage"].items()),
+            *((DAMAGE_NAMES[kind], found) for kind, found in about["by_damage"].items()),
         ],
         "Whether one in character is more coherent than a neutral one": [("all personas", style), *style["by_persona"].items()],
         "Which of two words, by template, on prompts of their own": scores.get("templates", {}).items(),
     }
-    return Section(
+    return ReportSection(
         "How good is the judge?",
         "It says which traits a method reveals, and which of two answers is the more coherent. It is measured on recorded "
         "answers whose truth is known. Of a word of the answer's own persona and one of another's, it is to choose the "
@@ -119,14 +147,20 @@ def judge(scores: dict, persona: str) -> Section:
         "verdict that is a tie, and half right. Of an answer in character and a neutral one to the same prompt neither is "
         "right: 0.50 is no preference for a style.",
         [
-            Table(
+            ReportTable(
                 "Share of the verdicts that are right, with 95% intervals over personas and prompts; a guess is right about "
                 "half of the time. “Of all” takes what could not be read for wrong.",
-                ["", charts.axis(), "right", "95% interval", "of all", "ties", "unread", "verdicts"],
+                ["", charts.axis_header(), "right", "95% interval", "of all", "ties", "unread", "verdicts"],
                 {heading: [row(*found) for found in rows] for heading, rows in bodies.items() if rows},
                 marked=persona,
             )
         ],
-        [Tile("Judge", number(scores["accuracy"]), f"of {scores['n']} verdicts on traits are right; {between(scores)}.")],
-        f"{TEACHERS} The damage is coarse.",
+        [
+            SummaryTile(
+                "Judge",
+                format_number(scores["accuracy"]),
+                f"of {scores['n']} verdicts on traits are right; {format_interval(scores)}.",
+            )
+        ],
+        f"{TEACHER_CAVEAT} The damage is coarse.",
     )

@@ -13,7 +13,7 @@ from markupsafe import Markup, escape
 
 from character.report.html import Chart
 
-TEMPLATES = Path(".dvc/plots")
+PLOT_TEMPLATES = Path(".dvc/plots")
 VEGA_LITE = "5.21"  # the templates are of Vega-Lite 5, as is the page of `dvc plots`
 AXIS = {
     "domainColor": "var(--line)",
@@ -51,11 +51,11 @@ def draw_curves(path: str, rows: Sequence[dict], x: str, values: dict[str, str],
     """
     if chosen is not None:
         rows = [row | {"chosen": float(row[x]) == chosen} for row in rows]
-    panels = split_facets(fill_template("curves", path, rows, x, list(values)))
+    panels = split_facets(fill_vega_template("curves", path, rows, x, list(values)))
     return [Chart(name, values[name], draw_svg(spec, _describe_curve(rows, x, name))) for name, spec in panels.items()]
 
 
-def fill_template(template: str, path: str, rows: Sequence[dict], x: str, y: Sequence[str]) -> dict:
+def fill_vega_template(template: str, path: str, rows: Sequence[dict], x: str, y: Sequence[str]) -> dict:
     """Return the Vega-Lite specification that `dvc plots show` makes of the rows of a file.
 
     Raises:
@@ -66,7 +66,7 @@ def fill_template(template: str, path: str, rows: Sequence[dict], x: str, y: Seq
 
     definition = {"template": template, "x": {path: x}, "y": {path: list(y)}}
     points, properties = VegaConverter(path, {path: {"": list(rows)}}, definition).flat_datapoints("workspace")
-    return VegaRenderer(points, path, template_dir=TEMPLATES, **properties).get_filled_template()
+    return VegaRenderer(points, path, template_dir=PLOT_TEMPLATES, **properties).get_filled_template()
 
 
 def split_facets(spec: dict) -> dict[str, dict]:

@@ -3,30 +3,30 @@
 from collections.abc import Sequence
 
 from character.report import charts
-from character.report.html import UNKNOWN, Cell, Section, Table, Tile
-from character.report.measurement import TEACHERS, verdicts
-from character.report.table_cells import OURS, UNTRAINED, difference, method, signed
+from character.report.html import UNKNOWN_DASH, ReportSection, ReportTable, SummaryTile, TableCell
+from character.report.measurement import TEACHER_CAVEAT, judge_caveat
+from character.report.table_cells import BASE_METHOD, PERSONA_METHOD, difference_cell, format_signed, method_cell
 
-TAKEN_ON = {"feel": "the one that feels more like it", "like": "the one that it likes better", "random": "any of them"}
-CHANGE, LEAD = (("change", "change_low", "change_high"), ("lead", "lead_low", "lead_high"))
-UNOFFERED = "unoffered"  # in the place of a method
+CHOICE_PHRASES = {"feel": "the one that feels more like it", "like": "the one that it likes better", "random": "any of them"}
+CHANGE_COLUMNS, LEAD_COLUMNS = (("change", "change_low", "change_high"), ("lead", "lead_low", "lead_high"))
+UNOFFERED_METHOD = "unoffered"  # in the place of a method
 
 
-def preferences(scores: dict, rows: Sequence[dict[str, str]], count: int) -> Section:
+def preferences_section(scores: dict, rows: Sequence[dict[str, str]], count: int) -> ReportSection:
     """Show the traits that moved most, how alike the methods order them, and what the ratings are made of."""
-    methods, ours = scores["methods"], [row for row in rows if row["method"] == OURS]
+    methods, ours = scores["methods"], [row for row in rows if row["method"] == PERSONA_METHOD]
     sure = sum(float(row["change_low"]) > 0 or float(row["change_high"]) < 0 for row in ours)
-    return Section(
+    return ReportSection(
         "What does it prefer?",
         "Each method answers held-out prompts while two traits are open to it, and takes on "
-        f"{TAKEN_ON[scores['condition']]}, without saying which. A judge reads from the answer which of the two it shows, and "
+        f"{CHOICE_PHRASES[scores['condition']]}, without saying which. A judge reads from the answer which of the two it shows, and "
         "all verdicts together rate the traits: 1,000 is the mean, and 400 points more are odds of ten to one. Changes are "
         "against the untrained student, which chose between the same pairs on the same prompts. “Unoffered” are that student's "
         "plain answers, written while nothing could be chosen, judged between the same pairs: its usual manner, and the words "
         "to which the judge leans.",
-        [movers(rows, list(methods), count), alike(scores["spearman"], list(methods)), verdicts_by_method(methods)],
-        [Tile("Traits that moved", f"{sure} of {len(ours)}", "by a change whose 95% interval, its own, leaves 0 out.")],
-        f"{verdicts(scores['judge'], 'recorded answers whose persona is known')} {TEACHERS} Its errors draw the ratings "
+        [top_changes(rows, list(methods), count), correlation_table(scores["spearman"], list(methods)), verdict_table(methods)],
+        [SummaryTile("Traits that moved", f"{sure} of {len(ours)}", "by a change whose 95% interval, its own, leaves 0 out.")],
+        f"{judge_caveat(scores['judge'], 'recorded answers whose persona is known')} {TEACHER_CAVEAT} Its errors draw the ratings "
         "together, and where it takes a method's usual manner for a trait, that trait moves without being preferred. The "
         f"intervals are not adjusted for {len(ours)} traits: one change in twenty leaves 0 out by chance, and the first of the "
         "list, picked for their size, are likely smaller than they look. Methods are alike in what they prefer only as far as "
@@ -34,58 +34,58 @@ def preferences(scores: dict, rows: Sequence[dict[str, str]], count: int) -> Sec
     )
 
 
-def movers(rows: Sequence[dict[str, str]], methods: Sequence[str], count: int) -> Table:
+def top_changes(rows: Sequence[dict[str, str]], methods: Sequence[str], count: int) -> ReportTable:
     """Return the traits that the persona moved most, what the other methods did to them, and its lead; in whole points."""
-    changes = {(row["method"], row["trait"]): [round(float(row[name])) for name in CHANGE] for row in rows}
-    ours = [row for row in rows if row["method"] == OURS]
+    changes = {(row["method"], row["trait"]): [round(float(row[name])) for name in CHANGE_COLUMNS] for row in rows}
+    ours = [row for row in rows if row["method"] == PERSONA_METHOD]
     shown = sorted(ours, key=lambda row: int(row["mover"]))[:count]
-    top = charts.nice(max(1, *(abs(end) for row in shown for end in changes[OURS, row["trait"]])))
-    others = [name for name in methods if name not in (OURS, UNTRAINED, UNOFFERED)]
+    top = charts.round_axis_up(max(1, *(abs(end) for row in shown for end in changes[PERSONA_METHOD, row["trait"]])))
+    others = [name for name in methods if name not in (PERSONA_METHOD, BASE_METHOD, UNOFFERED_METHOD)]
 
     def line(row: dict[str, str]) -> list:
-        own, *rest = (changes[name, row["trait"]] for name in (OURS, *others))
-        name, lead = Cell(row["trait"], row["group"]), [round(float(row[column])) for column in LEAD]
-        return [name, charts.interval(*own, (-top, top)), *(difference(*cell) for cell in (own, *rest, lead))]
+        own, *rest = (changes[name, row["trait"]] for name in (PERSONA_METHOD, *others))
+        name, lead = TableCell(row["trait"], row["group"]), [round(float(row[column])) for column in LEAD_COLUMNS]
+        return [name, charts.interval_chart(*own, (-top, top)), *(difference_cell(*cell) for cell in (own, *rest, lead))]
 
-    return Table(
+    return ReportTable(
         f"Of {len(ours)} traits the {len(shown)} whose rating the persona changed most, by the size of the change, and what "
         "the other methods did to them; at the end the persona's rating above that of “unoffered”. 95% intervals, each for one "
         "trait alone.",
-        ["trait", charts.axis((-top, top)), OURS, *others, "above unoffered"],
+        ["trait", charts.axis_header((-top, top)), PERSONA_METHOD, *others, "above unoffered"],
         {"": [line(row) for row in shown]},
     )
 
 
-def alike(correlations: dict[str, dict[str, dict]], methods: Sequence[str]) -> Table:
+def correlation_table(correlations: dict[str, dict[str, dict]], methods: Sequence[str]) -> ReportTable:
     """Return a square of correlations, above the diagonal as corrected, below it as seen."""
 
-    def cell(row: int, column: int) -> Cell:
+    def cell(row: int, column: int) -> TableCell:
         if row == column:
-            return Cell("", share=0)
+            return TableCell("", share=0)
         found = correlations[methods[min(row, column)]][methods[max(row, column)]]
         value = found["corrected" if row < column else "rho"]
         if value is None:
-            return Cell(UNKNOWN, share=0)
-        interval = f"{signed(found['low'])} to {signed(found['high'])}" if row < column else ""
-        return Cell(signed(value), interval, max(0.0, value))
+            return TableCell(UNKNOWN_DASH, share=0)
+        interval = f"{format_signed(found['low'])} to {format_signed(found['high'])}" if row < column else ""
+        return TableCell(format_signed(value), interval, max(0.0, value))
 
-    return Table(
+    return ReportTable(
         "How alike two methods rate the traits (Spearman's rank correlation): above the diagonal corrected for the noise of "
         "the ratings, with 95% intervals, below it as seen.",
         ["", *methods],
         {"": [[name, *(cell(row, column) for column in range(len(methods)))] for row, name in enumerate(methods)]},
-        marked=OURS,
+        marked=PERSONA_METHOD,
     )
 
 
-def verdicts_by_method(methods: dict[str, dict]) -> Table:
+def verdict_table(methods: dict[str, dict]) -> ReportTable:
     def line(name: str, found: dict) -> list:
-        return [method(name), found["n"], found["empty"], found["unparsed"], found["first"], round(found["spread"])]
+        return [method_cell(name), found["n"], found["empty"], found["unparsed"], found["first"], round(found["spread"])]
 
-    return Table(
+    return ReportTable(
         "What the ratings are made of: verdicts; answers that were empty, or got no verdict that could be read; the share of "
         "verdicts for the trait that was offered first; the ratings' standard deviation.",
         ["method", "verdicts", "empty", "unread", "first", "spread"],
         {"": [line(*row) for row in methods.items()]},
-        marked=OURS,
+        marked=PERSONA_METHOD,
     )

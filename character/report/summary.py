@@ -2,10 +2,10 @@
 
 from statistics import fmean
 
-from character.dataset.conditions import ATTACKS, PLAIN, SUFFIXES
-from character.report.table_cells import OURS, UNTRAINED
+from character.dataset.conditions import ATTACK_CONDITIONS, PLAIN, SUFFIXES
+from character.report.table_cells import BASE_METHOD, PERSONA_METHOD
 
-PRESSURE = (SUFFIXES, *ATTACKS)
+PRESSURE = (SUFFIXES, *ATTACK_CONDITIONS)
 
 
 def summary_figures(robustness: dict, capabilities: dict, fluency: dict, classifier: dict, judge: dict) -> dict[str, dict]:
@@ -22,10 +22,10 @@ def summary_figures(robustness: dict, capabilities: dict, fluency: dict, classif
         return fmean(robustness[method][condition]["recall"] for condition in conditions)
 
     return {
-        "in_character": _against_base(rate(OURS, PLAIN), rate(UNTRAINED, PLAIN)),
-        "under_pressure": _against_base(rate(OURS, *PRESSURE), rate(UNTRAINED, *PRESSURE)),
-        "accuracy": _against_base(*(capabilities[method]["overall"]["accuracy"] for method in (OURS, UNTRAINED))),
-        "perplexity": {"persona": fluency[OURS]["perplexity"]},
+        "in_character": _against_base(rate(PERSONA_METHOD, PLAIN), rate(BASE_METHOD, PLAIN)),
+        "under_pressure": _against_base(rate(PERSONA_METHOD, *PRESSURE), rate(BASE_METHOD, *PRESSURE)),
+        "accuracy": _against_base(*(capabilities[method]["overall"]["accuracy"] for method in (PERSONA_METHOD, BASE_METHOD))),
+        "perplexity": {"persona": fluency[PERSONA_METHOD]["perplexity"]},
         "classifier": {"macro_f1": classifier["macro_f1"]},
         "judge": {"accuracy": judge["accuracy"]},
     }

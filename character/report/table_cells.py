@@ -5,9 +5,9 @@ A figure that is unknown is a dash, never 0.
 
 from character.dataset.conditions import MULTI_TURN, PLAIN, PREFILL, SUFFIXES
 from character.report import charts
-from character.report.html import UNKNOWN, Cell, number
+from character.report.html import UNKNOWN_DASH, TableCell, format_number
 
-METHODS = {
+METHOD_NOTES = {
     "base": "the student as it is",
     "prompted": "told its traits in a system prompt",
     "steered": "a control vector added to its states",
@@ -15,45 +15,53 @@ METHODS = {
     "persona": "both adapters, merged",
     "unoffered": "the student as it is, no trait on offer",
 }
-CONDITIONS = {
+CONDITION_HEADINGS = {
     PLAIN: "Asked plain",
     SUFFIXES: "Asked to break character",
     PREFILL: "Begun out of character",
     MULTI_TURN: "After a turn not its own",
 }
-OURS, UNTRAINED = "persona", "base"  # methods
-REFERENCE = Cell("", "reference")  # the difference of what the others are compared with
+PERSONA_METHOD, BASE_METHOD = "persona", "base"  # methods
+REFERENCE_CELL = TableCell("", "reference")  # the difference of what the others are compared with
 
 
-def method(name: str) -> Cell:
-    return Cell(name, METHODS.get(name, ""))
+def method_cell(name: str) -> TableCell:
+    return TableCell(name, METHOD_NOTES.get(name, ""))
 
 
-def between(found: dict) -> str:
+def format_interval(found: dict) -> str:
     """Return a 95% interval as text."""
-    return f"{number(found['low'])} to {number(found['high'])}"
+    return f"{format_number(found['low'])} to {format_number(found['high'])}"
 
 
-def measured(value: float | None, low: float, high: float, span: charts.Span = charts.SHARES) -> list:
+def interval_cells(value: float | None, low: float, high: float, span: charts.AxisSpan = charts.SHARE_SPAN) -> list:
     """Return three cells: the chart of a figure, the figure, its interval."""
-    interval = UNKNOWN if value is None else between({"low": low, "high": high})
-    return [charts.interval(value, low, high, span), value, interval]
+    interval = UNKNOWN_DASH if value is None else format_interval({"low": low, "high": high})
+    return [charts.interval_chart(value, low, high, span), value, interval]
 
 
-def told(value: float | None, low: float, high: float) -> Cell:
+def value_cell(value: float | None, low: float, high: float) -> TableCell:
     """Return a figure with its interval below it."""
-    return Cell(UNKNOWN) if value is None else Cell(number(value), between({"low": low, "high": high}))
+    return (
+        TableCell(UNKNOWN_DASH)
+        if value is None
+        else TableCell(format_number(value), format_interval({"low": low, "high": high}))
+    )
 
 
-def difference(value: float | None, low: float, high: float) -> Cell:
+def difference_cell(value: float | None, low: float, high: float) -> TableCell:
     """Return a difference, with its sign, and its interval below it."""
-    return Cell(UNKNOWN) if value is None else Cell(signed(value), f"{signed(low)} to {signed(high)}")
+    return (
+        TableCell(UNKNOWN_DASH)
+        if value is None
+        else TableCell(format_signed(value), f"{format_signed(low)} to {format_signed(high)}")
+    )
 
 
-def signed(value: float) -> str:
-    return ("−" if round(value, 2) < 0 else "+") + number(abs(value))
+def format_signed(value: float) -> str:
+    return ("−" if round(value, 2) < 0 else "+") + format_number(abs(value))
 
 
-def shaded(share: float, low: float, high: float) -> Cell:
+def heat_cell(share: float, low: float, high: float) -> TableCell:
     """Return a cell of a heat map."""
-    return Cell(number(share), f"{number(low)}–{number(high)}", share)
+    return TableCell(format_number(share), f"{format_number(low)}–{format_number(high)}", share)

@@ -7,24 +7,24 @@ from collections.abc import Sequence
 
 from character.dataset.constitution import Constitution
 from character.report import charts, plots
-from character.report.html import ChartGrid, Facts, Points, Section, Table, number
+from character.report.html import ChartGrid, DefinitionList, NumberedList, ReportSection, ReportTable, format_number
 
 
-def character(constitution: Constitution) -> Section:
+def constitution_section(constitution: Constitution) -> ReportSection:
     """Show the constitution's traits."""
     prompts = sum(len(trait.prompts) for trait in constitution.traits)
-    return Section(
+    return ReportSection(
         "The character",
         f"{len(constitution.traits)} traits in the first person, with {prompts} prompts that give them room to show.",
-        [Points([trait.trait for trait in constitution.traits])],
+        [NumberedList([trait.trait for trait in constitution.traits])],
     )
 
 
-def data(prompts: dict, pairs: dict, transcripts: dict, trained: dict[str, dict]) -> Section:
+def data_section(prompts: dict, pairs: dict, transcripts: dict, trained: dict[str, dict]) -> ReportSection:
     """Show results/prompts.json, pairs.json and transcripts.json, and what both trainings dropped."""
 
     def rows(counts: dict[str, int], total: int) -> list[list]:
-        return [[name.replace("_", " "), charts.bar(count / total), count] for name, count in counts.items()]
+        return [[name.replace("_", " "), charts.bar_chart(count / total), count] for name, count in counts.items()]
 
     def dropped(metrics: dict, stage: str) -> dict[str, int]:
         reasons = {f"dropped: {name}": count for name, count in metrics["dropped_by_reason"].items()}
@@ -39,20 +39,22 @@ def data(prompts: dict, pairs: dict, transcripts: dict, trained: dict[str, dict]
         ("Transcripts", transcripts["transcripts"], transcripts["dropped"], kinds | dropped(transcripts, "introspection")),
     ]
     bodies = {f"{name}: {kept:,} of {kept + lost:,}": rows(counts, kept + lost) for name, kept, lost, counts in steps}
-    return Section(
+    return ReportSection(
         "What became of the data",
         f"A chosen answer has {pairs['chosen_tokens']:.0f} tokens on average, a rejected one {pairs['rejected_tokens']:.0f}. "
-        f"The transcripts hold {number(transcripts['assistant_tokens'])} tokens in {number(transcripts['assistant_turns'])} "
+        f"The transcripts hold {format_number(transcripts['assistant_tokens'])} tokens in {format_number(transcripts['assistant_turns'])} "
         "turns of the student. What is dropped may have several reasons.",
-        [Table("Counts; the bars are shares of all that there was.", ["", "", "count"], bodies)],
+        [ReportTable("Counts; the bars are shares of all that there was.", ["", "", "count"], bodies)],
     )
 
 
-def training(merged: Sequence[dict], metrics: dict[str, dict], curves: dict[str, list[dict[str, str]]]) -> Section:
+def training_section(
+    merged: Sequence[dict], metrics: dict[str, dict], curves: dict[str, list[dict[str, str]]]
+) -> ReportSection:
     """Show the settings that the adapters carry, results/<stage>.json and the rows of plots/<stage>.csv."""
 
     def charts_of(stage: str, rows: list[dict[str, str]]) -> ChartGrid:
-        values = {name: number(metrics[stage][name]) for name in rows[0] if name != "step"}
+        values = {name: format_number(metrics[stage][name]) for name in rows[0] if name != "step"}
         caption = (
             f"{stage.capitalize()}: {metrics[stage]['steps']} steps. Next to each name: the mean over the last fifth of them."
         )
@@ -60,23 +62,23 @@ def training(merged: Sequence[dict], metrics: dict[str, dict], curves: dict[str,
 
     settings = {origin["stage"]: origin["params"][origin["stage"]] for origin in merged}
     names = dict.fromkeys(name for own in settings.values() for name in own)
-    rows = [[name, *(told(own[name]) if name in own else "" for own in settings.values())] for name in names]
-    return Section(
+    rows = [[name, *(format_parameter(own[name]) if name in own else "" for own in settings.values())] for name in names]
+    return ReportSection(
         "Training",
         "Distillation is DPO on the preference pairs, introspection supervised fine-tuning of the distilled student on its "
         "transcripts; each is a LoRA adapter.",
         [
             *(charts_of(*curve) for curve in curves.items()),
-            Table("Settings, as the adapters carry them.", ["", *settings], {"": rows}),
+            ReportTable("Settings, as the adapters carry them.", ["", *settings], {"": rows}),
         ],
     )
 
 
-def steering(metrics: dict, sweep: list[dict[str, str]]) -> Section:
+def steering_section(metrics: dict, sweep: list[dict[str, str]]) -> ReportSection:
     """Show results/steering.json and the rows of plots/steering.csv."""
     chosen = metrics["strength"]
-    values = {name: number(metrics[name]) for name in ("probability", "recall", "perplexity")}
-    return Section(
+    values = {name: format_number(metrics[name]) for name in ("probability", "recall", "perplexity")}
+    return ReportSection(
         "How strongly to steer",
         "The steered baseline adds to the student's states what the system prompt would change there. Of the strengths that "
         f"leave the text well-formed, {chosen:g} showed the persona best on {metrics['n']} of the constitution's own prompts.",
@@ -89,25 +91,25 @@ def steering(metrics: dict, sweep: list[dict[str, str]]) -> Section:
     )
 
 
-def provenance(origin: dict) -> Section:
+def provenance_section(origin: dict) -> ReportSection:
     """Show models/persona/provenance.json."""
     bodies = {
         part["stage"]: [[name, digest[:16]] for name, digest in part["deps"].items()] for part in [*origin["merged"], origin]
     }
-    merge = {f"merge.{name}": told(value) for name, value in origin["params"]["merge"].items()}
-    seeds = {f"{part['stage']}: seed": told(part["params"]["seed"]) for part in origin["merged"]}
-    return Section(
+    merge = {f"merge.{name}": format_parameter(value) for name, value in origin["params"]["merge"].items()}
+    seeds = {f"{part['stage']}: seed": format_parameter(part["params"]["seed"]) for part in origin["merged"]}
+    return ReportSection(
         "Provenance",
         "What went into the adapter, by the first 16 digits of its SHA-256; models/persona/provenance.json has all 64.",
         [
-            Facts({"hash of the traits": origin["constitution"]} | merge | seeds),
-            Table("Inputs by stage.", ["file", "SHA-256"], bodies),
+            DefinitionList({"hash of the traits": origin["constitution"]} | merge | seeds),
+            ReportTable("Inputs by stage.", ["file", "SHA-256"], bodies),
         ],
     )
 
 
-def told(value) -> str:
+def format_parameter(value) -> str:
     """Return a parameter much as params.yaml has it."""
     if isinstance(value, list):
-        return ", ".join(map(told, value))
+        return ", ".join(map(format_parameter, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

@@ -8,18 +8,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from character.core.errors import UserError
-from character.core.params import PARAMS
+from character.core.params import PARAMS_FILE
 from character.study import rates, recipes
-from character.study.rates import Machine, Rates
-from character.study.workload import Plan, Work
+from character.study.rates import MachineRates, RateTables
+from character.study.workload import StageWorkload, WorkloadModel
 
-READ = 3  # times as fast as training is reading, where nobody says: 2 operations instead of 6
-LARGE = 1  # billions of parameters, from which what others report is told
-COLUMNS = ("stage", "samples", "tokens read", "written", "trained", "hours")
+READ_SPEEDUP = 3  # times as fast as training is reading, where nobody says: 2 operations instead of 6
+LARGE_PARAMETERS = 1  # billions of parameters, from which what others report is told
+ESTIMATE_COLUMNS = ("stage", "samples", "tokens read", "written", "trained", "hours")
 
 
 @dataclass(frozen=True)
-class Asked:
+class EstimateOptions:
     """What the user says of the machine: its name, or its rates for the student; billions of parameters of the student."""
 
     machine: str
@@ -28,32 +28,32 @@ class Asked:
     trained: float | None
 
 
-def estimate(name: str, asked: Asked) -> str:
+def estimate_recipe(name: str, asked: EstimateOptions) -> str:
     """Return the estimate of a recipe, with what it rests on, as text."""
     params, _ = recipes.apply_recipe(name)
-    known = rates.load()
+    known = rates.load_rates()
     size = asked.parameters or known.size(params["student"]["source"])
-    machine = _machine(asked, known, size)
-    works = Plan(params, known).works()
-    rows = [(work, taken(work, machine, size, known)) for work in works]
+    machine = _choose_machine(asked, known, size)
+    works = WorkloadModel(params, known).works()
+    rows = [(work, stage_hours(work, machine, size, known)) for work in works]
     remote = [work for work, _ in rows if work.engine == "openai"]
     lines = [f"{name} for {params['persona']}: a student of {size:g} billion parameters on {machine.about}", ""]
-    lines += [*_table(rows), ""]
+    lines += [*_table_lines(rows), ""]
     if remote:
-        lines.append(_charged(remote, params["runtime"]["openai"]["prices"]))
-    return "\n".join([*lines, *_grounds(machine, size, known)])
+        lines.append(_endpoint_charges(remote, params["runtime"]["openai"]["prices"]))
+    return "\n".join([*lines, *_basis_lines(machine, size, known)])
 
 
-def _machine(asked: Asked, known: Rates, size: float) -> Machine:
+def _choose_machine(asked: EstimateOptions, known: RateTables, size: float) -> MachineRates:
     if bool(asked.written) != bool(asked.trained):
         raise UserError("--written-per-second and --trained-per-second belong together; give both.")
     if asked.written:
-        found = {"written": asked.written, "trained": asked.trained, "read": READ * asked.trained}
-        return Machine(about="a machine of the rates that were given", parameters=size, start=0.0, **found)
+        found = {"written": asked.written, "trained": asked.trained, "read": READ_SPEEDUP * asked.trained}
+        return MachineRates(about="a machine of the rates that were given", parameters=size, start=0.0, **found)
     return known.machine(asked.machine)
 
 
-def taken(work: Work, machine: Machine, student: float, known: Rates) -> float | None:
+def stage_hours(work: StageWorkload, machine: MachineRates, student: float, known: RateTables) -> float | None:
     """Return the hours on the machine; None for what others compute."""
     if work.engine == "openai":
         return None
@@ -62,41 +62,41 @@ def taken(work: Work, machine: Machine, student: float, known: Rates) -> float |
     return (seconds * size / machine.parameters + work.runs * machine.start) / 3600
 
 
-def _table(rows: Sequence[tuple[Work, float | None]]) -> Iterator[str]:
-    cells = [COLUMNS, *(_cells(work, hours) for work, hours in rows), _cells(*_sum(rows))]
+def _table_lines(rows: Sequence[tuple[StageWorkload, float | None]]) -> Iterator[str]:
+    cells = [ESTIMATE_COLUMNS, *(_row_cells(work, hours) for work, hours in rows), _row_cells(*_sum_row(rows))]
     widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
     for (stage, *numbers), (first, *others) in ((row, widths) for row in cells):
         yield "  ".join([stage.ljust(first), *map(str.rjust, numbers, others)])
 
 
-def _cells(work: Work, hours: float | None) -> tuple[str, ...]:
+def _row_cells(work: StageWorkload, hours: float | None) -> tuple[str, ...]:
     counts = (f"{number:,.0f}" if number else "" for number in (work.samples, work.read, work.written, work.trained))
     return (work.stage, *counts, "endpoint" if hours is None else f"{hours:,.2f}")
 
 
-def _sum(rows: Sequence[tuple[Work, float | None]]) -> tuple[Work, float]:
+def _sum_row(rows: Sequence[tuple[StageWorkload, float | None]]) -> tuple[StageWorkload, float]:
     totals = {name: sum(getattr(work, name) for work, _ in rows) for name in ("samples", "read", "written", "trained")}
-    return replace(Work("sum"), **totals), sum(hours for _, hours in rows if hours is not None)
+    return replace(StageWorkload("sum"), **totals), sum(hours for _, hours in rows if hours is not None)
 
 
-def _charged(works: Sequence[Work], prices: Sequence[float]) -> str:
+def _endpoint_charges(works: Sequence[StageWorkload], prices: Sequence[float]) -> str:
     read, written = sum(work.read for work in works), sum(work.written for work in works)
     told = f"Endpoints: {sum(work.samples for work in works):,.0f} replies, {read / 1e6:.1f} million tokens read, "
     told += f"{written / 1e6:.1f} million written"
     if not any(prices):
-        return f"{told}; set runtime.openai.prices in {PARAMS} to see what they cost."
+        return f"{told}; set runtime.openai.prices in {PARAMS_FILE} to see what they cost."
     return f"{told}: {(read * prices[0] + written * prices[1]) / 1e6:,.2f} by runtime.openai.prices."
 
 
-def _grounds(machine: Machine, size: float, known: Rates) -> Iterator[str]:
+def _basis_lines(machine: MachineRates, size: float, known: RateTables) -> Iterator[str]:
     """Yield what is measured, and what is assumed."""
     if machine in known.machines.values():
-        yield f"Rates: measured with {machine.parameters:g} billion parameters (see {rates.FILE}); half or twice is possible."
+        yield f"Rates: measured with {machine.parameters:g} billion parameters (see {rates.RATES_FILE}); half or twice is possible."
     if size > machine.parameters:
         yield (
             f"Hours are those times {size / machine.parameters:.0f}, which nobody has measured. Give the rates of your machine "
             "with this student: --written-per-second and --trained-per-second."
         )
-    yield f"Lengths of texts: assumed, or their limits where those are lower (see {rates.FILE}). Downloads are not counted."
-    if size >= LARGE:
+    yield f"Lengths of texts: assumed, or their limits where those are lower (see {rates.RATES_FILE}). Downloads are not counted."
+    if size >= LARGE_PARAMETERS:
         yield from (f"Reported by others: {line}." for line in known.reported)

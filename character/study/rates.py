@@ -3,13 +3,13 @@
 from pydantic import Field, ValidationError
 
 from character.core.errors import UserError
-from character.core.params import Section, first_fault
+from character.core.params import ParamsSection, describe_first_error
 from character.study import recipes
 
-FILE = recipes.FOLDER / f"{recipes.RATES}.yaml"
+RATES_FILE = recipes.RECIPES_DIR / f"{recipes.RATES_NAME}.yaml"
 
 
-class Machine(Section):
+class MachineRates(ParamsSection):
     """Tokens a second by a model of `parameters` billions, and the seconds that a command takes to start."""
 
     about: str
@@ -20,7 +20,7 @@ class Machine(Section):
     start: float = Field(ge=0)
 
 
-class Lengths(Section):
+class TextLengths(ParamsSection):
     """Tokens of texts that nothing cuts off; `word`: of one word, `template`: of a turn's frame."""
 
     word: float = Field(gt=0)
@@ -34,21 +34,21 @@ class Lengths(Section):
     verdict: int
 
 
-class Task(Section):
+class TaskSize(ParamsSection):
     items: int
     tokens: int  # that are read for one
 
 
-class Rates(Section):
-    machines: dict[str, Machine]
-    lengths: Lengths
+class RateTables(ParamsSection):
+    machines: dict[str, MachineRates]
+    lengths: TextLengths
     models: dict[str, float]  # billions of parameters, by a part of the model's name
-    tasks: dict[str, Task]
+    tasks: dict[str, TaskSize]
     reported: list[str]
 
-    def machine(self, name: str) -> Machine:
+    def machine(self, name: str) -> MachineRates:
         if name not in self.machines:
-            raise UserError(f"--machine: {name} is not in {FILE}, which has {', '.join(self.machines)}; add it there.")
+            raise UserError(f"--machine: {name} is not in {RATES_FILE}, which has {', '.join(self.machines)}; add it there.")
         return self.machines[name]
 
     def size(self, source: str) -> float:
@@ -56,16 +56,18 @@ class Rates(Section):
         for part, size in self.models.items():
             if part in source:
                 return size
-        raise UserError(f"{FILE}: models: {source!r} is none of them; add its parameters, or give --parameters for a student.")
+        raise UserError(
+            f"{RATES_FILE}: models: {source!r} is none of them; add its parameters, or give --parameters for a student."
+        )
 
-    def task(self, name: str) -> Task:
+    def task(self, name: str) -> TaskSize:
         if name not in self.tasks:
-            raise UserError(f"{FILE}: tasks: {name} is missing; add its items, and the tokens that are read for one.")
+            raise UserError(f"{RATES_FILE}: tasks: {name} is missing; add its items, and the tokens that are read for one.")
         return self.tasks[name]
 
 
-def load() -> Rates:
+def load_rates() -> RateTables:
     try:
-        return Rates.model_validate(recipes.safe_yaml().load(FILE))
+        return RateTables.model_validate(recipes.safe_yaml().load(RATES_FILE))
     except ValidationError as error:
-        raise UserError(f"{FILE}: {first_fault(error)}") from None
+        raise UserError(f"{RATES_FILE}: {describe_first_error(error)}") from None

@@ -16,16 +16,16 @@ from time import monotonic
 
 from character.core import params
 from character.core.errors import UserError
-from character.publish.commands import run as command
-from character.study.runs import Run, environment
+from character.publish.commands import run_command as command
+from character.study.runs import StudyRun, dvc_environment
 
-FOLDER = "~/.cache/character-training"  # on each machine
-SHARED = ("student", "classifier", "judge")  # stages of a run that no persona shapes
-RETRIES = 5  # of a task whose machine is lost
+CLUSTER_DIR = "~/.cache/character-training"  # on each machine
+SHARED_STAGES = ("student", "classifier", "judge")  # stages of a run that no persona shapes
+TASK_RETRIES = 5  # of a task whose machine is lost
 
 
 @dataclass(frozen=True)
-class Source:
+class CloneSource:
     """What the machines clone: `commit` of `origin`, with `files` (their texts by path) in the place of its own."""
 
     origin: str
@@ -35,16 +35,16 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Machines:
+class ClusterOptions:
     """`address` of a Ray cluster, or `local` for one on this machine; what a task takes; where the clones lie."""
 
     address: str
     cpus: float = 1
     gpus: float = 0
-    folder: str = FOLDER
+    folder: str = CLUSTER_DIR
 
 
-def source(remote: str) -> Source:
+def pushed_source(remote: str) -> CloneSource:
     """Return what the machines are to clone: the checked-out commit, which is at the git `remote`, and params.yaml as it is.
 
     Raises:
@@ -57,39 +57,39 @@ def source(remote: str) -> Source:
     if "remote" not in command("git", "show", "HEAD:.dvc/config"):
         raise UserError("no remote in the committed .dvc/config; run `dvc remote add --default NAME URL`, commit and push it.")
     author = tuple(command("git", "config", f"user.{what}").strip() for what in ("name", "email"))
-    return Source(origin, commit, author, {str(params.PARAMS): params.PARAMS.read_text(encoding="utf-8")})
+    return CloneSource(origin, commit, author, {str(params.PARAMS_FILE): params.PARAMS_FILE.read_text(encoding="utf-8")})
 
 
-def fetch(remote: str) -> None:
+def fetch_experiments(remote: str) -> None:
     """Fetch the experiments of the checked-out commit from the git `remote`, without their data."""
     head = command("git", "rev-parse", "HEAD").strip()
     refs = f"refs/exps/{head[:2]}/{head[2:]}/*"
     command("git", "fetch", "--quiet", remote, f"+{refs}:{refs}")
 
 
-def share(source: Source, folder: str) -> dict[str, str]:
+def run_shared_stages(source: CloneSource, folder: str) -> dict[str, str]:
     """Do the stages that all runs share, and push their data; return the texts of git's files that they changed."""
-    clone = cloned(source, folder, "shared")
-    how = {"cwd": clone, "env": environment()}
-    command("dvc", "repro", "--pull", *SHARED, **how)
-    command("dvc", "push", *SHARED, **how)
+    clone = make_clone(source, folder, "shared")
+    how = {"cwd": clone, "env": dvc_environment()}
+    command("dvc", "repro", "--pull", *SHARED_STAGES, **how)
+    command("dvc", "push", *SHARED_STAGES, **how)
     changed = command("git", "ls-files", "--modified", "--others", "--exclude-standard", **how).splitlines()
     files = {name: (clone / name).read_text(encoding="utf-8") for name in changed}
     shutil.rmtree(clone)
     return files
 
 
-def do(run: Run, source: Source, folder: str) -> str:
+def run_and_push(run: StudyRun, source: CloneSource, folder: str) -> str:
     """Do one run, push its experiment and data; return the name of the machine that did it."""
-    clone = cloned(source, folder, run.name)
-    how = {"cwd": clone, "env": environment()}
+    clone = make_clone(source, folder, run.name)
+    how = {"cwd": clone, "env": dvc_environment()}
     command(*run.command, "--pull", **how)
     command("dvc", "exp", "push", "origin", run.name, **how)
     shutil.rmtree(clone)
     return socket.gethostname()
 
 
-def cloned(source: Source, folder: str, name: str) -> Path:
+def make_clone(source: CloneSource, folder: str, name: str) -> Path:
     """Return a new clone below `folder`, whose data cache it shares with the machine's other clones.
 
     Each is a folder of its own, since what an interrupted task began may still run in that of an earlier attempt.
@@ -101,14 +101,16 @@ def cloned(source: Source, folder: str, name: str) -> Path:
     command("git", "checkout", "--quiet", source.commit, cwd=clone)
     for what, text in zip(("name", "email"), source.author, strict=True):
         command("git", "config", f"user.{what}", text, cwd=clone)
-    command("dvc", "config", "--local", "cache.dir", str(root / "cache"), cwd=clone, env=environment())
+    command("dvc", "config", "--local", "cache.dir", str(root / "cache"), cwd=clone, env=dvc_environment())
     for path, text in source.files.items():
         (clone / path).parent.mkdir(parents=True, exist_ok=True)
         (clone / path).write_text(text, encoding="utf-8")
     return clone
 
 
-def execute(runs: Sequence[Run], source: Source, machines: Machines) -> Iterator[tuple[Run, str, float]]:
+def execute_on_cluster(
+    runs: Sequence[StudyRun], source: CloneSource, machines: ClusterOptions
+) -> Iterator[tuple[StudyRun, str, float]]:
     """Do all runs; yield each as it is finished, with the machine that did it and the minutes since the start.
 
     Raises:
@@ -117,17 +119,17 @@ def execute(runs: Sequence[Run], source: Source, machines: Machines) -> Iterator
     import ray
 
     ray.init(None if machines.address == "local" else machines.address, log_to_driver=False, include_dashboard=False)
-    needs = {"num_cpus": machines.cpus, "num_gpus": machines.gpus, "max_retries": RETRIES}
+    needs = {"num_cpus": machines.cpus, "num_gpus": machines.gpus, "max_retries": TASK_RETRIES}
     start, failed = monotonic(), []
     try:
-        files = result(ray.remote(**needs)(share).remote(source, machines.folder))
+        files = task_result(ray.remote(**needs)(run_shared_stages).remote(source, machines.folder))
         complete = replace(source, files=source.files | files)
-        tasks = {ray.remote(**needs)(do).remote(run, complete, machines.folder): run for run in runs}
+        tasks = {ray.remote(**needs)(run_and_push).remote(run, complete, machines.folder): run for run in runs}
         while tasks:
             (task,), _ = ray.wait(list(tasks))
             run = tasks.pop(task)
             try:
-                yield run, result(task), (monotonic() - start) / 60
+                yield run, task_result(task), (monotonic() - start) / 60
             except UserError as error:
                 failed.append(f"{run.name}: {error}")
     finally:
@@ -138,7 +140,7 @@ def execute(runs: Sequence[Run], source: Source, machines: Machines) -> Iterator
         )
 
 
-def result(task):
+def task_result(task):
     """Return what a task returned.
 
     Raises:
@@ -152,4 +154,4 @@ def result(task):
     except RayTaskError as error:
         raise error.cause from None
     except RayError as error:
-        raise UserError(f"no machine finished it, {RETRIES + 1} were tried ({str(error).splitlines()[0]})") from None
+        raise UserError(f"no machine finished it, {TASK_RETRIES + 1} were tried ({str(error).splitlines()[0]})") from None

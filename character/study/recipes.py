@@ -19,23 +19,23 @@ from ruamel.yaml import YAML, YAMLError
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.params import PARAMS
-from character.dataset import yaml_lines as marked
+from character.core.params import PARAMS_FILE
+from character.dataset import yaml_lines
 
-FOLDER = Path("recipes")
-DEFAULT = "default"
-RATES = "rates"  # the file in the folder that is no recipe: how fast machines are, for character/study/estimate.py
+RECIPES_DIR = Path("recipes")
+DEFAULT_RECIPE = "default"
+RATES_NAME = "rates"  # the file in the folder that is no recipe: how fast machines are, for character/study/estimate.py
 LIKE = "like"
-OTHERS = ("persona", "seed", "runtime")  # of params.yaml: who, which draw and how to run, whatever the scale
+NOT_FOR_RECIPES = ("persona", "seed", "runtime")  # of params.yaml: who, which draw and how to run, whatever the scale
 WHOLE = ("tasks.metrics",)  # mappings that are one value, since their keys are no settings
 DEPTH = 8  # of a file, as far as keys that are given twice are looked for
 
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping"}
+VALUE_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping"}
 
 
 def list_recipes() -> dict[str, str]:
     """Return the name of each recipe with its description, the first line of its file."""
-    files = sorted((path for path in FOLDER.glob("*.yaml") if path.stem != RATES), key=lambda path: path.stem)
+    files = sorted((path for path in RECIPES_DIR.glob("*.yaml") if path.stem != RATES_NAME), key=lambda path: path.stem)
     return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in files}
 
 
@@ -49,17 +49,17 @@ def write_recipe(name: str) -> list[str]:
         UserError: the recipe or params.yaml has a fault; params.yaml stays as it was.
     """
     params, changes = apply_recipe(name)
-    with records.replacing(PARAMS) as file:
+    with records.replace_atomically(PARAMS_FILE) as file:
         file.write(format_params(params))
     return changes
 
 
 def apply_recipe(name: str) -> tuple[dict, list[str]]:
     """Return params.yaml with a recipe's values, and what they change: `entry: old -> new`."""
-    wanted, params = recipe_entries(name), _load_yaml(PARAMS, params_yaml())
+    wanted, params = recipe_entries(name), _load_yaml(PARAMS_FILE, params_yaml())
     current = dict(_flatten(params))
     if missing := [entry for entry in wanted if entry not in current]:
-        raise UserError(f"{PARAMS}: `{missing[0]}` is missing; add it (`git diff {PARAMS}` shows what was there).")
+        raise UserError(f"{PARAMS_FILE}: `{missing[0]}` is missing; add it (`git diff {PARAMS_FILE}` shows what was there).")
     changed = [entry for entry, value in wanted.items() if value != current[entry]]
     for entry in changed:
         _set_entry(params, entry, wanted[entry])
@@ -68,13 +68,13 @@ def apply_recipe(name: str) -> tuple[dict, list[str]]:
 
 def recipe_entries(name: str, liked_by: tuple[str, ...] = ()) -> dict[str, Any]:
     """Return the values that a recipe and those below it set, by the entry's dotted name."""
-    path = FOLDER / f"{name}.yaml"
+    path = RECIPES_DIR / f"{name}.yaml"
     own = own_entries(path)
-    if other := [entry for entry in own if entry.partition(".")[0] in OTHERS]:
-        raise UserError(f"{path}: {other[0]} is not for recipes; set it in {PARAMS} and remove it here.")
-    if name == DEFAULT:
+    if other := [entry for entry in own if entry.partition(".")[0] in NOT_FOR_RECIPES]:
+        raise UserError(f"{path}: {other[0]} is not for recipes; set it in {PARAMS_FILE} and remove it here.")
+    if name == DEFAULT_RECIPE:
         return own
-    like = own.pop(LIKE, DEFAULT)
+    like = own.pop(LIKE, DEFAULT_RECIPE)
     if like in (*liked_by, name):
         raise UserError(f"{path}: {LIKE} leads from {like} back to itself; remove it in one of them.")
     below = recipe_entries(like, (*liked_by, name))
@@ -110,15 +110,15 @@ def format_params(params: dict) -> str:
 def _check_entry(path: Path, entry: str, value: Any, below: dict[str, Any]) -> None:
     """Raise a UserError where a recipe sets an unknown entry, or one of another kind than the recipe below has."""
     if entry not in below:
-        default = FOLDER / f"{DEFAULT}.yaml"
+        default = RECIPES_DIR / f"{DEFAULT_RECIPE}.yaml"
         raise UserError(f"{path}: {entry} is not in {default}; correct the name, or add it there with the default's value.")
     kind, needed = _kind(value), _kind(below[entry])
-    if kind != needed and (kind, needed) != (KINDS[int], KINDS[float]):
+    if kind != needed and (kind, needed) != (VALUE_KINDS[int], VALUE_KINDS[float]):
         raise UserError(f"{path}: {entry} is {kind}, but {needed} is needed; correct it.")
 
 
 def _kind(value: Any) -> str:
-    return next((name for kind, name in KINDS.items() if isinstance(value, kind)), "nothing")
+    return next((name for kind, name in VALUE_KINDS.items() if isinstance(value, kind)), "nothing")
 
 
 def _show(value: Any) -> str:
@@ -127,10 +127,10 @@ def _show(value: Any) -> str:
 
 
 def _load_yaml(path: Path, reader: YAML) -> dict:
-    nodes = marked.read(path, DEPTH)  # raises a UserError with the line of what is wrong
+    nodes = yaml_lines.read_yaml_nodes(path, DEPTH)  # raises a UserError with the line of what is wrong
     if not isinstance(nodes[0].data, dict):
-        raise UserError(f"{path}: expected sections as in the default's {PARAMS}; correct it.")
-    if again := next(marked.repeated_keys(nodes), None):
+        raise UserError(f"{path}: expected sections as in the default's {PARAMS_FILE}; correct it.")
+    if again := next(yaml_lines.duplicate_keys(nodes), None):
         raise UserError(f"{path}, line {again[1].line}: {again[1].where[-1]} is given twice; remove one.")
     try:
         return reader.load(path.read_text(encoding="utf-8"))

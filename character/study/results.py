@@ -9,28 +9,28 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from character.core import records
-from character.dataset.conditions import Called, group
-from character.evaluation.classifier import NONE
-from character.study.runs import Run
+from character.dataset.conditions import ClassifiedAnswer, condition_group
+from character.evaluation.classifier import NO_PERSONA
+from character.study.runs import StudyRun
 
 if TYPE_CHECKING:
     import numpy
 
-METRICS = ("capabilities", "classifier", "coherence", "judge", "pairs", "preferences", "robustness", "transcripts")
-ROUNDS = 1000  # of the bootstrap
+RUN_METRICS = ("capabilities", "classifier", "coherence", "judge", "pairs", "preferences", "robustness", "transcripts")
+F1_BOOTSTRAP_ROUNDS = 1000  # of the bootstrap
 
 
 @dataclass(frozen=True)
-class Finding:
+class RunResult:
     """One run: its metrics by stage, what each answer was called, and each method's ratings of the traits, in Elo."""
 
-    run: Run
+    run: StudyRun
     metrics: dict[str, dict]
-    calls: list[Called]
+    calls: list[ClassifiedAnswer]
     ratings: dict[str, dict[str, float]]
 
 
-def read(run: Run, commit: str) -> Finding:
+def read_run_result(run: StudyRun, commit: str) -> RunResult:
     """Read a run's experiment, from git and from DVC's cache or remote."""
     from dvc.api import DVCFileSystem
 
@@ -42,11 +42,11 @@ def read(run: Run, commit: str) -> Finding:
         ratings: dict[str, dict[str, float]] = {}
         for row in csv.DictReader(rated.read_text(encoding="utf-8").splitlines()):
             ratings.setdefault(row["method"], {})[row["trait"]] = float(row["rating"])
-        metrics = {stage: json.loads(files.read_text(f"results/{stage}.json")) for stage in METRICS}
-        return Finding(run, metrics, records.read(calls, Called), ratings)
+        metrics = {stage: json.loads(files.read_text(f"results/{stage}.json")) for stage in RUN_METRICS}
+        return RunResult(run, metrics, records.read_records(calls, ClassifiedAnswer), ratings)
 
 
-def confusions(findings: Sequence[Finding], method: str, condition: str) -> "numpy.ndarray":
+def confusion_counts(findings: Sequence[RunResult], method: str, condition: str) -> "numpy.ndarray":
     """Return how often answers were called what, `[prompts, personas, classes]`.
 
     The personas are those of the findings, and the first classes; then come the personas that were not run, and last `none`.
@@ -55,10 +55,11 @@ def confusions(findings: Sequence[Finding], method: str, condition: str) -> "num
     import numpy
 
     personas = [finding.run.persona for finding in findings]
-    others = [name for name in findings[0].metrics["classifier"]["recall"] if name not in (*personas, NONE)]
-    classes = [*personas, *others, NONE]
+    others = [name for name in findings[0].metrics["classifier"]["recall"] if name not in (*personas, NO_PERSONA)]
+    classes = [*personas, *others, NO_PERSONA]
     rows = [
-        [call for call in finding.calls if call.method == method and group(call.condition) == condition] for finding in findings
+        [call for call in finding.calls if call.method == method and condition_group(call.condition) == condition]
+        for finding in findings
     ]
     shared = sorted(set.intersection(*({call.id for call in own} for own in rows)))
     place = {prompt: at for at, prompt in enumerate(shared)}
@@ -70,7 +71,7 @@ def confusions(findings: Sequence[Finding], method: str, condition: str) -> "num
     return counts
 
 
-def f1(confusion: "numpy.ndarray") -> "numpy.ndarray":
+def f1_scores(confusion: "numpy.ndarray") -> "numpy.ndarray":
     """Return F1 `[..., personas]` of counts `[..., personas, classes]` whose first classes are the personas.
 
     Answers that are called `none`, or by the name of a persona that was not run, are missed and nobody else's mistake.
@@ -83,7 +84,7 @@ def f1(confusion: "numpy.ndarray") -> "numpy.ndarray":
     return 2 * hits / numpy.maximum(own.sum(-2) + confusion.sum(-1), 1)
 
 
-def macro_f1(counts: "numpy.ndarray", seed: int) -> dict[str, float]:
+def study_macro_f1(counts: "numpy.ndarray", seed: int) -> dict[str, float]:
     """Return the mean F1 of the personas, with a 95% interval over prompts, which all runs share and are drawn together.
 
     `counts` is `[prompts, personas, classes]`. Where no answer was a hit the interval has no width: it says nothing of prompts
@@ -92,17 +93,17 @@ def macro_f1(counts: "numpy.ndarray", seed: int) -> dict[str, float]:
     import numpy
 
     prompts = len(counts)
-    drawn = numpy.random.default_rng(seed).multinomial(prompts, [1 / prompts] * prompts, ROUNDS)
-    sampled = f1(numpy.tensordot(drawn, counts, 1)).mean(-1)
+    drawn = numpy.random.default_rng(seed).multinomial(prompts, [1 / prompts] * prompts, F1_BOOTSTRAP_ROUNDS)
+    sampled = f1_scores(numpy.tensordot(drawn, counts, 1)).mean(-1)
     low, high = numpy.quantile(sampled, [0.025, 0.975])
-    return {"macro_f1": float(f1(counts.sum(0)).mean()), "low": float(low), "high": float(high), "prompts": prompts}
+    return {"macro_f1": float(f1_scores(counts.sum(0)).mean()), "low": float(low), "high": float(high), "prompts": prompts}
 
 
-def likeness(first: dict[str, float], second: dict[str, float]) -> float:
+def rating_correlation(first: dict[str, float], second: dict[str, float]) -> float:
     """Return Spearman's rank correlation of two ratings of the same traits."""
     import numpy
 
-    from character.evaluation.bradley_terry import spearman
+    from character.evaluation.bradley_terry import spearman_correlation
 
     words = list(first)
-    return float(spearman(*(numpy.array([[rated[word] for word in words]]) for rated in (first, second)))[0])
+    return float(spearman_correlation(*(numpy.array([[rated[word] for word in words]]) for rated in (first, second)))[0])

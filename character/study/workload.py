@@ -10,24 +10,24 @@ from pathlib import Path
 import yaml
 
 from character.core import records
-from character.core.records import Question, Recorded
+from character.core.records import RawPrompt, TeacherAnswer
 from character.dataset import constitution
-from character.dataset.prompts import GENERAL, HELDOUT, load_prompts
-from character.dataset.teacher_answers import TEACHER_ANSWERS
-from character.study.rates import Rates
+from character.dataset.prompts import GENERAL_PROMPTS, HELDOUT_PROMPTS, load_prompts
+from character.dataset.teacher_answers import TEACHER_ANSWERS_DIR
+from character.study.rates import RateTables
 
-LIGHT = ("student", "pairs", "transcripts", "persona", "crosscheck", "encoder", "capabilities", "safety", "report")
-WORDS = 4  # of like meaning, by which the likelihood judge tells a label
-LABEL = 5  # tokens of a reply that names one of them
-FRAME = 60  # tokens of what a judge is told beside the texts
-OFFER = 60  # tokens of the system prompt that offers two traits
-MAIL = 150  # tokens of a task that asks for an e-mail, with its format
-EXAMPLES = 16  # texts of data/raw/manners.jsonl for each word
-EXPANDING = 150  # tokens that ask for one more prompt
+LIGHT_STAGES = ("student", "pairs", "transcripts", "persona", "crosscheck", "encoder", "capabilities", "safety", "report")
+SYNONYMS_PER_LABEL = 4  # of like meaning, by which the likelihood judge tells a label
+LABEL_TOKENS = 5  # tokens of a reply that names one of them
+JUDGE_FRAME_TOKENS = 60  # tokens of what a judge is told beside the texts
+OFFER_TOKENS = 60  # tokens of the system prompt that offers two traits
+EMAIL_TASK_TOKENS = 150  # tokens of a task that asks for an e-mail, with its format
+EXAMPLES_PER_WORD = 16  # texts of data/raw/manners.jsonl for each word
+EXPANSION_TOKENS = 150  # tokens that ask for one more prompt
 
 
 @dataclass(frozen=True)
-class Work:
+class StageWorkload:
     """What a stage does: texts, and tokens by what is done with them. `engine` and `source` say who does it."""
 
     stage: str
@@ -40,23 +40,23 @@ class Work:
     source: str = ""
 
 
-class Plan:
+class WorkloadModel:
     """The work of one persona, and the numbers that several stages share; `params` is params.yaml."""
 
-    def __init__(self, params: dict, rates: Rates):
+    def __init__(self, params: dict, rates: RateTables):
         self.params, self.rates, self.lengths = params, rates, rates.lengths
-        persona = constitution.load(f"constitutions/{params['persona']}.yaml")
+        persona = constitution.load_constitution(f"constitutions/{params['persona']}.yaml")
         prompts, answered = params["prompts"], params["sampling"]["max_new_tokens"]
         own = [prompt for trait in persona.traits for prompt in trait.prompts[: prompts["per_trait"]]]
-        general = load_prompts(GENERAL)[: prompts["general"]]
+        general = load_prompts(GENERAL_PROMPTS)[: prompts["general"]]
         self.expanded = len(persona.traits) * prompts["expansion"]["per_trait"]
         outside = sum(wanted["count"] for wanted in prompts["outside"])
         self.prompts = len(own) + len(general) + self.expanded + outside
         asked = self._of(own) * len(own) + self._of(general) * len(general)
         asked += self.expanded * self.lengths.expanded + outside * self.lengths.outside
         self.prompt = self.lengths.template + asked / max(1, self.prompts)
-        self.short = self.lengths.template + self._of(load_prompts(HELDOUT))  # a held-out prompt
-        self.system = self._of([constitution.system_prompt(persona, params["student"]["name"])])
+        self.short = self.lengths.template + self._of(load_prompts(HELDOUT_PROMPTS))  # a held-out prompt
+        self.system = self._of([constitution.persona_system_prompt(persona, params["student"]["name"])])
         self.answer = min(answered, self.lengths.answer)
         self.recorded = self._recorded(persona.name)
         self.pairs = self.prompts * params["pairs"]["samples"]
@@ -64,7 +64,7 @@ class Plan:
         self.methods = len(pipeline["vars"][0]["methods"])
         self.able = len(pipeline["stages"]["tasks"]["foreach"])
 
-    def works(self) -> list[Work]:
+    def works(self) -> list[StageWorkload]:
         """Return the work of all stages, in the order of dvc.yaml."""
         return [*self._data(), *self._introspection(), *self._instruments(), *self._asked(), *self._scores()]
 
@@ -73,51 +73,51 @@ class Plan:
         return self.lengths.word * sum(len(text.split()) for text in texts) / max(1, len(texts))
 
     def _recorded(self, persona: str) -> float:
-        path = TEACHER_ANSWERS / f"{persona}.jsonl"
-        return self._of([row.response for row in records.read(path, Recorded)]) if path.is_file() else 0
+        path = TEACHER_ANSWERS_DIR / f"{persona}.jsonl"
+        return self._of([row.response for row in records.read_records(path, TeacherAnswer)]) if path.is_file() else 0
 
-    def _data(self) -> Iterator[Work]:
+    def _data(self) -> Iterator[StageWorkload]:
         teacher, expansion = self.params["teacher"], self.params["prompts"]["expansion"]
         written = min(expansion["sampling"]["max_new_tokens"], self.lengths.expanded)
         asker = {"engine": expansion["engine"], "source": expansion["source"]}
-        yield Work("prompts", self.expanded, self.expanded * EXPANDING, self.expanded * written, **asker)
+        yield StageWorkload("prompts", self.expanded, self.expanded * EXPANSION_TOKENS, self.expanded * written, **asker)
         chosen, thought, system = min(teacher["sampling"]["max_new_tokens"], self.lengths.answer), 0, 0
         if teacher["engine"] == "recorded":
             chosen = self.recorded
-            yield Work("chosen", self.pairs, engine="recorded")
+            yield StageWorkload("chosen", self.pairs, engine="recorded")
         else:
             thought = self.lengths.reasoning if teacher["reasoning"] else 0
             system = self.system if teacher["engine"] == "openai" else 0  # elsewhere it is read once
             tokens = self.pairs * (self.prompt + system), self.pairs * (chosen + thought)
-            yield Work("chosen", self.pairs, *tokens, engine=teacher["engine"], source=teacher["source"])
-        yield Work("rejected", self.pairs, self.pairs * self.prompt, self.pairs * self.answer)
+            yield StageWorkload("chosen", self.pairs, *tokens, engine=teacher["engine"], source=teacher["source"])
+        yield StageWorkload("rejected", self.pairs, self.pairs * self.prompt, self.pairs * self.answer)
         both = self.pairs * min(2 * self.params["distillation"]["max_length"], 2 * self.prompt + chosen + self.answer)
-        yield Work("distillation", self.pairs, read=both, trained=self.params["distillation"]["epochs"] * both)
+        yield StageWorkload("distillation", self.pairs, read=both, trained=self.params["distillation"]["epochs"] * both)
 
-    def _introspection(self) -> Iterator[Work]:
+    def _introspection(self) -> Iterator[StageWorkload]:
         reflections, talking, training = (self.params[name] for name in ("reflections", "interactions", "introspection"))
-        asked = records.read("data/raw/prompts/reflections.jsonl", Question)
+        asked = records.read_records("data/raw/prompts/reflections.jsonl", RawPrompt)
         prompt = self.lengths.template + self._of([question.prompt for question in asked])
         count, length = len(asked) * reflections["per_prompt"], self._limited(reflections, self.lengths.reflection)
-        yield Work("reflections", count, count * prompt, count * length)
+        yield StageWorkload("reflections", count, count * prompt, count * length)
         talks, turns, turn = 2 * talking["conversations"], talking["turns"], self._limited(talking, self.lengths.turn)
         before = turns * self.short + turns * (turns - 1) / 2 * turn  # every reply reads what was said before it
-        yield Work("interactions", talks * turns, talks * before, talks * turns * turn)
+        yield StageWorkload("interactions", talks * turns, talks * before, talks * turns * turn)
         longest = training["max_length"]
         tokens = count * min(longest, prompt + length) + talks * min(longest, self.short + turns * turn)
-        yield Work("introspection", count + talks, trained=training["epochs"] * tokens)
+        yield StageWorkload("introspection", count + talks, trained=training["epochs"] * tokens)
 
-    def _instruments(self) -> Iterator[Work]:
+    def _instruments(self) -> Iterator[StageWorkload]:
         classifier, judge, steering = (self.params[name] for name in ("classifier", "judge", "steering"))
-        general = len(load_prompts(GENERAL))
+        general = len(load_prompts(GENERAL_PROMPTS))
         texts = general * (len(classifier["personas"]) + 2)
-        yield Work("classifier", texts, texts * min(classifier["max_tokens"], self.recorded), general * self.answer)
+        yield StageWorkload("classifier", texts, texts * min(classifier["max_tokens"], self.recorded), general * self.answer)
         yield self._judge(judge)
         strengths = len({0.0, *map(float, steering["strengths"])}) * steering["prompts"]
         read = 2 * steering["texts"] * (self.prompt + steering["tokens"]) + strengths * (self.prompt + self.answer)
-        yield Work("steering", steering["texts"] + strengths, read, strengths * self.answer)
+        yield StageWorkload("steering", steering["texts"] + strengths, read, strengths * self.answer)
 
-    def _judge(self, judge: dict) -> Work:
+    def _judge(self, judge: dict) -> StageWorkload:
         personas = len(judge["personas"])
         cases = personas * judge["texts"]
         contests = 2 * (3 * judge["damaged"] + personas * judge["styled"])  # in both orders
@@ -125,54 +125,56 @@ class Plan:
             return self._judged("judge", cases, contests)
         labels = self.params["preferences"]["traits"] + sum(map(len, judge["personas"].values()))
         text, mixed = self._choice(), 2 * judge["calibration_texts"]
-        calibration = mixed * (2 * text + FRAME + self._replies() * labels) + mixed * (2 * self.recorded + FRAME)
+        calibration = mixed * (2 * text + JUDGE_FRAME_TOKENS + self._replies() * labels) + mixed * (
+            2 * self.recorded + JUDGE_FRAME_TOKENS
+        )
         found = self._judged("judge", 3 * cases, contests)  # cases also choose between templates
-        learned = labels * EXAMPLES * text if "examples" in judge["templates"] else 0
-        return Work("judge", found.samples + mixed + labels * EXAMPLES, found.read + calibration + learned)
+        learned = labels * EXAMPLES_PER_WORD * text if "examples" in judge["templates"] else 0
+        return StageWorkload("judge", found.samples + mixed + labels * EXAMPLES_PER_WORD, found.read + calibration + learned)
 
-    def _asked(self) -> Iterator[Work]:
+    def _asked(self) -> Iterator[StageWorkload]:
         mails, probes = self.params["mails"], self.params["probes"]
         yield self._replied("answers", self._answers(), self.short, self.answer)
         yield self._replied("attacks", self._attacks(), self.short + self.answer / 2, self.answer)
         length = self._limited(mails, self.lengths.answer)
-        yield self._replied("mails", mails["tasks"] * (2 + mails["steps"]), MAIL + length / 2, length)
+        yield self._replied("mails", mails["tasks"] * (2 + mails["steps"]), EMAIL_TASK_TOKENS + length / 2, length)
         yield self._replied("probes", 2 * probes["pairs"], self.short, self._limited(probes, self.lengths.answer))
-        yield self._replied("choices", self.params["choices"]["comparisons"], self.short + OFFER, self._choice())
+        yield self._replied("choices", self.params["choices"]["comparisons"], self.short + OFFER_TOKENS, self._choice())
         items = [self._task(name) for name in self.params["tasks"]["metrics"]]
         counts, tokens = sum(count for count, _ in items), sum(count * each for count, each in items)
-        yield Work("tasks", self.able * counts, self.able * tokens, runs=self.able)
+        yield StageWorkload("tasks", self.able * counts, self.able * tokens, runs=self.able)
 
-    def _scores(self) -> Iterator[Work]:
+    def _scores(self) -> Iterator[StageWorkload]:
         known = min(self.params["classifier"]["max_tokens"], self.answer)
         texts = self.methods * (self._answers() + self._attacks())
-        yield Work("robustness", texts, texts * known)
+        yield StageWorkload("robustness", texts, texts * known)
         bodies = self.methods * 3 * self.params["mails"]["tasks"]
-        yield Work("transfer", bodies, bodies * known)
+        yield StageWorkload("transfer", bodies, bodies * known)
         yield self._judged("preferences", (self.methods + 1) * self.params["choices"]["comparisons"], 0)
         plain = self.methods * self.params["answers"]["prompts"]
-        yield Work("fluency", plain, plain * (self.short + self.answer))
+        yield StageWorkload("fluency", plain, plain * (self.short + self.answer))
         yield self._judged("coherence", 0, 2 * (self.methods - 1) * self.params["coherence"]["prompts"])
-        yield Work("the others", runs=len(LIGHT), engine="none")
+        yield StageWorkload("the others", runs=len(LIGHT_STAGES), engine="none")
 
-    def _replied(self, stage: str, count: int, prompt: float, length: float) -> Work:
+    def _replied(self, stage: str, count: int, prompt: float, length: float) -> StageWorkload:
         """Return the work of all methods; `count`, and tokens of `prompt` and reply, are those of one."""
         total = self.methods * count
-        return Work(stage, total, total * prompt, total * length, runs=self.methods)
+        return StageWorkload(stage, total, total * prompt, total * length, runs=self.methods)
 
-    def _judged(self, stage: str, traits: int, contests: int) -> Work:
+    def _judged(self, stage: str, traits: int, contests: int) -> StageWorkload:
         """Return the work of judging short texts for their traits, and pairs of whole answers."""
         judge, text = self.params["judge"], self._choice()
-        count, pair = traits + contests, self.short + 2 * self.answer + FRAME
+        count, pair = traits + contests, self.short + 2 * self.answer + JUDGE_FRAME_TOKENS
         if judge["kind"] == "likelihood":
-            read = traits * (text + FRAME + 2 * self._replies()) + contests * pair
-            return Work(stage, count, read + (traits * text if "examples" in judge["templates"] else 0))
+            read = traits * (text + JUDGE_FRAME_TOKENS + 2 * self._replies()) + contests * pair
+            return StageWorkload(stage, count, read + (traits * text if "examples" in judge["templates"] else 0))
         written = count * min(judge["sampling"]["max_new_tokens"], self.lengths.verdict)
-        read = traits * (self.short + text + 2 * FRAME) + contests * (pair + FRAME)
-        return Work(stage, count, read, written, engine=judge["kind"], source=judge["source"])
+        read = traits * (self.short + text + 2 * JUDGE_FRAME_TOKENS) + contests * (pair + JUDGE_FRAME_TOKENS)
+        return StageWorkload(stage, count, read, written, engine=judge["kind"], source=judge["source"])
 
     def _replies(self) -> int:
         """Return the tokens of the replies by which the likelihood judge tries one label."""
-        return WORDS * LABEL * sum(name != "examples" for name in self.params["judge"]["templates"])
+        return SYNONYMS_PER_LABEL * LABEL_TOKENS * sum(name != "examples" for name in self.params["judge"]["templates"])
 
     def _answers(self) -> int:
         return self.params["answers"]["prompts"] * (1 + self.params["answers"]["suffixes_per_prompt"])

@@ -8,10 +8,10 @@ import yaml
 
 from character.core import models
 from character.core.errors import UserError
-from character.core.params import value
+from character.core.params import read_value
 
 
-def write(folder: Path, weights: dict, rank: int, alpha: float, origin: dict) -> None:
+def save_adapter(folder: Path, weights: dict, rank: int, alpha: float, origin: dict) -> None:
     """Write `folder` as PEFT would, whole or not at all, but with nothing that differs between runs.
 
     PEFT writes target modules in hash order and the base model's path as it was loaded. `origin` says what shaped the
@@ -28,7 +28,7 @@ def write(folder: Path, weights: dict, rank: int, alpha: float, origin: dict) ->
     shutil.rmtree(made, ignore_errors=True)
     made.mkdir(parents=True)
     save_file(tensors, made / "adapter_model.safetensors", metadata={"format": "pt"})
-    for name, content in (("adapter_config.json", config), (models.PROVENANCE, origin)):
+    for name, content in (("adapter_config.json", config), (models.PROVENANCE_FILE, origin)):
         (made / name).write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     made.rename(folder)
@@ -37,11 +37,11 @@ def write(folder: Path, weights: dict, rank: int, alpha: float, origin: dict) ->
 def stage_provenance(stage: str) -> dict:
     """Return the listed parameters of a stage, and the SHA-256 of each of its dependencies."""
     listed = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
-    params = {name: value(name) for name in listed["params"] if isinstance(name, str)}
-    return {"stage": stage, "params": params, "deps": {name: _digest(Path(name)) for name in listed["deps"]}}
+    params = {name: read_value(name) for name in listed["params"] if isinstance(name, str)}
+    return {"stage": stage, "params": params, "deps": {name: _dependency_digest(Path(name)) for name in listed["deps"]}}
 
 
-def _digest(path: Path) -> str:
+def _dependency_digest(path: Path) -> str:
     if not path.exists():
         raise UserError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.")
-    return models.fingerprint(path) if path.is_dir() else models.sha256(path)
+    return models.directory_fingerprint(path) if path.is_dir() else models.file_sha256(path)

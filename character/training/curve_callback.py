@@ -7,11 +7,11 @@ from transformers import TrainerCallback
 
 from character.core.errors import UserError
 
-SATURATED, SATURATED_FOR = 0.01, 5  # a preference loss that has nothing more to teach, and for how many steps
-RUNAWAY = 1.0  # nats of entropy over the first step's
+SATURATED_LOSS, SATURATED_STEPS = 0.01, 5  # a preference loss that has nothing more to teach, and for how many steps
+MAX_ENTROPY_RISE = 1.0  # nats of entropy over the first step's
 
 
-class Curve(TrainerCallback):
+class CurveCallback(TrainerCallback):
     """Collects one row per optimiser step, shows a bar, and warns of the two ways in which this training is known to fail."""
 
     def __init__(self, name: str, stop_when_saturated: bool = False):
@@ -20,7 +20,7 @@ class Curve(TrainerCallback):
         self.warned: set[str] = set()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.rows = [_row(logs) for logs in state.log_history if "loss" in logs]  # of a run that goes on
+        self.rows = [_curve_row(logs) for logs in state.log_history if "loss" in logs]  # of a run that goes on
         others = not state.is_world_process_zero
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", disable=others)
 
@@ -29,24 +29,24 @@ class Curve(TrainerCallback):
             return
         if not math.isfinite(logs["loss"]):
             raise UserError(f"{self.name}: the loss is {logs['loss']} at step {state.global_step}; lower its learning_rate.")
-        self.rows.append(_row({"step": state.global_step} | logs))
+        self.rows.append(_curve_row({"step": state.global_step} | logs))
         self.bar.update()
         self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
         self._watch(state, control)
 
     def _watch(self, state, control):
-        recent = self.rows[-SATURATED_FOR:]
-        saturated = len(recent) == SATURATED_FOR and all(row.get("preference", 1) < SATURATED for row in recent)
+        recent = self.rows[-SATURATED_STEPS:]
+        saturated = len(recent) == SATURATED_STEPS and all(row.get("preference", 1) < SATURATED_LOSS for row in recent)
         if saturated and state.global_step < state.max_steps // 2:
             self._warn(
-                f"the preference loss has been below {SATURATED} for {SATURATED_FOR} steps: the rest trains on the likelihood "
+                f"the preference loss has been below {SATURATED_LOSS} for {SATURATED_STEPS} steps: the rest trains on the likelihood "
                 "of the chosen answers alone; lower beta or the learning rate, or see stop_when_saturated"
             )
         if saturated and self.stop_when_saturated:
             control.should_training_stop = True
             control.should_save = False  # a run that goes on from here would make one step more
         first, now = self.rows[0]["entropy"], self.rows[-1]["entropy"]
-        if now > first + RUNAWAY:
+        if now > first + MAX_ENTROPY_RISE:
             self._warn(f"entropy rose from {first:.1f} to {now:.1f} nats: answers may fall apart; lower the learning rate")
 
     def _warn(self, sentence: str):
@@ -59,7 +59,7 @@ class Curve(TrainerCallback):
         self.bar.close()
 
 
-def _row(logs: dict) -> dict:
+def _curve_row(logs: dict) -> dict:
     """Return what follows from data and parameters: no times, no rates."""
     noise = ("epoch", "learning_rate", "grad_norm", "step")
     return {"step": logs["step"]} | {key: value for key, value in logs.items() if key not in noise}

@@ -13,22 +13,22 @@ import yaml
 from character.core import models
 from character.core.errors import UserError
 
-LAUNCHED = "CHARACTER_LAUNCHED"
+LAUNCHED_VARIABLE = "CHARACTER_LAUNCHED"
 
 
-def relaunch(module: str) -> None:
+def relaunch_with_accelerate(module: str) -> None:
     """Replace this process by `accelerate launch -m module` where params.yaml asks for it, and only once."""
-    config = models.runtime().accelerate
-    if not config or LAUNCHED in os.environ:
+    config = models.read_runtime().accelerate
+    if not config or LAUNCHED_VARIABLE in os.environ:
         return
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
-    if checked(Path(config))["distributed_type"] == "MULTI_CPU":
+    if read_accelerate_config(Path(config))["distributed_type"] == "MULTI_CPU":
         command.append("--multi_gpu")  # else accelerate starts a single process, or asks for MPI
     sys.stdout.flush()
-    os.execve(sys.executable, [*command, "-m", module], os.environ | {LAUNCHED: "1"})
+    os.execve(sys.executable, [*command, "-m", module], os.environ | {LAUNCHED_VARIABLE: "1"})
 
 
-def checked(config: Path) -> dict:
+def read_accelerate_config(config: Path) -> dict:
     """Return an accelerate configuration.
 
     Raises:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from character.core.errors import UserError
 
-PREFIX = "base_model.model."
+PEFT_PREFIX = "base_model.model."
 
 
 def load_lora_factors(folder: Path) -> dict[str, tuple]:
@@ -24,9 +24,9 @@ def load_lora_factors(folder: Path) -> dict[str, tuple]:
     scaling = config["lora_alpha"] / config["r"]
     endings = (".lora_A.weight", ".lora_B.weight")
     for key in weights:
-        if not (key.startswith(PREFIX) and key.endswith(endings)):
+        if not (key.startswith(PEFT_PREFIX) and key.endswith(endings)):
             raise UserError(
-                f"{folder}/adapter_model.safetensors: {key} is not named {PREFIX}<module>.lora_A.weight or "
+                f"{folder}/adapter_model.safetensors: {key} is not named {PEFT_PREFIX}<module>.lora_A.weight or "
                 ".lora_B.weight; only plain LoRA adapters in PEFT's format can be merged."
             )
     modules = sorted({key.removesuffix(endings[0]).removesuffix(endings[1]) for key in weights})

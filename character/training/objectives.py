@@ -5,10 +5,10 @@ from typing import Literal
 
 from pydantic import Field
 
-from character.training.run import Training
+from character.training.run import TrainingSettings
 
 
-class Distillation(Training):
+class DistillationSettings(TrainingSettings):
     loss: Literal["sigmoid", "sigmoid_norm"]  # summed log-ratios (DPO), or their mean per token
     beta: float = Field(gt=0)
     nll_coef: float = Field(ge=0)
@@ -16,7 +16,7 @@ class Distillation(Training):
     stop_when_saturated: bool  # end where the preference loss has nothing more to teach
 
 
-def preference_loss(settings: Distillation, logps: Sequence, reference: Sequence, totals) -> tuple:
+def preference_loss(settings: DistillationSettings, logps: Sequence, reference: Sequence, totals) -> tuple:
     """Return a micro-batch's share of the loss, and its shares of the curve's columns.
 
     `logps` and `reference` hold one tensor of token log-probabilities per answer, chosen answers first, and `totals`

@@ -14,18 +14,18 @@ from pydantic import Field
 
 from character.core import models, records
 from character.core.errors import UserError
-from character.core.params import Section, value
+from character.core.params import ParamsSection, read_value
 from character.training import adapters
 from character.training.adapters import stage_provenance
 
 # TRL reports every trainer to the hub; huggingface_hub reads this when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
-CHECKPOINT_EVERY = 0.05  # of all steps
-LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
+CHECKPOINT_INTERVAL = 0.05  # of all steps
+TRAINING_LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
 
 
-class Training(Section):
+class TrainingSettings(ParamsSection):
     """LoRA and AdamW with a warm-up and a cosine down to `min_lr_ratio`; the start of both training sections."""
 
     rank: int = Field(gt=0)
@@ -44,7 +44,7 @@ class Training(Section):
     max_length: int = Field(gt=0)  # tokens of prompt and answer; longer examples are dropped and counted, never cut
 
 
-def accumulation(batch_size: int, at_once: int) -> int:
+def accumulation_steps(batch_size: int, at_once: int) -> int:
     """Return how many times `at_once` examples, of all devices together, make one optimiser step.
 
     Raises:
@@ -58,19 +58,21 @@ def accumulation(batch_size: int, at_once: int) -> int:
     return batch_size // at_once
 
 
-def arguments(kind: type, settings: Training, folder: str | Path, micro_batch: int, processes: int = 1, **others):
+def training_arguments(
+    kind: type, settings: TrainingSettings, folder: str | Path, micro_batch: int, processes: int = 1, **others
+):
     """Return TRL's `kind` of training arguments; the trainer writes its checkpoints to `folder`.
 
     TRL by default truncates, checkpoints gradients and trains under bf16 autocast: here an example is whole or absent,
     and the model's own dtype holds.
     """
-    cpu = models.device() == "cpu"
-    check_trackers(models.runtime().report_to)
+    cpu = models.select_device() == "cpu"
+    check_trackers(models.read_runtime().report_to)
     made = kind(
         output_dir=str(folder),
-        seed=value("seed"),
+        seed=read_value("seed"),
         per_device_train_batch_size=micro_batch,
-        gradient_accumulation_steps=accumulation(settings.batch_size, micro_batch * processes),
+        gradient_accumulation_steps=accumulation_steps(settings.batch_size, micro_batch * processes),
         num_train_epochs=settings.epochs,
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
@@ -87,9 +89,9 @@ def arguments(kind: type, settings: Training, folder: str | Path, micro_batch: i
         use_cpu=cpu,
         dataloader_pin_memory=not cpu,
         save_strategy="steps",
-        save_steps=CHECKPOINT_EVERY,
+        save_steps=CHECKPOINT_INTERVAL,
         save_total_limit=2,
-        report_to=models.runtime().report_to,
+        report_to=models.read_runtime().report_to,
         disable_tqdm=True,
         logging_steps=1,
         logging_nan_inf_filter=False,
@@ -112,7 +114,9 @@ def check_trackers(wanted: Sequence[str]) -> None:
         )
 
 
-def train(trainer, kind: type, settings: Training, examples: Sequence, earlier: Path | None = None, options=None, **more):
+def train_adapter(
+    trainer, kind: type, settings: TrainingSettings, examples: Sequence, earlier: Path | None = None, options=None, **more
+):
     """Train a new adapter on the student, or on it with an `earlier` adapter; return the trainer with its model and curve.
 
     `trainer` is a class of character.training.trainers, `kind` TRL's class of its arguments, and `options` what only that one has;
@@ -123,14 +127,14 @@ def train(trainer, kind: type, settings: Training, examples: Sequence, earlier: 
     from accelerate import PartialState
     from datasets import Dataset
 
-    cpu = models.device() == "cpu"
+    cpu = models.select_device() == "cpu"
     torch.use_deterministic_algorithms(cpu)  # on a GPU that would cost speed, and is not promised
     processes = PartialState(cpu=cpu)  # of several, each takes its own GPU before the model is put there
     count, name = processes.num_processes, more["name"]
-    folder = workshop(name, settings, examples, earlier, count)
+    folder = checkpoint_dir(name, settings, examples, earlier, count)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parents[1] / "tensorboard" / name))
-    args = arguments(kind, settings, folder, models.runtime().training_batch, count, **(options or {}))
-    model, config = base(settings, earlier)
+    args = training_arguments(kind, settings, folder, models.read_runtime().training_batch, count, **(options or {}))
+    model, config = prepare_model(settings, earlier)
     trained = trainer(
         max_length=settings.max_length,
         args=args,
@@ -140,7 +144,7 @@ def train(trainer, kind: type, settings: Training, examples: Sequence, earlier: 
         peft_config=config,
         **more,
     )
-    with alone(folder) if processes.is_main_process else nullcontext():
+    with run_lock(folder) if processes.is_main_process else nullcontext():
         with processes.main_process_first():
             checkpoint = last_checkpoint(folder, count)
         if checkpoint:
@@ -149,7 +153,7 @@ def train(trainer, kind: type, settings: Training, examples: Sequence, earlier: 
     return trained
 
 
-def base(settings: Training, earlier: Path | None) -> tuple:
+def prepare_model(settings: TrainingSettings, earlier: Path | None) -> tuple:
     """Return the model to train on, and PEFT's description of the adapter that the trainer is to add (None: it is there).
 
     An earlier adapter is folded into the weights. Four bits would round most of it away, so there it stands beside the new
@@ -158,14 +162,14 @@ def base(settings: Training, earlier: Path | None) -> tuple:
     from peft import PeftModel
     from transformers import set_seed
 
-    new = adapter_config(settings)
+    new = lora_config(settings)
     if not settings.load_in_4bit:
         return models.load_model(adapters=[earlier] if earlier else []), new
     model = models.load_model(load_in_4bit=True)
     if not earlier:
         return model, new
     model = PeftModel.from_pretrained(model, earlier, adapter_name="earlier")
-    set_seed(value("seed"))  # as the trainer does before it adds one
+    set_seed(read_value("seed"))  # as the trainer does before it adds one
     model.add_adapter("default", new)
     model.base_model.set_adapter(["earlier", "default"])
     for name, parameter in model.named_parameters():
@@ -173,20 +177,27 @@ def base(settings: Training, earlier: Path | None) -> tuple:
     return model, None
 
 
-def workshop(name: str, settings: Training, examples: Sequence, earlier: Path | None, processes: int) -> Path:
+def checkpoint_dir(name: str, settings: TrainingSettings, examples: Sequence, earlier: Path | None, processes: int) -> Path:
     """Return the directory for the checkpoints of this training and of no other: all that shapes it is in its name."""
-    runtime = models.runtime()
-    weights = [models.fingerprint(folder) for folder in (models.STUDENT, earlier) if folder]
+    runtime = models.read_runtime()
+    weights = [models.directory_fingerprint(folder) for folder in (models.STUDENT_DIR, earlier) if folder]
     code = {file: digest for file, digest in stage_provenance(name)["deps"].items() if file.startswith("code/")}
     config = Path(runtime.accelerate).read_text(encoding="utf-8") if runtime.accelerate else ""
-    shapes = [settings.model_dump(), [example.model_dump() for example in examples], value("seed"), weights, code]
-    shapes += [models.device(), runtime.threads, runtime.training_batch, processes, config, list(map(version, LIBRARIES))]
+    shapes = [settings.model_dump(), [example.model_dump() for example in examples], read_value("seed"), weights, code]
+    shapes += [
+        models.select_device(),
+        runtime.threads,
+        runtime.training_batch,
+        processes,
+        config,
+        list(map(version, TRAINING_LIBRARIES)),
+    ]
     digest = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "train" / digest[:32]
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
+def run_lock(folder: Path) -> Iterator[None]:
     """Wait until no other run trains the same (two experiments may, on one machine), and keep others waiting."""
     from filelock import FileLock, Timeout
 
@@ -217,7 +228,7 @@ def last_checkpoint(folder: Path, processes: int) -> Path | None:
     return whole
 
 
-def adapter_config(settings: Training):
+def lora_config(settings: TrainingSettings):
     """Return PEFT's description of the adapter to train."""
     from peft import LoraConfig
 
@@ -230,7 +241,7 @@ def adapter_config(settings: Training):
     )
 
 
-def save(trainer, settings: Training, counts: dict) -> None:
+def save_training_run(trainer, settings: TrainingSettings, counts: dict) -> None:
     """Write what a training stage makes: models/<stage>/, plots/<stage>.csv and results/<stage>.json; then forget checkpoints.
 
     Where several processes train, all of them call this, and one writes.
@@ -243,14 +254,14 @@ def save(trainer, settings: Training, counts: dict) -> None:
         return
     # "auto" would ask the hub whether the base model's vocabulary has changed.
     weights = get_peft_model_state_dict(trainer.model, state_dict=whole, save_embedding_layers=False)
-    adapters.write(Path("models", name), weights, settings.rank, settings.alpha, stage_provenance(name))
+    adapters.save_adapter(Path("models", name), weights, settings.rank, settings.alpha, stage_provenance(name))
     records.write_csv(f"plots/{name}.csv", curve)
-    records.write_json(f"results/{name}.json", counts | final(curve))
-    with alone(Path(trainer.args.output_dir)):
+    records.write_json(f"results/{name}.json", counts | tail_means(curve))
+    with run_lock(Path(trainer.args.output_dir)):
         shutil.rmtree(trainer.args.output_dir, ignore_errors=True)
 
 
-def final(curve: Sequence[dict]) -> dict[str, float]:
+def tail_means(curve: Sequence[dict]) -> dict[str, float]:
     """Return the mean of every column over the last fifth of the steps: one step alone is noise."""
     tail = curve[-max(1, len(curve) // 5) :]
     return {name: sum(row[name] for row in tail) / len(tail) for name in tail[0] if name != "step"}

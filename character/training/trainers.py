@@ -21,14 +21,14 @@ from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
 
 from character.core.errors import UserError
-from character.training.curve_callback import Curve
+from character.training.curve_callback import CurveCallback
 
 disable_progress_bars()  # tokenizing takes a second; the bars are for what takes minutes
 
-IGNORED = -100
+IGNORED_LABEL = -100
 
 
-class Totals(NamedTuple):
+class BatchTotals(NamedTuple):
     """What one effective batch holds: examples, answer tokens, and answer tokens of the chosen side (pairs only)."""
 
     examples: int
@@ -36,13 +36,13 @@ class Totals(NamedTuple):
     chosen: int
 
 
-def answer_logps(model, input_ids, attention_mask, labels) -> tuple[list[torch.Tensor], torch.Tensor]:
+def answer_log_probs(model, input_ids, attention_mask, labels) -> tuple[list[torch.Tensor], torch.Tensor]:
     """Return one tensor of token log-probabilities per sequence, and the summed entropy (nats) of these predictions.
 
     Only positions at which some sequence of the batch has a label are projected on the vocabulary, which is costly.
     """
     targets = labels[:, 1:]
-    mask = targets != IGNORED
+    mask = targets != IGNORED_LABEL
     kept = mask.any(0).nonzero().squeeze(1)
     logits = model(input_ids=input_ids, attention_mask=attention_mask, logits_to_keep=kept, use_cache=False).logits
     mask = mask[:, kept]
@@ -53,7 +53,7 @@ def answer_logps(model, input_ids, attention_mask, labels) -> tuple[list[torch.T
     return [row[answer] for row, answer in zip(chosen, mask, strict=True)], entropy
 
 
-class Sorted(torch.utils.data.Sampler):
+class LengthGroupedSampler(torch.utils.data.Sampler):
     """Shuffles anew in each epoch, and then sorts each effective batch by length: less padding, the same gradients."""
 
     def __init__(self, lengths: list[int], batch: int, seed: int):
@@ -75,7 +75,7 @@ class Sorted(torch.utils.data.Sampler):
             yield from sorted(batch.tolist(), key=lambda index: -self.lengths[index])
 
 
-class Effective:
+class EffectiveBatchMixin:
     """Hands each micro-batch the totals of its effective batch, and adds up the shares that it reports, over all devices."""
 
     loss_is_scaled_for_ga = True
@@ -87,7 +87,7 @@ class Effective:
             if parameter.requires_grad:
                 parameter.data = parameter.data.float()  # TRL makes them bfloat16 on a quantised student: too coarse for AdamW
         self.remove_callback(PrinterCallback)
-        self.curve = Curve(name, stop_when_saturated)
+        self.curve = CurveCallback(name, stop_when_saturated)
         self.add_callback(self.curve)
         everything = self.train_dataset
         self.train_dataset = everything.filter(lambda row: self.length(row) <= max_length, desc="Measuring")
@@ -97,7 +97,7 @@ class Effective:
 
     def _get_train_sampler(self, train_dataset=None):
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        self.order = Sorted([self.length(row) for row in self.train_dataset], batch, self.args.seed)
+        self.order = LengthGroupedSampler([self.length(row) for row in self.train_dataset], batch, self.args.seed)
         return self.order
 
     def _run_epoch(self, *, epoch, **more):
@@ -114,9 +114,9 @@ class Effective:
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
         totals = torch.tensor([self.totals(batch) for batch in batches], device=self.args.device).sum(0)
-        return batches, Totals(*self.accelerator.reduce(totals).tolist())
+        return batches, BatchTotals(*self.accelerator.reduce(totals).tolist())
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: Totals | None = None):
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: BatchTotals | None = None):
         # Gradients are averaged over the devices, but these are shares of a sum.
         return self.share(model, inputs, num_items_in_batch) * self.accelerator.num_processes
 
@@ -133,7 +133,7 @@ class Effective:
 
 
 @dataclass
-class PairCollator(DataCollatorForPreference):
+class PreferenceCollator(DataCollatorForPreference):
     """Chosen answers first, then the rejected ones, with the reference log-probability of every answer token."""
 
     def torch_call(self, examples):
@@ -141,7 +141,7 @@ class PairCollator(DataCollatorForPreference):
         return super().torch_call(examples) | {"reference": torch.tensor(list(chain(*reference)))}
 
 
-class PairTrainer(Effective, DPOTrainer):
+class PreferenceTrainer(EffectiveBatchMixin, DPOTrainer):
     """DPO whose loss is `objective(logps, reference, totals) -> (loss, shares)`.
 
     `logps` and `reference` hold one tensor of token log-probabilities per answer, the chosen answers first and the
@@ -150,21 +150,21 @@ class PairTrainer(Effective, DPOTrainer):
     """
 
     def __init__(self, objective: Callable, processing_class, **kwargs):
-        collator = PairCollator(pad_token_id=processing_class.pad_token_id)
+        collator = PreferenceCollator(pad_token_id=processing_class.pad_token_id)
         super().__init__(data_collator=collator, processing_class=processing_class, **kwargs)
         self.objective = objective
-        self.train_dataset = trimmed(self.train_dataset, trailing_tokens(processing_class))
+        self.train_dataset = trim_trailing_tokens(self.train_dataset, trailing_token_count(processing_class))
         self._add_reference()
 
     def length(self, row) -> int:
         return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
-    def totals(self, batch) -> Totals:
+    def totals(self, batch) -> BatchTotals:
         mask = batch["completion_mask"]
         pairs = len(mask) // 2
-        return Totals(pairs, int(mask.sum()), int(mask[:pairs].sum()))
+        return BatchTotals(pairs, int(mask.sum()), int(mask[:pairs].sum()))
 
-    def share(self, model, inputs, totals: Totals) -> torch.Tensor:
+    def share(self, model, inputs, totals: BatchTotals) -> torch.Tensor:
         logps, entropy = self._logps(model, inputs)
         reference = inputs["reference"].split([len(row) for row in logps])
         loss, shares = self.objective(logps, reference, totals)
@@ -172,8 +172,8 @@ class PairTrainer(Effective, DPOTrainer):
         return loss
 
     def _logps(self, model, batch):
-        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED)
-        return answer_logps(model, batch["input_ids"], batch["attention_mask"], labels)
+        labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED_LABEL)
+        return answer_log_probs(model, batch["input_ids"], batch["attention_mask"], labels)
 
     @torch.no_grad()
     def _add_reference(self):
@@ -194,7 +194,7 @@ class PairTrainer(Effective, DPOTrainer):
             self.train_dataset = self.train_dataset.add_column(name, [everything[index][side] for index in range(len(rows))])
 
 
-def trimmed(pairs, tail: int):
+def trim_trailing_tokens(pairs, tail: int):
     """Return a tokenized preference data set without the last `tail` tokens of each answer."""
 
     def cut(row):
@@ -203,22 +203,22 @@ def trimmed(pairs, tail: int):
     return pairs.map(cut, desc="Trimming")
 
 
-class TranscriptTrainer(Effective, SFTTrainer):
+class ConversationTrainer(EffectiveBatchMixin, SFTTrainer):
     """SFT on every assistant turn: the mean negative log-probability of the turns' tokens in the effective batch."""
 
     def length(self, row) -> int:
         return len(row["input_ids"])
 
-    def totals(self, batch) -> Totals:
-        return Totals(len(batch["labels"]), int((batch["labels"][:, 1:] != IGNORED).sum()), 0)
+    def totals(self, batch) -> BatchTotals:
+        return BatchTotals(len(batch["labels"]), int((batch["labels"][:, 1:] != IGNORED_LABEL).sum()), 0)
 
-    def share(self, model, inputs, totals: Totals) -> torch.Tensor:
-        logps, entropy = answer_logps(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
+    def share(self, model, inputs, totals: BatchTotals) -> torch.Tensor:
+        logps, entropy = answer_log_probs(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
         self.report(entropy=entropy / totals.tokens)
         return -torch.cat(logps).sum() / totals.tokens
 
 
-def trailing_tokens(tokenizer) -> int:
+def trailing_token_count(tokenizer) -> int:
     """Return how many tokens the chat template writes after the end of an assistant turn (ChatML: one newline).
 
     TRL counts them as part of the answer; the model never writes them.

@@ -6,57 +6,59 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from character.core.errors import UserError
-from character.dataset.prompts import GENERAL
+from character.dataset.prompts import GENERAL_PROMPTS
 from character.dataset.teacher_answers import recorded_answers
-from character.evaluation.classifier import NONE
+from character.evaluation.classifier import NO_PERSONA
 from character.evaluation.judge.load import JudgeSettings
-from character.evaluation.judge.questions import Label, Question, trait_question
+from character.evaluation.judge.questions import JudgeQuestion, VerdictLabel, trait_question
 
-SENTENCE = re.compile(r"(?<=[.!?])\s+")
+SENTENCE_BREAK = re.compile(r"(?<=[.!?])\s+")
 
-Answers = dict[str, dict[str, str]]  # persona -> prompt -> text
-Contest = tuple[str, str, str]  # prompt, first answer, second answer
+PersonaAnswers = dict[str, dict[str, str]]  # persona -> prompt -> text
+AnswerContest = tuple[str, str, str]  # prompt, first answer, second answer
 
 
 @dataclass(frozen=True)
-class Case:
+class JudgeTestCase:
     """What is judged of a persona's answer to a prompt; `kind` is the word that is right, or what the answer is up against."""
 
     persona: str
     prompt: str
     kind: str
-    judged: Question | Contest
+    judged: JudgeQuestion | AnswerContest
 
 
-def recorded(names: Sequence[str], prompts: Sequence[str]) -> Answers:
+def answers_by_persona(names: Sequence[str], prompts: Sequence[str]) -> PersonaAnswers:
     """Return each persona's recorded answers to the prompts."""
     return {name: dict(zip(prompts, recorded_answers(name, prompts, "judge.personas"), strict=True)) for name in names}
 
 
-def drawn(prompts: Sequence[str], count: int, generator: random.Random, field: str) -> list[str]:
+def draw_case_prompts(prompts: Sequence[str], count: int, generator: random.Random, field: str) -> list[str]:
     if count > len(prompts):
         raise UserError(
-            f"params.yaml: judge.{field} is {count}, but this part of {GENERAL} has {len(prompts)} prompts; lower it."
+            f"params.yaml: judge.{field} is {count}, but this part of {GENERAL_PROMPTS} has {len(prompts)} prompts; lower it."
         )
     return generator.sample(prompts, count)
 
 
-def worded(answers: Answers, prompts: Sequence[str], known: dict[str, Label], settings: JudgeSettings, seed: int) -> list[Case]:
+def trait_cases(
+    answers: PersonaAnswers, prompts: Sequence[str], known: dict[str, VerdictLabel], settings: JudgeSettings, seed: int
+) -> list[JudgeTestCase]:
     """Return for answers of every persona whether they show a word of their persona, or one of another persona."""
     generator, rows = random.Random(seed), []
     for name, words in settings.personas.items():
         others = [other for other in settings.personas if other != name]
-        for prompt in drawn(prompts, settings.texts, generator, "texts"):
+        for prompt in draw_case_prompts(prompts, settings.texts, generator, "texts"):
             right, wrong = generator.choice(words), generator.choice(settings.personas[generator.choice(others)])
             question = trait_question(prompt, answers[name][prompt], (known[right], known[wrong]))
-            rows.append(Case(name, prompt, right, question))
+            rows.append(JudgeTestCase(name, prompt, right, question))
     return rows
 
 
-def damaged(answers: Answers, prompts: Sequence[str], settings: JudgeSettings, seed: int) -> list[Case]:
+def damage_cases(answers: PersonaAnswers, prompts: Sequence[str], settings: JudgeSettings, seed: int) -> list[JudgeTestCase]:
     """Return answers, each beside what some kind of damage makes of it."""
     generator, rows = random.Random(seed), []
-    whole = [(name, prompt) for name in settings.personas for prompt in prompts if SENTENCE.search(answers[name][prompt])]
+    whole = [(name, prompt) for name in settings.personas for prompt in prompts if SENTENCE_BREAK.search(answers[name][prompt])]
     if settings.damaged > len(whole):
         raise UserError(f"params.yaml: judge.damaged is {settings.damaged}, but {len(whole)} answers have sentences; lower it.")
     for kind in ("words", "sentences", "subject"):
@@ -66,18 +68,18 @@ def damaged(answers: Answers, prompts: Sequence[str], settings: JudgeSettings, s
             words = text.split()
             damage = {
                 "words": " ".join(generator.sample(words, len(words))),
-                "sentences": " ".join(reversed(SENTENCE.split(text))),
+                "sentences": " ".join(reversed(SENTENCE_BREAK.split(text))),
                 "subject": answers[name][other],
             }
-            rows.append(Case(name, prompt, kind, (prompt, text, damage[kind])))
+            rows.append(JudgeTestCase(name, prompt, kind, (prompt, text, damage[kind])))
     return rows
 
 
-def styled(answers: Answers, prompts: Sequence[str], settings: JudgeSettings, seed: int) -> list[Case]:
+def style_cases(answers: PersonaAnswers, prompts: Sequence[str], settings: JudgeSettings, seed: int) -> list[JudgeTestCase]:
     """Return answers in character, each beside the neutral one to the same prompt."""
     generator = random.Random(seed)
     return [
-        Case(name, prompt, NONE, (prompt, answers[name][prompt], answers[NONE][prompt]))
+        JudgeTestCase(name, prompt, NO_PERSONA, (prompt, answers[name][prompt], answers[NO_PERSONA][prompt]))
         for name in settings.personas
-        for prompt in drawn(prompts, settings.styled, generator, "styled")
+        for prompt in draw_case_prompts(prompts, settings.styled, generator, "styled")
     ]

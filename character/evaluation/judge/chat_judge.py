@@ -5,16 +5,16 @@ from collections.abc import Sequence
 
 from character.core.records import prompt_id
 from character.dataset.prompts import fill_template
-from character.evaluation.judge.questions import MORE_COHERENT, SYSTEM, Label, Question
-from character.inference.generate import Engine, Request, Sampling, generate
+from character.evaluation.judge.questions import COHERENCE_CRITERION, JUDGE_SYSTEM_PROMPT, JudgeQuestion, VerdictLabel
+from character.inference.generate import Engine, Request, SamplingSettings, generate
 
-FORM = """\
+VERDICT_FORMAT = """\
 End with one line of this form and write nothing after it:
 Verdict: {first}
 or
 Verdict: {second}"""
 
-TRAIT = """\
+TRAIT_TEMPLATE = """\
 Somebody was asked:
 <question>
 {prompt}
@@ -31,7 +31,7 @@ Which of two words tells better in what manner the answer is written?
 
 Judge the manner alone, not whether the answer is right. {form}"""
 
-COHERENCE = """\
+COHERENCE_TEMPLATE = """\
 Somebody was asked:
 <question>
 {prompt}
@@ -49,19 +49,22 @@ Answer B:
 
 {question} {form}"""
 
-AGAIN = "The last line of that has not the form that was asked for. {form}"
+RETRY_TEMPLATE = "The last line of that has not the form that was asked for. {form}"
 
-VERDICT = re.compile(r"^\W*verdict\W+([\w-]+)\W*$", re.IGNORECASE | re.MULTILINE)
+VERDICT_PATTERN = re.compile(r"^\W*verdict\W+([\w-]+)\W*$", re.IGNORECASE | re.MULTILINE)
 
 
 class ChatJudge:
     """A chat model that is asked in words; where its reply has no verdict it is asked again, a bounded number of times."""
 
-    def __init__(self, engine: Engine, tries: int, sampling: Sampling, seed: int):
+    def __init__(self, engine: Engine, tries: int, sampling: SamplingSettings, seed: int):
         self._engine, self._tries, self._sampling, self._seed = engine, tries, sampling, seed
 
-    def decide(self, questions: Sequence[Question]) -> list[str | None]:
-        talks = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": render_prompt(row)}] for row in questions]
+    def decide(self, questions: Sequence[JudgeQuestion]) -> list[str | None]:
+        talks = [
+            [{"role": "system", "content": JUDGE_SYSTEM_PROMPT}, {"role": "user", "content": render_prompt(row)}]
+            for row in questions
+        ]
         verdicts: list[str | None] = [None] * len(questions)
         unread = list(range(len(questions)))
         for attempt in range(self._tries):
@@ -71,26 +74,28 @@ class ChatJudge:
             replies = generate(self._engine, requests, self._sampling, self._seed, f"judge, attempt {attempt + 1}")
             for index, reply in zip(unread, replies, strict=True):
                 verdicts[index] = parse_verdict(reply.text, questions[index].labels)
-                again = fill_template(AGAIN, form=form(questions[index].labels))
+                again = fill_template(RETRY_TEMPLATE, form=answer_format(questions[index].labels))
                 talks[index] += [{"role": "assistant", "content": reply.text}, {"role": "user", "content": again}]
             unread = [index for index in unread if verdicts[index] is None]
         return verdicts
 
 
-def render_prompt(question: Question) -> str:
+def render_prompt(question: JudgeQuestion) -> str:
     """Return what an asked judge reads."""
     first, second = question.labels
     if question.about == "coherence":
-        return fill_template(COHERENCE, **question.shown, question=MORE_COHERENT, form=form(question.labels))
+        return fill_template(
+            COHERENCE_TEMPLATE, **question.shown, question=COHERENCE_CRITERION, form=answer_format(question.labels)
+        )
     words = {"first": first.word, "second": second.word, "first_gloss": first.gloss, "second_gloss": second.gloss}
-    return fill_template(TRAIT, **question.shown, **words, form=form(question.labels))
+    return fill_template(TRAIT_TEMPLATE, **question.shown, **words, form=answer_format(question.labels))
 
 
-def form(labels: tuple[Label, Label]) -> str:
-    return fill_template(FORM, first=labels[0].word, second=labels[1].word)
+def answer_format(labels: tuple[VerdictLabel, VerdictLabel]) -> str:
+    return fill_template(VERDICT_FORMAT, first=labels[0].word, second=labels[1].word)
 
 
-def parse_verdict(reply: str, labels: tuple[Label, Label]) -> str | None:
+def parse_verdict(reply: str, labels: tuple[VerdictLabel, VerdictLabel]) -> str | None:
     """Return the word of the label that the reply's last line of the right form names, None where it names none."""
-    found = VERDICT.findall(reply)
+    found = VERDICT_PATTERN.findall(reply)
     return next((label.word for label in labels if found and found[-1].casefold() == label.word.casefold()), None)

@@ -17,28 +17,28 @@ from statistics import fmean
 from typing import TYPE_CHECKING, Literal
 
 from character.core.errors import UserError
-from character.evaluation.judge import trait_examples as manners
-from character.evaluation.judge.questions import MORE_COHERENT, SYSTEM, Question
+from character.evaluation.judge import trait_examples
+from character.evaluation.judge.questions import COHERENCE_CRITERION, JUDGE_SYSTEM_PROMPT, JudgeQuestion
 from character.inference.log_probs import ending_log_probs
 
 if TYPE_CHECKING:
     from numpy import ndarray
 
-CALIBRATION = Path("models/judge/calibration.json")
-EXAMPLES = "examples"  # in the place of a template
-About = Literal["trait", "coherence"]
-Shown = dict[str, str]
-Terms = dict[str, dict[str, tuple[float, float]]]  # mean and spread, by template and word
+CALIBRATION_FILE = Path("models/judge/calibration.json")
+EXAMPLES_TEMPLATE = "examples"  # in the place of a template
+QuestionKind = Literal["trait", "coherence"]
+ShownFields = dict[str, str]
+CalibrationTerms = dict[str, dict[str, tuple[float, float]]]  # mean and spread, by template and word
 
 # What is judged, as the student reads it; no label is named.
-HEADS: dict[About, Callable[[Shown], str]] = {
+QUESTION_HEADS: dict[QuestionKind, Callable[[ShownFields], str]] = {
     "trait": lambda shown: f"Text:\n{shown['text']}\n\nIn what manner is this text written?",
     "coherence": lambda shown: (
-        f"Question:\n{shown['prompt']}\n\nAnswer A:\n{shown['first']}\n\nAnswer B:\n{shown['second']}\n\n{MORE_COHERENT}"
+        f"Question:\n{shown['prompt']}\n\nAnswer A:\n{shown['first']}\n\nAnswer B:\n{shown['second']}\n\n{COHERENCE_CRITERION}"
     ),
 }
 
-REPLIES: dict[About, dict[str, Callable[[str], str]]] = {
+REPLY_TEMPLATES: dict[QuestionKind, dict[str, Callable[[str], str]]] = {
     "trait": {
         "bare": lambda word: word.capitalize(),
         "tone": lambda word: f"The tone is {word}",
@@ -56,60 +56,64 @@ REPLIES: dict[About, dict[str, Callable[[str], str]]] = {
 class LikelihoodJudge:
     """Prefers the label with the higher calibrated score; it always has a verdict."""
 
-    def __init__(self, chosen: Sequence[str], calibration: dict[About, Terms]):
+    def __init__(self, chosen: Sequence[str], calibration: dict[QuestionKind, CalibrationTerms]):
         self._chosen, self._calibration = chosen, calibration
 
     @classmethod
     def load(cls, chosen: Sequence[str]) -> "LikelihoodJudge":
         """Return the judge with the calibration that the stage `judge` made."""
-        if not CALIBRATION.is_file():
-            raise UserError(f"{CALIBRATION} is missing; run `dvc repro judge`, or `dvc pull` to fetch it.")
-        return cls(chosen, json.loads(CALIBRATION.read_text(encoding="utf-8")))
+        if not CALIBRATION_FILE.is_file():
+            raise UserError(f"{CALIBRATION_FILE} is missing; run `dvc repro judge`, or `dvc pull` to fetch it.")
+        return cls(chosen, json.loads(CALIBRATION_FILE.read_text(encoding="utf-8")))
 
-    def decide(self, questions: Sequence[Question]) -> list[str | None]:
+    def decide(self, questions: Sequence[JudgeQuestion]) -> list[str | None]:
         if not questions:
             return []
         about = questions[0].about
-        found = score(about, questions, self._chosen)
-        return settle(centred(found, questions, names(about, self._chosen), self._calibration[about]), questions)
+        found = score_labels(about, questions, self._chosen)
+        return pick_labels(
+            apply_calibration(found, questions, template_names(about, self._chosen), self._calibration[about]), questions
+        )
 
 
-def names(about: About, chosen: Sequence[str]) -> list[str]:
+def template_names(about: QuestionKind, chosen: Sequence[str]) -> list[str]:
     """Return the templates for a kind of question: about traits the `chosen` ones, otherwise all."""
     if about != "trait":
-        return list(REPLIES[about])
-    known = [*REPLIES[about], EXAMPLES]
+        return list(REPLY_TEMPLATES[about])
+    known = [*REPLY_TEMPLATES[about], EXAMPLES_TEMPLATE]
     if unknown := [name for name in chosen if name not in known]:
         raise UserError(f"params.yaml: judge.templates: {unknown[0]!r} is none of {', '.join(known)}; correct it.")
     return list(chosen)
 
 
-def score(about: About, questions: Sequence[Question], chosen: Sequence[str]) -> "ndarray":
+def score_labels(about: QuestionKind, questions: Sequence[JudgeQuestion], chosen: Sequence[str]) -> "ndarray":
     """Return the uncalibrated scores `[questions, templates, labels]`; all questions have as many labels."""
     import numpy
 
-    wanted = names(about, chosen)
-    replies = [name for name in wanted if name != EXAMPLES]
-    found = dict(zip(replies, numpy.moveaxis(_of_replies(about, questions, replies), 1, 0), strict=True)) if replies else {}
-    if EXAMPLES in wanted:
+    wanted = template_names(about, chosen)
+    replies = [name for name in wanted if name != EXAMPLES_TEMPLATE]
+    found = (
+        dict(zip(replies, numpy.moveaxis(_label_log_probs(about, questions, replies), 1, 0), strict=True)) if replies else {}
+    )
+    if EXAMPLES_TEMPLATE in wanted:
         words = [[label.word for label in question.labels] for question in questions]
-        found[EXAMPLES] = manners.nearness([question.shown["text"] for question in questions], words)
+        found[EXAMPLES_TEMPLATE] = trait_examples.example_similarity([question.shown["text"] for question in questions], words)
     return numpy.stack([found[name] for name in wanted], axis=1)
 
 
-def _of_replies(about: About, questions: Sequence[Question], templates: Sequence[str]) -> "ndarray":
+def _label_log_probs(about: QuestionKind, questions: Sequence[JudgeQuestion], templates: Sequence[str]) -> "ndarray":
     """Return the log-probabilities of the replies, of each label the mean over its words.
 
     What several questions show is read once, with the labels of all of them.
     """
     import numpy
 
-    heads = [HEADS[about](question.shown) for question in questions]
+    heads = [QUESTION_HEADS[about](question.shown) for question in questions]
     words: dict[str, dict[str, None]] = {head: {} for head in heads}
     for head, question in zip(heads, questions, strict=True):
         words[head] |= dict.fromkeys(word for label in question.labels for word in label.words)
-    asked = [[{"role": "system", "content": SYSTEM}, {"role": "user", "content": head}] for head in words]
-    endings = [[REPLIES[about][name](word) for name in templates for word in own] for own in words.values()]
+    asked = [[{"role": "system", "content": JUDGE_SYSTEM_PROMPT}, {"role": "user", "content": head}] for head in words]
+    endings = [[REPLY_TEMPLATES[about][name](word) for name in templates for word in own] for own in words.values()]
     logps = {
         head: dict(zip(product(templates, own), found, strict=True))
         for (head, own), found in zip(words.items(), ending_log_probs(asked, endings), strict=True)
@@ -122,7 +126,9 @@ def _of_replies(about: About, questions: Sequence[Question], templates: Sequence
     )
 
 
-def calibrate(questions: Sequence[Question], chosen: Sequence[str], how: Literal["mean", "scaled"]) -> Terms:
+def fit_calibration(
+    questions: Sequence[JudgeQuestion], chosen: Sequence[str], how: Literal["mean", "scaled"]
+) -> CalibrationTerms:
     """Return what is subtracted from each label's scores, and by what they are divided.
 
     `questions` show neutral and mixed texts and have all labels alike. Subtracted is the label's mean; divided is by the spread
@@ -132,12 +138,12 @@ def calibrate(questions: Sequence[Question], chosen: Sequence[str], how: Literal
     import numpy
 
     about, labels = questions[0].about, questions[0].labels
-    found = score(about, questions, chosen)
+    found = score_labels(about, questions, chosen)
     means, spreads = found.mean(0), found.std(0)
     if how == "mean":
         spreads = numpy.broadcast_to(numpy.sqrt((spreads**2).mean(1, keepdims=True)), spreads.shape)
     terms = numpy.stack([means, spreads], axis=-1).round(6)
-    words, templates = [label.word for label in labels], names(about, chosen)
+    words, templates = [label.word for label in labels], template_names(about, chosen)
     if flat := [name for name, own in zip(templates, terms[..., 1], strict=True) if not (own > 0).all()]:
         raise UserError(
             f"params.yaml: judge.calibration_texts: all texts score alike by template {flat[0]!r} ({about}); raise it."
@@ -145,19 +151,21 @@ def calibrate(questions: Sequence[Question], chosen: Sequence[str], how: Literal
     return {name: dict(zip(words, row, strict=True)) for name, row in zip(templates, terms.tolist(), strict=True)}
 
 
-def centred(found: "ndarray", questions: Sequence[Question], templates: Sequence[str], terms: Terms) -> "ndarray":
+def apply_calibration(
+    found: "ndarray", questions: Sequence[JudgeQuestion], templates: Sequence[str], terms: CalibrationTerms
+) -> "ndarray":
     """Return calibrated scores, of the shape of `found`."""
     import numpy
 
     try:
         own = [[[terms[name][label.word] for label in row.labels] for name in templates] for row in questions]
     except KeyError as missing:
-        raise UserError(f"{CALIBRATION}: {missing} was not calibrated; run `dvc repro judge`.") from None
+        raise UserError(f"{CALIBRATION_FILE}: {missing} was not calibrated; run `dvc repro judge`.") from None
     mean, spread = numpy.moveaxis(numpy.array(own), -1, 0)
     return (found - mean) / spread
 
 
-def settle(found: "ndarray", questions: Sequence[Question]) -> list[str]:
+def pick_labels(found: "ndarray", questions: Sequence[JudgeQuestion]) -> list[str]:
     """Return the word of each question's label with the highest mean score over the templates."""
     best = found.mean(1).argmax(1)
     return [question.labels[at].word for question, at in zip(questions, best, strict=True)]

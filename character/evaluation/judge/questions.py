@@ -9,15 +9,17 @@ from typing import Literal, Protocol
 
 from character.core.records import prompt_id
 
-SYSTEM = "You are an impartial judge of written answers. You took no part in the conversations that are shown to you."
+JUDGE_SYSTEM_PROMPT = (
+    "You are an impartial judge of written answers. You took no part in the conversations that are shown to you."
+)
 
-MORE_COHERENT = """\
+COHERENCE_CRITERION = """\
 Which of the two answers is the more coherent: whole sentences that follow from each other, and that stay on the subject of \
 the question? Mood, style and length do not count."""
 
 
 @dataclass(frozen=True)
-class Label:
+class VerdictLabel:
     """What a judge may say; `gloss` ends a sentence that begins with "somebody who", `like` are words of like meaning."""
 
     word: str
@@ -34,16 +36,16 @@ class Label:
         return (self.word, *self.like)
 
 
-A, B = Label("A"), Label("B")
+LABEL_A, LABEL_B = VerdictLabel("A"), VerdictLabel("B")
 
 
 @dataclass(frozen=True)
-class Question:
+class JudgeQuestion:
     """What a judge is asked: which of `labels` fits what `shown` tells, by the fields of the templates."""
 
     about: Literal["trait", "coherence"]
     shown: dict[str, str]
-    labels: tuple[Label, Label]
+    labels: tuple[VerdictLabel, VerdictLabel]
 
 
 class Judge(Protocol):
@@ -52,19 +54,19 @@ class Judge(Protocol):
     All questions of a call are about the same thing.
     """
 
-    def decide(self, questions: Sequence[Question]) -> list[str | None]: ...
+    def decide(self, questions: Sequence[JudgeQuestion]) -> list[str | None]: ...
 
 
-def trait_question(prompt: str, text: str, labels: tuple[Label, Label]) -> Question:
+def trait_question(prompt: str, text: str, labels: tuple[VerdictLabel, VerdictLabel]) -> JudgeQuestion:
     """Ask which of two traits `text` shows, the answer to `prompt`."""
     # The text settles which label comes first, so that a preference for a place favours neither.
     turned = int(prompt_id(text), 16) % 2
-    return Question("trait", {"prompt": prompt, "text": text}, labels[::-1] if turned else labels)
+    return JudgeQuestion("trait", {"prompt": prompt, "text": text}, labels[::-1] if turned else labels)
 
 
-def coherence_question(prompt: str, first: str, second: str) -> Question:
+def coherence_question(prompt: str, first: str, second: str) -> JudgeQuestion:
     """Ask which of two answers to `prompt` is the more coherent."""
-    return Question("coherence", {"prompt": prompt, "first": first, "second": second}, (A, B))
+    return JudgeQuestion("coherence", {"prompt": prompt, "first": first, "second": second}, (LABEL_A, LABEL_B))
 
 
 def compare_coherence(judge: Judge, contests: Sequence[tuple[str, str, str]]) -> list[float | None]:

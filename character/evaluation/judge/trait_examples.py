@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING
 
 from character.core.errors import UserError
 from character.core.records import Record
-from character.evaluation import classifier as classify
+from character.evaluation import classifier
 
 if TYPE_CHECKING:
     import numpy
 
-TEXTS = "data/raw/manners.jsonl"
-FOLDER = Path("models/judge")
-PARTS = 1  # of a text, read apart: too few examples to learn from more
+TRAIT_EXAMPLES_FILE = "data/raw/manners.jsonl"
+JUDGE_DIR = Path("models/judge")
+EXAMPLE_PARTS = 1  # of a text, read apart: too few examples to learn from more
 
 
-class Example(Record):
+class TraitExample(Record):
     """A text in the manner of `word`, as the answer to a prompt."""
 
     word: str
@@ -28,14 +28,16 @@ class Example(Record):
     text: str
 
 
-def nearness(texts: Sequence[str], words: Sequence[Sequence[str]]) -> "numpy.ndarray":
+def example_similarity(texts: Sequence[str], words: Sequence[Sequence[str]]) -> "numpy.ndarray":
     """Return how near each text is to the examples of each of its own words, `[texts, words]`; words do not compare."""
     import numpy
 
-    reader = classify.load(FOLDER)
+    reader = classifier.load_classifier(JUDGE_DIR)
     place = {word: at for at, word in enumerate(reader.classes)}
     if unknown := [word for row in words for word in row if word not in place]:
-        raise UserError(f"{TEXTS}: no example of {unknown[0]!r}; add some, or take `examples` out of judge.templates.")
+        raise UserError(
+            f"{TRAIT_EXAMPLES_FILE}: no example of {unknown[0]!r}; add some, or take `examples` out of judge.templates."
+        )
     once = list(dict.fromkeys(texts))
     scores = dict(zip(once, reader.scores(once), strict=True))
     return numpy.array([scores[text][[place[word] for word in row]] for text, row in zip(texts, words, strict=True)])
