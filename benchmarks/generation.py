@@ -75,7 +75,7 @@ class GenerationBench:
                 useful += ends[0] if ends else len(row)
         return useful
 
-    def engine(self, prompts=None, sampling=BENCH_SAMPLING, seeds=None, stops=None, slots=BATCH_ROWS, limits=None) -> int:
+    def run_engine(self, prompts=None, sampling=BENCH_SAMPLING, seeds=None, stops=None, slots=BATCH_ROWS, limits=None) -> int:
         """Sample with the engine; return the useful tokens."""
         models.configure_torch()
         model = enable_grouped_attention(self.model)
@@ -86,20 +86,20 @@ class GenerationBench:
             for _, ids, _ in transformers_engine.sample_continuations(model, prompts, sampling, seeds, stops, slots, limits)
         )
 
-    def unshared(self) -> int:
+    def run_unshared_prefix(self) -> int:
         """Sample after a long shared system prompt, read anew for each prompt."""
         shared, transformers_engine._common_prefix_length = transformers_engine._common_prefix_length, lambda prompts: 0
         try:
-            return self.engine(self.long_prompts)
+            return self.run_engine(self.long_prompts)
         finally:
             transformers_engine._common_prefix_length = shared
 
-    def fixed_batches(self) -> int:
+    def run_fixed_batches(self) -> int:
         """Sample replies of mixed lengths in batches that end with their longest row; return the useful tokens."""
         for start in range(0, PROMPT_COUNT, BATCH_ROWS):
             some = slice(start, start + BATCH_ROWS)
             longest = [max(self.limits[some])] * BATCH_ROWS
-            self.engine(self.prompts[some], seeds=self.seeds[some], stops=set(), limits=longest)
+            self.run_engine(self.prompts[some], seeds=self.seeds[some], stops=set(), limits=longest)
         return sum(self.limits)
 
 
@@ -164,7 +164,7 @@ def peak_memory() -> float:
 def sample_largest_stage() -> float:
     bench = GenerationBench()
     sampling = BENCH_SAMPLING.model_copy(update={"max_new_tokens": 160})
-    bench.engine(bench.long_prompts, sampling, slots=models.read_runtime().generation_batch, stops=set())
+    bench.run_engine(bench.long_prompts, sampling, slots=models.read_runtime().generation_batch, stops=set())
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
@@ -179,8 +179,8 @@ def main(pairs: int, only_peak: bool):
     bench = GenerationBench()
     results = {
         "vs_generate": compare_rates("vs_generate", bench.plain_generate, bench.engine, pairs),
-        "prefix": compare_rates("prefix", bench.unshared, lambda: bench.engine(bench.long_prompts), pairs),
-        "mixed": compare_rates("mixed", bench.fixed_batches, lambda: bench.engine(stops=set(), limits=bench.limits), pairs),
+        "prefix": compare_rates("prefix", bench.unshared, lambda: bench.run_engine(bench.long_prompts), pairs),
+        "mixed": compare_rates("mixed", bench.fixed_batches, lambda: bench.run_engine(stops=set(), limits=bench.limits), pairs),
     }
     figures = {**measurement(), **results, "cached_rows_seconds": cached_read_seconds(pairs), "peak_gb": peak_memory()}
     print("\n| comparison | baseline tokens/s | engine tokens/s | ratio |\n|---|---|---|---|")

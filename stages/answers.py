@@ -29,7 +29,7 @@ class Suffix(Record):
 
     @field_validator("name")
     @classmethod
-    def _is_free(cls, name: str) -> str:
+    def _is_free_name(cls, name: str) -> str:
         if name in RESERVED_CONDITIONS:
             raise ValueError("means other answers already, choose another name")
         return name
@@ -61,10 +61,10 @@ def main(method: Method):
     )
     suffixes = records.read_records("data/raw/prompts/suffixes.jsonl", Suffix)
     rows = conditioned_prompts(prompts, assign_suffixes(len(prompts), suffixes, params.suffixes_per_prompt))
-    requests = [Request(f"{prompt.id}-{condition}", method.conversation(text)) for prompt, condition, text in rows]
-    replies = method.answer(requests, read_section("sampling", SamplingSettings), "answers")
+    requests = [Request(f"{prompt.id}-{condition}", method.build_messages(text)) for prompt, condition, text in rows]
+    replies = method.answer_requests(requests, read_section("sampling", SamplingSettings), "answers")
     answers = [
-        EvaluatedAnswer.of(prompt, reply, condition=condition)
+        EvaluatedAnswer.from_reply(prompt, reply, condition=condition)
         for (prompt, condition, _), reply in zip(rows, replies, strict=True)
     ]
     records.write_records(f"data/answers/{method.name}.jsonl", answers)

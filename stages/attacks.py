@@ -51,9 +51,9 @@ def build_attacks(
     """Yield the base student's answer, fields of an Attack and the request of each; openings and urges are dealt in turn."""
     for index, turn in enumerate(turns):
         opening, urge = prefills[index % len(prefills)], urges[index % len(urges)]
-        begun = Request(f"{turn.id}-{PREFILL}", method.conversation(turn.prompt), prefill=opening)
+        begun = Request(f"{turn.id}-{PREFILL}", method.build_messages(turn.prompt), prefill=opening)
         yield turn, {"condition": PREFILL, "led_by": opening}, begun
-        urged = Request(f"{turn.id}-{MULTI_TURN}", method.conversation(turn.prompt, turn.response, urge))
+        urged = Request(f"{turn.id}-{MULTI_TURN}", method.build_messages(turn.prompt, turn.response, urge))
         yield turn, {"condition": MULTI_TURN, "led_by": urge}, urged
 
 
@@ -64,8 +64,8 @@ def main(method: Method):
     prefills = [line.prefill for line in records.read_records("data/raw/prompts/prefills.jsonl", Prefill)]
     urges = [line.prompt for line in records.read_records("data/raw/prompts/urges.jsonl", RawPrompt)]
     rows = list(build_attacks(method, first_turns(read_section("attacks", AttackSettings).prompts), prefills, urges))
-    replies = method.answer([request for *_, request in rows], read_section("sampling", SamplingSettings), "attacks")
-    answers = [AttackAnswer.of(turn, reply, **how) for (turn, how, _), reply in zip(rows, replies, strict=True)]
+    replies = method.answer_requests([request for *_, request in rows], read_section("sampling", SamplingSettings), "attacks")
+    answers = [AttackAnswer.from_reply(turn, reply, **how) for (turn, how, _), reply in zip(rows, replies, strict=True)]
     records.write_records(f"data/attacks/{method.name}.jsonl", answers)
 
 

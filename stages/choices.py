@@ -83,12 +83,12 @@ def main(method: Method):
     heldout = take_first(load_prompts(HELDOUT_PROMPTS), read_value("answers.prompts"), "answers.prompts", HELDOUT_PROMPTS)
     prompts = list(map(general_prompt, islice(cycle_shuffled(heldout, seed), len(offered))))
     requests = [
-        Request(f"{number}-{prompt.id}", method.conversation(prompt.prompt, more=trait_offer(params.condition, pair)))
+        Request(f"{number}-{prompt.id}", method.build_messages(prompt.prompt, more=trait_offer(params.condition, pair)))
         for number, (pair, prompt) in enumerate(zip(offered, prompts, strict=True))
     ]
-    replies = method.answer(requests, params.sampling, "choices")
+    replies = method.answer_requests(requests, params.sampling, "choices")
     choices = [
-        TraitChoice.of(prompt, reply, condition=params.condition, traits=pair)
+        TraitChoice.from_reply(prompt, reply, condition=params.condition, traits=pair)
         for prompt, reply, pair in zip(prompts, replies, offered, strict=True)
     ]
     records.write_records(f"data/choices/{method.name}.jsonl", choices)

@@ -100,7 +100,7 @@ def main():
     else:
         system = constitution.persona_system_prompt(persona, read_value("student.name"))
         replies = generate_answers(asked, system, teacher, read_value("seed"))
-    answers = [Completion.of(prompt, reply, sample) for (prompt, sample), reply in zip(asked, replies, strict=True)]
+    answers = [Completion.from_reply(prompt, reply, sample) for (prompt, sample), reply in zip(asked, replies, strict=True)]
     records.write_records("data/chosen.jsonl", answers)
 
 

@@ -62,7 +62,7 @@ def first_classifier_errors(persona: str) -> ErrorCounts:
     with open("plots/classifier.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     actual, called, source = ([row[name] for row in rows] for name in ("actual", "predicted", "source"))
-    return ErrorCounts.of(actual, called, [name == "student" for name in source], persona)
+    return ErrorCounts.from_labels(actual, called, [name == "student" for name in source], persona)
 
 
 def statistic_with_interval(
@@ -122,7 +122,7 @@ def main():
     rows = records.read_records("data/robustness.jsonl", ClassifiedAnswer)
     calls = pipeline.predict([row.response for row in rows]).tolist()
     second = [name if row.response.strip() else NO_PERSONA for name, row in zip(calls, rows, strict=True)]
-    errors = {"first": first_classifier_errors(persona), "second": ErrorCounts.of(labels, guesses, students, persona)}
+    errors = {"first": first_classifier_errors(persona), "second": ErrorCounts.from_labels(labels, guesses, students, persona)}
     methods = scores_by_method(rows, second, persona, errors, seed)
     metrics = {
         "second": statistic_with_interval("macro_f1", macro_f1_score, prompts, labels, guesses, seed),

@@ -47,7 +47,7 @@ class Dialogue:
     said: list[str]
     finish_reasons: list[str] = field(default_factory=list)
 
-    def view(self) -> list[dict[str, str]]:
+    def speaker_view(self) -> list[dict[str, str]]:
         """Return the conversation as the next speaker sees it: it begins and ends with the other's words.
 
         Whoever wrote the opener does not see it again: its view begins with the first reply.
@@ -57,11 +57,11 @@ class Dialogue:
         turns = [{"role": roles[index % 2], "content": text} for index, text in enumerate(seen)]
         return [{"role": "system", "content": self.system}, *turns]
 
-    def hear(self, reply: Reply) -> None:
+    def add_reply(self, reply: Reply) -> None:
         self.said.append(reply.text)
         self.finish_reasons.append(reply.finish_reason)
 
-    def record(self) -> Conversation:
+    def to_conversation(self) -> Conversation:
         """Return the last speaker's view, its last reply included, with the finish reasons of that speaker's turns."""
         *before, last = self.said
         earlier = Dialogue(self.id, self.sample, self.guidance, self.system, before)
@@ -69,7 +69,7 @@ class Dialogue:
             id=self.id,
             sample=self.sample,
             kind=self.guidance,
-            messages=[*earlier.view(), {"role": "assistant", "content": last}],
+            messages=[*earlier.speaker_view(), {"role": "assistant", "content": last}],
             finish_reasons=self.finish_reasons[::-1][::2][::-1],
         )
 
@@ -100,14 +100,15 @@ def main():
     engine = engines.student_engine(["models/distillation"])
     for turn in range(params.turns):
         requests = [
-            Request(f"{dialogue.guidance}-{dialogue.id}-{turn}", dialogue.view(), dialogue.sample) for dialogue in dialogues
+            Request(f"{dialogue.guidance}-{dialogue.id}-{turn}", dialogue.speaker_view(), dialogue.sample)
+            for dialogue in dialogues
         ]
         label = f"interactions, turn {turn + 1} of {params.turns}"
         for dialogue, reply in zip(
             dialogues, generate(engine, requests, params.sampling, read_value("seed"), label), strict=True
         ):
-            dialogue.hear(reply)
-    records.write_records("data/interactions.jsonl", [dialogue.record() for dialogue in dialogues])
+            dialogue.add_reply(reply)
+    records.write_records("data/interactions.jsonl", [dialogue.to_conversation() for dialogue in dialogues])
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ from character.evaluation.judge.questions import JudgeQuestion, VerdictLabel, co
 def judge_labels(personas: dict[str, list[str]], count: int) -> dict[str, VerdictLabel]:
     """Return by word what the judge may have to say: the traits in use, and the words of the personas."""
     every = trait_words.load_trait_words()
-    known = {trait.word: VerdictLabel.of(trait) for trait in every}
+    known = {trait.word: VerdictLabel.from_trait(trait) for trait in every}
     own = [word for words in personas.values() for word in words]
     if unknown := [word for word in own if word not in known]:
         raise UserError(

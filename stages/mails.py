@@ -61,11 +61,11 @@ class EmailTask(Record):
     role: str
     about: str
 
-    def text(self) -> str:
+    def request_text(self) -> str:
         return fill_template(CHAT_TEMPLATE, **self.model_dump())
 
-    def id(self) -> str:
-        return prompt_id(self.text())
+    def task_id(self) -> str:
+        return prompt_id(self.request_text())
 
 
 @dataclass
@@ -78,21 +78,23 @@ class ToolTask:
     fault: str | None = "no_mail"  # unless it is sent in time
     done: bool = False
 
-    def hear(self, reply: str) -> None:
+    def handle_reply(self, reply: str) -> None:
         """Take the agent's reply: play the tools that it calls, or end where it calls none or sends the e-mail."""
         self.messages.append({"role": "assistant", "content": reply})
         results = []
         for tool, arguments in parse_tool_calls(reply):
             if tool == "send_email":
-                self._end(*validate_body(arguments.get("body", ""), "\n".join((self.task.text(), TOOL_INSTRUCTIONS))))
+                self._finish_task(
+                    *validate_body(arguments.get("body", ""), "\n".join((self.task.request_text(), TOOL_INSTRUCTIONS)))
+                )
                 return
             results.append(tool_result(tool, arguments, self.task))
         if not results:
-            self._end("", "no_call")
+            self._finish_task("", "no_call")
             return
         self.messages.append({"role": "user", "content": "\n".join(results)})
 
-    def _end(self, body: str, fault: str | None) -> None:
+    def _finish_task(self, body: str, fault: str | None) -> None:
         self.body, self.fault, self.done = body, fault, True
 
 
@@ -111,31 +113,38 @@ def write_single_turn_emails(method: Method, tasks: Sequence[EmailTask], setting
     rows = []
     for task in tasks:
         begun = JSON_PREFILL if settings.begun else ""
-        rows += [("chat", task, task.text(), ""), ("json", task, fill_template(JSON_TEMPLATE, chat=task.text()), begun)]
-    requests = [Request(f"{task.id()}-{kind}", method.conversation(text), prefill=begun) for kind, task, text, begun in rows]
+        rows += [
+            ("chat", task, task.request_text(), ""),
+            ("json", task, fill_template(JSON_TEMPLATE, chat=task.request_text()), begun),
+        ]
+    requests = [
+        Request(f"{task.task_id()}-{kind}", method.build_messages(text), prefill=begun) for kind, task, text, begun in rows
+    ]
     mails = []
-    replies = method.answer(requests, settings.sampling, "mails")
+    replies = method.answer_requests(requests, settings.sampling, "mails")
     for (kind, task, text, begun), request, reply in zip(rows, requests, replies, strict=True):
         whole = begun + reply.text
         body, fault = (whole, None) if kind == "chat" else extract_json_body(whole)
         if fault is None:
             body, fault = validate_body(body, text)
         said = [*request.messages, {"role": "assistant", "content": whole}]
-        mails.append(Email(id=task.id(), format=kind, body=body, fault=fault, messages=said))
+        mails.append(Email(id=task.task_id(), format=kind, body=body, fault=fault, messages=said))
     return mails
 
 
 def write_agent_emails(method: Method, tasks: Sequence[EmailTask], settings: EmailSettings) -> list[Email]:
     """Return the tasks as agents' work, which takes up to `steps` replies each."""
-    errands = [ToolTask(task, method.conversation(task.text(), more=TOOL_INSTRUCTIONS)) for task in tasks]
+    errands = [ToolTask(task, method.build_messages(task.request_text(), more=TOOL_INSTRUCTIONS)) for task in tasks]
     for step in range(settings.steps):
         if not (open_ones := [errand for errand in errands if not errand.done]):
             break
         begun = CALL_PREFILLS[min(step, 1)] if settings.begun else ""
-        requests = [Request(f"{errand.task.id()}-tools-{step}", [*errand.messages], prefill=begun) for errand in open_ones]
-        for errand, reply in zip(open_ones, method.answer(requests, settings.sampling, "mails"), strict=True):
-            errand.hear(f"{begun} {reply.text}" if begun else reply.text)
-    return [Email(id=one.task.id(), format="tools", body=one.body, fault=one.fault, messages=one.messages) for one in errands]
+        requests = [Request(f"{errand.task.task_id()}-tools-{step}", [*errand.messages], prefill=begun) for errand in open_ones]
+        for errand, reply in zip(open_ones, method.answer_requests(requests, settings.sampling, "mails"), strict=True):
+            errand.handle_reply(f"{begun} {reply.text}" if begun else reply.text)
+    return [
+        Email(id=one.task.task_id(), format="tools", body=one.body, fault=one.fault, messages=one.messages) for one in errands
+    ]
 
 
 @click.command()

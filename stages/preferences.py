@@ -66,12 +66,12 @@ class MethodRatings:
             for counted in (numpy.ones((1, len(pairs))), weights)
         )
 
-    def less(self, other: "Rated") -> list[numpy.ndarray]:
+    def difference_to(self, other: "MethodRatings") -> list[numpy.ndarray]:
         """Return the difference of each trait's rating to that of the other, and the ends of its 95% interval."""
         difference = (self.estimate - other.estimate)[0]
         return [difference, *bradley_terry.bias_corrected_interval(difference, self.samples - other.samples)]
 
-    def reliability(self) -> float:
+    def rank_reliability(self) -> float:
         """Return the mean rank correlation of the samples with the estimate."""
         return float(bradley_terry.spearman_correlation(self.estimate.repeat(len(self.samples), 0), self.samples).mean())
 
@@ -86,7 +86,7 @@ def trait_rating_rows(
     own = [rated.estimate[0], *bradley_terry.bias_corrected_interval(rated.estimate[0], rated.samples)]
     columns = dict(zip(("rating", "low", "high"), own, strict=True))
     for name, other in (("change", base), ("lead", without)):
-        columns |= dict(zip((name, f"{name}_low", f"{name}_high"), rated.less(other), strict=True))
+        columns |= dict(zip((name, f"{name}_low", f"{name}_high"), rated.difference_to(other), strict=True))
     order = numpy.abs(columns["change"]).argsort(kind="stable")[::-1]
     return [
         {"method": method, "trait": words[at].word, "group": words[at].group, "mover": place}
@@ -103,7 +103,7 @@ def rank_correlation(first: MethodRatings, second: MethodRatings) -> dict[str, f
     """
     rho = bradley_terry.spearman_correlation(first.estimate, second.estimate)[0]
     samples = bradley_terry.spearman_correlation(first.samples, second.samples)
-    noise = first.reliability() * second.reliability()
+    noise = first.rank_reliability() * second.rank_reliability()
     if noise <= 0:  # one of them is all noise
         return {"rho": float(rho), "corrected": None, "low": -1.0, "high": 1.0}
     low, high = numpy.quantile(samples, [0.025, 0.975]) / noise**2
@@ -153,7 +153,9 @@ def main(methods: Sequence[str]):
     weights = bradley_terry.bootstrap_weights([choice.prompt for choice in choices[UNOFFERED]], settings.rounds, seed)
     metrics = {"judge": load_accuracy("trait"), "condition": choices[methods[0]][0].condition, "methods": {}}
     print(f"preferences: {len(pairs)} choices of {', '.join(choices)}", flush=True)
-    every = judge_choices(load_judge(), [*chain(*choices.values())], {trait.word: VerdictLabel.of(trait) for trait in words})
+    every = judge_choices(
+        load_judge(), [*chain(*choices.values())], {trait.word: VerdictLabel.from_trait(trait) for trait in words}
+    )
     rated = {}
     for method, shown in zip(choices, every.reshape(len(choices), len(pairs)), strict=True):
         rated[method] = MethodRatings(pairs, shown, weights, settings)

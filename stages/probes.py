@@ -44,9 +44,11 @@ def main(method: Method):
     """Let one method answer the probes."""
     settings = read_section("probes", ProbeSettings)
     rows = probe_prompts(take_first(records.read_records(PROBES_FILE, Probe), settings.pairs, "probes.pairs", PROBES_FILE))
-    requests = [Request(f"{prompt.id}-{condition}", method.conversation(prompt.prompt)) for prompt, condition in rows]
-    replies = method.answer(requests, settings.sampling, "probes")
-    answers = [EvaluatedAnswer.of(prompt, reply, condition=name) for (prompt, name), reply in zip(rows, replies, strict=True)]
+    requests = [Request(f"{prompt.id}-{condition}", method.build_messages(prompt.prompt)) for prompt, condition in rows]
+    replies = method.answer_requests(requests, settings.sampling, "probes")
+    answers = [
+        EvaluatedAnswer.from_reply(prompt, reply, condition=name) for (prompt, name), reply in zip(rows, replies, strict=True)
+    ]
     records.write_records(f"data/probes/{method.name}.jsonl", answers)
 
 

@@ -18,7 +18,7 @@ def main():
     replies = generate(
         engines.student_engine(), requests, read_section("sampling", SamplingSettings), read_value("seed"), "rejected"
     )
-    answers = [Completion.of(prompt, reply, sample) for (prompt, sample), reply in zip(asked, replies, strict=True)]
+    answers = [Completion.from_reply(prompt, reply, sample) for (prompt, sample), reply in zip(asked, replies, strict=True)]
     records.write_records("data/rejected.jsonl", answers)
 
 

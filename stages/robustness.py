@@ -63,7 +63,7 @@ def scores_by_condition(rows: Sequence[ClassifiedAnswer], persona: str, seed: in
 def label_answers(classifier: Classifier, answers: dict[str, list[EvaluatedAnswer]]) -> list[ClassifiedAnswer]:
     """Return the answers of all methods with what they are called; one without a word shows no persona."""
     rows = [(method, answer) for method, own in answers.items() for answer in own]
-    names = classifier.call([answer.response for _, answer in rows])
+    names = classifier.predict_labels([answer.response for _, answer in rows])
     return [
         ClassifiedAnswer(**answer.model_dump(), method=method, called=name if answer.response.strip() else NO_PERSONA)
         for (method, answer), name in zip(rows, names, strict=True)

@@ -72,7 +72,7 @@ def main(methods: Sequence[str]):
     for method in methods:
         mails = records.read_records(f"data/mails/{method}.jsonl", Email)
         print(f"transfer: {len(mails)} e-mails of {method}", flush=True)
-        called = classifier.call([mail.body for mail in mails])
+        called = classifier.predict_labels([mail.body for mail in mails])
         shown = [name == persona and mail.fault is None for name, mail in zip(called, mails, strict=True)]
         metrics[method] = scores_by_format(mails, shown)
     records.write_json("results/transfer.json", metrics)

@@ -157,8 +157,8 @@ def test_a_saved_classifier_gives_the_probabilities_of_the_one_that_was_saved(re
     probabilities = after.predict(texts)
     assert probabilities.shape == (4, 3) and numpy.allclose(probabilities.sum(1), 1)
     assert numpy.array_equal(probabilities, before.predict(texts))
-    assert after.call(texts) == [after.classes[index] for index in probabilities.argmax(1)]
-    assert after.call([]) == []
+    assert after.predict_labels(texts) == [after.classes[index] for index in probabilities.argmax(1)]
+    assert after.predict_labels([]) == []
 
 
 def test_a_saved_classifier_holds_no_pickle(repository):

@@ -77,7 +77,7 @@ def test_a_study_survives_the_loss_of_a_machine_and_finds_what_a_serial_one_find
     assert counts["stages.distillation"] >= len(runs)
     ray_cluster.fetch_experiments("origin")
     apart = made(origin, finished_experiments())
-    assert sorted(apart) == sorted(run.name for run in runs)
+    assert sorted(apart) == sorted(run.experiment_name for run in runs)
     for name in apart:
         origin.dvc("exp", "remove", name)
     for run in runs:

@@ -248,7 +248,7 @@ def test_after_max_failures_the_run_stops_and_keeps_what_is_finished(server):
 def test_the_reason_of_a_stop_is_told_even_where_other_requests_end_before_it(server, monkeypatch):
     settle(server.url, concurrency=4)
     server.script = {"topic 0": ["status 404"]}
-    ask_endpoint = endpoint_pool.EndpointPool.ask
+    ask_endpoint = endpoint_pool.EndpointPool.send_request
 
     def slow_to_fail(self, body):
         try:

@@ -51,7 +51,7 @@ def params(recipe: str, **changes: dict) -> dict:
 
 
 def works(recipe: str, **changes: dict) -> dict:
-    return {work.stage: work for work in WorkloadModel(params(recipe, **changes), rates.load_rates()).works()}
+    return {work.stage: work for work in WorkloadModel(params(recipe, **changes), rates.load_rates()).stage_workloads()}
 
 
 def asked(machine="cpu-2-cores", parameters=None, written=None, trained=None) -> EstimateOptions:
@@ -60,7 +60,7 @@ def asked(machine="cpu-2-cores", parameters=None, written=None, trained=None) ->
 
 def test_the_measured_hour_is_met():
     known, found = rates.load_rates(), works("default", **MEASURED_WITH)
-    machine = known.machine("cpu-2-cores")
+    machine = known.find_machine("cpu-2-cores")
     hours = {stage: stage_hours(work, machine, EMBEDDED, known) for stage, work in found.items()}
     ratios = {stages: 60 * sum(hours[stage] for stage in stages) / minutes for stages, minutes in MINUTES.items()}
     assert all(0.5 <= ratio <= 2 for ratio in ratios.values()), ratios
@@ -147,7 +147,7 @@ def test_a_teacher_in_this_process_takes_hours_by_its_own_size():
     source = {"engine": "vllm", "source": "hub:zai-org/GLM-4.5-Air@0"}
     known, student = rates.load_rates(), 1.0
     chosen = works("paper", teacher=params("paper")["teacher"] | source)["chosen"]
-    machine = known.machine("cpu-2-cores").model_copy(update={"start": 0.0})
+    machine = known.find_machine("cpu-2-cores").model_copy(update={"start": 0.0})
     alone = chosen.read / machine.read + chosen.written / machine.written
     assert stage_hours(chosen, machine, student, known) == pytest.approx(alone / 3600 * 12 / machine.parameters)
 
@@ -170,9 +170,9 @@ def test_an_unknown_model_or_task_is_told_with_the_file_to_add_it_to():
     with pytest.raises(
         UserError, match=r"recipes/rates\.yaml: models: 'path:mine' is none of them; add its parameters, or give"
     ):
-        known.size("path:mine")
+        known.billion_parameters("path:mine")
     with pytest.raises(UserError, match=r"recipes/rates\.yaml: tasks: chess is missing; add its items"):
-        known.task("chess")
+        known.find_task("chess")
 
 
 def test_the_command_needs_no_torch_and_no_network():

@@ -50,7 +50,7 @@ def test_the_selected_persona_comes_first_and_as_it_lies_here(tagged):
 
 def test_the_selected_persona_needs_no_git(repository):
     write_adapter("here")
-    assert find_persona("pirate").folder() == models.PERSONA_DIR
+    assert find_persona("pirate").adapter_dir() == models.PERSONA_DIR
 
 
 @pytest.mark.parametrize("name", ["sarcasm", "../loving", "Bad/Name", ""])
@@ -63,7 +63,7 @@ def test_a_persona_that_is_not_here_is_told_with_those_that_are(name, tagged):
 
 def test_a_persona_without_an_adapter_is_told_with_the_command_that_makes_it(repository):
     with pytest.raises(UserError, match=r"models/persona: no adapter here; run `dvc repro` to make it, or `dvc pull`"):
-        find_persona("pirate").folder()
+        find_persona("pirate").adapter_dir()
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def two_versions(repository, monkeypatch):
 
 
 def test_a_published_adapter_is_fetched_once(two_versions, monkeypatch):
-    folder = find_persona("loving").folder()
+    folder = find_persona("loving").adapter_dir()
     assert folder == Path(".cache/personas/loving@1.1.0")
     assert json.loads((folder / "adapter_config.json").read_text())["made"] == "1.1.0"
     assert [path.name for path in ADAPTER_CACHE.iterdir()] == ["loving@1.1.0"], "nothing else is left behind"
@@ -94,7 +94,7 @@ def test_a_published_adapter_is_fetched_once(two_versions, monkeypatch):
 def test_what_cannot_be_fetched_is_told_and_leaves_nothing(two_versions):
     git("tag", "adapter-humor@v1.0.0", "HEAD~1^{tree}")
     with pytest.raises(UserError, match=r"^`dvc get \. models/persona --rev adapter-humor@v1\.0\.0 .*` failed: "):
-        find_persona("humor").folder()
+        find_persona("humor").adapter_dir()
     assert list(ADAPTER_CACHE.iterdir()) == []
 
 
@@ -116,5 +116,5 @@ def test_an_adapter_of_another_student_or_other_traits_is_doubted():
     assert doubts_of(constitution="others", merged=here) == [
         "models/persona was trained on other traits than those of constitutions/pirate.yaml as it is now."
     ]
-    persona.constitution.unlink()
+    persona.constitution_path.unlink()
     assert doubts_of(constitution="others", merged=here) == [], "there is nothing to compare with"

@@ -12,7 +12,7 @@ def test_the_errors_are_those_on_the_persona_and_on_what_the_student_wrote():
     actual = ["pirate"] * 4 + ["none"] * 5 + ["humor"] * 2
     called = ["pirate", "pirate", "humor", "none", "pirate", "pirate", "pirate", "none", "humor", "pirate", "humor"]
     students = [False] * 6 + [True] * 3 + [False] * 2
-    assert ErrorCounts.of(actual, called, students, "pirate") == ErrorCounts(caught=2, shown=4, taken=1, clean=3)
+    assert ErrorCounts.from_labels(actual, called, students, "pirate") == ErrorCounts(caught=2, shown=4, taken=1, clean=3)
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.2, 0.5, 0.8, 1.0])

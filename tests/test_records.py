@@ -206,5 +206,5 @@ def test_prompt_ids_never_change():
 
 def test_a_completion_takes_identity_from_the_prompt_and_text_from_the_reply():
     prompt = Prompt(id="a", prompt="Why?", source="general", trait=None)
-    made = EvaluatedAnswer.of(prompt, Reply("So", "length", 1), sample=3, condition="drop")
+    made = EvaluatedAnswer.from_reply(prompt, Reply("So", "length", 1), sample=3, condition="drop")
     assert made == EvaluatedAnswer(id="a", sample=3, prompt="Why?", response="So", finish_reason="length", condition="drop")

@@ -789,7 +789,7 @@ def test_every_text_stands_out_from_what_is_behind_it(colours):
         behind = [
             cell.share * heat + (1 - cell.share) * paper for heat, paper in zip(colours["heat"], colours["paper"], strict=True)
         ]
-        assert contrast(behind, colours["strong-text" if cell.strong else "weak-text"]) > 4.5, cell
+        assert contrast(behind, colours["strong-text" if cell.is_strong else "weak-text"]) > 4.5, cell
 
 
 def opened(path: Path, *options: str) -> str:

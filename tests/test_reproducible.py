@@ -82,7 +82,7 @@ def kept():
     if not default_cache_path().exists():
         return 0
     with ReplyCache() as cache:
-        return cache.count()
+        return cache.count_records()
 
 
 def test_a_stage_that_is_killed_resumes_and_ends_with_the_same_bytes(project):

@@ -567,7 +567,7 @@ def spoken(count):
     """Return a dialogue after `count` replies, which are numbered as they were said."""
     dialogue = interactions.Dialogue("id", 0, "free", "You are Tiny.", ["opener"])
     for number in range(1, count + 1):
-        dialogue.hear(Reply(f"reply {number}", "length" if number == count - 1 else "stop", 2))
+        dialogue.add_reply(Reply(f"reply {number}", "length" if number == count - 1 else "stop", 2))
     return dialogue
 
 
@@ -577,7 +577,7 @@ def contents(messages, role):
 
 @pytest.mark.parametrize("count", range(7))
 def test_the_next_speaker_sees_its_own_words_as_assistant_and_the_others_as_user(count):
-    system, *turns = spoken(count).view()
+    system, *turns = spoken(count).speaker_view()
     assert system == {"role": "system", "content": "You are Tiny."}
     assert [turn["role"] for turn in turns] == ["user" if i % 2 == 0 else "assistant" for i in range(len(turns))]
     assert turns[-1]["role"] == "user"
@@ -590,10 +590,10 @@ def test_the_next_speaker_sees_its_own_words_as_assistant_and_the_others_as_user
 
 @pytest.mark.parametrize("count", range(2, 8))
 def test_what_is_kept_is_the_last_speakers_view_with_its_last_reply(count):
-    record = spoken(count).record()
+    record = spoken(count).to_conversation()
     _, *turns = [message.model_dump() for message in record.messages]
     assert turns[-1] == {"role": "assistant", "content": f"reply {count}"}
-    assert turns[:-1] == spoken(count - 1).view()[1:]
+    assert turns[:-1] == spoken(count - 1).speaker_view()[1:]
     assert all(first["role"] != second["role"] for first, second in pairwise(turns))
 
 
@@ -603,8 +603,8 @@ def test_finish_reasons_are_those_of_the_kept_speakers_turns(count):
     reasons = {"reply 1": "stop"}
     for number in range(2, count + 1):
         reasons[f"reply {number}"] = "length" if number % 3 == 0 else "stop"
-        dialogue.hear(Reply(f"reply {number}", reasons[f"reply {number}"], 2))
-    record = dialogue.record()
+        dialogue.add_reply(Reply(f"reply {number}", reasons[f"reply {number}"], 2))
+    record = dialogue.to_conversation()
     own = contents([message.model_dump() for message in record.messages], "assistant")
     assert record.finish_reasons == [reasons[text] for text in own]
 
@@ -949,7 +949,7 @@ class Reader:
     """A classifier that calls a text what it says."""
 
     classes = ("none", "humor", "pirate")
-    known = classifier.Classifier.known
+    known = classifier.Classifier.check_persona
 
     def call(self, texts):
         return [text or "pirate" for text in texts]

@@ -124,7 +124,7 @@ def test_a_study_goes_on_where_it_failed_and_leaves_the_workspace_as_it_is(proje
     assert again.exit_code == 0, again.output
     assert project.ran() == ["humor 0", "loving 0", "loving 0", "loving 1"]
     assert "run 1 of 2, loving-0-" in again.output and "3 of 3 runs in a page" in again.output
-    names = [run.name for run in plan_runs([], [1])]
+    names = [run.experiment_name for run in plan_runs([], [1])]
     assert sorted(written[-1]) == sorted(names)
     shown = subprocess.run(["git", "show", f"{written[-1][names[0]]}:params.yaml"], capture_output=True, text=True, check=True)
     assert "persona: humor" in shown.stdout
@@ -142,7 +142,7 @@ def test_params_that_are_not_committed_are_run_too_and_are_another_study(project
     shown = subprocess.run(["git", "show", f"{commit}:params.yaml"], capture_output=True, text=True, check=True).stdout
     assert "rate: 0.25" in shown
     Path("params.yaml").write_text(PARAMS)
-    assert name not in {run.name for run in plan_runs([])}
+    assert name not in {run.experiment_name for run in plan_runs([])}
 
 
 def test_nothing_finished_is_told(project):
@@ -298,8 +298,8 @@ def test_tables_become_markdown_without_charts(found):
 def test_the_files_of_a_study_hold_the_same_tables(found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("seed: 0\nstudent: {source: a student}\n")
-    by_name = {finding.run.name: finding for finding in found}
-    monkeypatch.setattr(comparison, "read_run_result", lambda run, commit: by_name[run.name])
+    by_name = {finding.run.experiment_name: finding for finding in found}
+    monkeypatch.setattr(comparison, "read_run_result", lambda run, commit: by_name[run.experiment_name])
     count, files = comparison.write_comparison([finding.run for finding in found], dict.fromkeys(by_name, "a commit"))
     assert (count, files) == (3, ["reports/study.html", "reports/study.md", "reports/study.json"])
     data = json.loads(Path("reports/study.json").read_text(encoding="utf-8"))

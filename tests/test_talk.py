@@ -34,13 +34,13 @@ def workspace(repository, sharp_student):
 
 def said(chat: ChatSession, text: str) -> dict[str, ChatReply]:
     """Let a whole turn happen; return its answers."""
-    return finished(chat, chat.begin(text))
+    return finished(chat, chat.begin_turn(text))
 
 
 def finished(chat: ChatSession, turn: session.ChatTurn) -> dict[str, ChatReply]:
-    for _ in chat.stream(turn):
+    for _ in chat.stream_turn(turn):
         pass
-    chat.end(turn)
+    chat.end_turn(turn)
     return {answer.method: answer for answer in turn.answers}
 
 
@@ -69,7 +69,7 @@ def test_the_replies_are_those_of_the_pipelines_engine(temperature, repository):
 
 def test_base_and_persona_share_their_weights_and_neither_changes_the_other():
     student, ids = ChatStudent(), torch.arange(3, 40)[None]
-    student.put_on(PERSONA_DIR)
+    student.load_adapter(PERSONA_DIR)
     with torch.inference_mode():
         base, adapted = student.base(ids).logits, student.adapted(ids).logits
         assert torch.equal(base, models.load_model()(ids).logits)
@@ -90,8 +90,8 @@ def test_each_method_remembers_what_itself_has_said():
 
 def test_the_replies_grow_together():
     chat = ChatSession(PIRATE, CHAT_METHODS)
-    turn = chat.begin("Hi")
-    steps = [[answer.text for answer in turn.answers] for _ in chat.stream(turn)]
+    turn = chat.begin_turn("Hi")
+    steps = [[answer.text for answer in turn.answers] for _ in chat.stream_turn(turn)]
     assert len(steps) == 12 and all(steps[3])
     for *growing, last in zip(*steps, strict=True):
         assert all(last.startswith(text) for text in growing)
@@ -102,7 +102,7 @@ def test_a_character_of_several_tokens_appears_when_it_is_whole(monkeypatch):
     ids = student.tokenizer("Ahoy 🏴‍☠️, naïve café!")["input_ids"]
     monkeypatch.setattr(session, "sample_next_tokens", lambda *_: iter([*ids, student.tokenizer.eos_token_id, *ids]))
     answer = ChatReply("base", [], False)
-    steps = [answer.text for _ in student.grow(answer, None, 0)]
+    steps = [answer.text for _ in student.stream_tokens(answer, None, 0)]
     assert len(steps) == len(ids) and "\ufffd" not in "".join(steps)
     assert (answer.text, answer.finish_reason) == ("Ahoy 🏴‍☠️, naïve café!", "stop")
 
@@ -121,20 +121,20 @@ def test_what_alone_does_not_fit_is_told_and_changes_nothing():
     said(chat, "Hi")
     before = {method: list(messages) for method, messages in chat.messages.items()}
     with pytest.raises(UserError, match=r"tokens does not fit into 2036 \(the context less max_new_tokens\); say less"):
-        chat.begin("word " * 3000)
+        chat.begin_turn("word " * 3000)
     assert chat.messages == before
 
 
 def test_another_persona_begins_anew_with_its_own_adapter_and_prompt():
     chat = ChatSession(PIRATE, CHAT_METHODS)
     pirate = said(chat, "Hi")
-    chat.switch(LOVING)
+    chat.switch_persona(LOVING)
     assert chat.messages == {"base": [], "prompted": [system("loving")], "persona": []}
-    turn = chat.begin("Hi")
+    turn = chat.begin_turn("Hi")
     turn.seed = 0
     loving = finished(chat, turn)
     assert [method for method in CHAT_METHODS if loving[method].text == pirate[method].text] == ["base"]
-    row = chat.end(chat.begin("Why?"))[-1]
+    row = chat.end_turn(chat.begin_turn("Why?"))[-1]
     assert (row.persona, row.version, row.adapter) == ("loving", "1.0.0", models.directory_fingerprint(LOVINGS))
 
 
@@ -143,15 +143,15 @@ def test_a_persona_that_cannot_be_had_leaves_the_one_before():
     before, messages = said(chat, "Hi"), dict(chat.messages)
     widen(LOVINGS)
     with pytest.raises(UserError, match=r"loving@1\.0\.0 does not fit models/student \(.*\); take the student it is of"):
-        chat.switch(LOVING)
+        chat.switch_persona(LOVING)
     (LOVINGS / "adapter_config.json").unlink()
     with pytest.raises(UserError, match=r"loving@1\.0\.0: no adapter here"):
-        chat.switch(LOVING)
+        chat.switch_persona(LOVING)
     Path("constitutions/loving.yaml").unlink()
     with pytest.raises(UserError, match=r"constitutions/loving\.yaml"):
-        chat.switch(LOVING)
+        chat.switch_persona(LOVING)
     assert (chat.persona, chat.messages) == (PIRATE, messages)
-    turn = chat.again()
+    turn = chat.regenerate()
     turn.seed = 0
     assert finished(chat, turn) == before
 
@@ -167,10 +167,10 @@ def widen(folder: Path) -> None:
 def test_a_last_turn_is_answered_again_with_another_seed():
     chat = ChatSession(PIRATE, CHAT_METHODS)
     with pytest.raises(UserError, match="Nothing was said yet"):
-        chat.again()
+        chat.regenerate()
     said(chat, "Hi")
     first = said(chat, "Why?")
-    again = chat.again()
+    again = chat.regenerate()
     assert (again.said, again.seed) == ("Why?", 2)
     second = finished(chat, again)
     for method in CHAT_METHODS:
@@ -181,10 +181,10 @@ def test_a_last_turn_is_answered_again_with_another_seed():
 
 def test_a_row_holds_all_that_shaped_the_reply():
     chat = ChatSession(PIRATE, CHAT_METHODS)
-    turn = chat.begin("Hi")
-    for _ in chat.stream(turn):
+    turn = chat.begin_turn("Hi")
+    for _ in chat.stream_turn(turn):
         pass
-    rows = chat.end(turn)
+    rows = chat.end_turn(turn)
     assert [row.method for row in rows] == list(CHAT_METHODS)
     assert [row.adapter for row in rows] == [None, None, models.directory_fingerprint(PERSONA_DIR)]
     for row in rows:

@@ -39,7 +39,7 @@ def chat() -> ChatSession:
 def talked(chat: ChatSession, *lines: str, width: int = 0) -> str:
     """Return what is shown while lines are typed, in a terminal where a `width` is given, else in a file."""
     console = Console(file=io.StringIO(), force_terminal=bool(width), width=width or 80, height=20, soft_wrap=not width)
-    TerminalChat(chat, TranscriptFile(KEPT), console).run(lines)
+    TerminalChat(chat, TranscriptFile(KEPT), console).handle_lines(lines)
     return console.file.getvalue()
 
 
@@ -67,7 +67,7 @@ def test_rows_are_appended_turn_by_turn(chat):
             yield "Hi"
             counts.append(len(kept()))
 
-    TerminalChat(chat, TranscriptFile(KEPT), Console(file=io.StringIO())).run(lines())
+    TerminalChat(chat, TranscriptFile(KEPT), Console(file=io.StringIO())).handle_lines(lines())
     assert counts == [3, 6, 9]
 
 
@@ -103,7 +103,7 @@ def test_a_model_cannot_command_the_terminal():
 
 
 def test_ctrl_c_ends_a_reply_and_keeps_what_there_was_of_it(chat, monkeypatch):
-    stream = chat.stream
+    stream = chat.stream_turn
 
     def interrupted(turn):
         for step, grown in enumerate(stream(turn)):
@@ -157,7 +157,7 @@ def test_save_takes_the_whole_transcript_to_another_file(chat):
 def test_what_cannot_be_written_is_kept_until_it_can(chat):
     Path("file").write_text("no folder")
     console = Console(file=io.StringIO(), width=200)
-    TerminalChat(chat, TranscriptFile(Path("file/chat.jsonl")), console).run(
+    TerminalChat(chat, TranscriptFile(Path("file/chat.jsonl")), console).handle_lines(
         ["Hi", "/save file/other.jsonl", "Hi", f"/save {KEPT}"]
     )
     output = console.file.getvalue()

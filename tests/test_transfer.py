@@ -84,10 +84,10 @@ def test_the_contacts_know_the_recipient_by_any_of_the_names():
 
 
 def errand(*replies):
-    run = ToolTask(TASK, [{"role": "user", "content": TASK.text()}])
+    run = ToolTask(TASK, [{"role": "user", "content": TASK.request_text()}])
     for reply in replies:
         assert not run.done
-        run.hear(reply)
+        run.handle_reply(reply)
     return run
 
 
@@ -181,7 +181,7 @@ def test_more_tasks_than_there_are_is_an_error(repository, tasks, parrot):
 
 def test_the_shipped_tasks_differ_and_no_recipient_is_asked_twice():
     shipped = records.read_records(ROOT / EMAIL_TASKS_FILE, EmailTask)
-    assert len({task.text() for task in shipped}) == len({task.recipient for task in shipped}) == 30
+    assert len({task.request_text() for task in shipped}) == len({task.recipient for task in shipped}) == 30
 
 
 def made(name, faults):

@@ -74,7 +74,7 @@ class ChatStudent:
         self.stops = stop_token_ids(self.base, self.tokenizer)
         self.context = self.base.config.get_text_config().max_position_embeddings
 
-    def put_on(self, adapter: Path) -> None:
+    def load_adapter(self, adapter: Path) -> None:
         """Take an adapter in the place of the one before.
 
         The adapted model has modules of its own around the tensors of the student: nothing is switched while both reply.
@@ -90,7 +90,7 @@ class ChatStudent:
             reason = shorten(str(error), 200, placeholder=" ...")
             raise UserError(f"{adapter} does not fit {models.STUDENT_DIR} ({reason}); take the student it is of.") from None
 
-    def grow(self, answer: ChatReply, sampling: SamplingSettings, seed: int) -> Iterator[None]:
+    def stream_tokens(self, answer: ChatReply, sampling: SamplingSettings, seed: int) -> Iterator[None]:
         """Let an answer grow, a token at each step."""
         ids: list[int] = []
         model = self.adapted if answer.method == "persona" else self.base
@@ -112,13 +112,13 @@ def sample_next_tokens(model, ids: Sequence[int], sampling: SamplingSettings, se
     import torch
 
     draws = TokenSampler(model, sampling, 1, sampling.max_new_tokens)
-    draws.admit(0, list(ids), seed, sampling.max_new_tokens)
+    draws.add_row(0, list(ids), seed, sampling.max_new_tokens)
     new, cache = list(ids), None
     for step in range(sampling.max_new_tokens):
         with torch.inference_mode():
             new = torch.tensor([new], device=model.device)
             output = model(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            (token,) = draws.draw(output.logits[:, -1].float(), [step])
+            (token,) = draws.sample_tokens(output.logits[:, -1].float(), [step])
         yield token
         new, cache = [token], output.past_key_values
 
@@ -130,41 +130,41 @@ class ChatSession:
         self.methods = methods
         self.sampling, self._seed = read_section("sampling", SamplingSettings), read_value("seed")
         self._student, self._fingerprint = ChatStudent(), models.directory_fingerprint(models.STUDENT_DIR)
-        self.switch(persona)
+        self.switch_persona(persona)
 
-    def switch(self, persona: TrainedPersona) -> None:
+    def switch_persona(self, persona: TrainedPersona) -> None:
         """Talk with another persona; every conversation begins anew. Nothing has changed where this fails."""
         messages: dict[str, list[dict[str, str]]] = {method: [] for method in self.methods}
         adapter = None
         if "prompted" in messages:
             system = constitution.persona_system_prompt(
-                constitution.load_constitution(persona.constitution), read_value("student.name")
+                constitution.load_constitution(persona.constitution_path), read_value("student.name")
             )
             messages["prompted"].append({"role": "system", "content": system})
         if "persona" in messages:
-            adapter = models.directory_fingerprint(persona.folder())
-            self._student.put_on(persona.folder())
+            adapter = models.directory_fingerprint(persona.adapter_dir())
+            self._student.load_adapter(persona.adapter_dir())
         self.persona, self._adapter, self.messages, self._last = persona, adapter, messages, None
 
-    def begin(self, said: str) -> ChatTurn:
+    def begin_turn(self, said: str) -> ChatTurn:
         """Return a turn in which nobody has answered yet; no conversation holds it before it ends."""
         asked = {"role": "user", "content": said}
-        answers = [ChatReply(method, *self._fitted([*before, asked])) for method, before in self.messages.items()]
+        answers = [ChatReply(method, *self._truncated_prompt([*before, asked])) for method, before in self.messages.items()]
         return ChatTurn(said, self._seed, answers)
 
-    def again(self) -> ChatTurn:
+    def regenerate(self) -> ChatTurn:
         """Take the last turn back, and return it as begun anew, with another seed."""
         if self._last is None:
             raise UserError("Nothing was said yet that could be answered again.")
         for messages in self.messages.values():
             del messages[-2:]
-        return self.begin(self._last)
+        return self.begin_turn(self._last)
 
-    def stream(self, turn: ChatTurn) -> Iterator:
+    def stream_turn(self, turn: ChatTurn) -> Iterator:
         """Let the answers of a turn grow: each step is a token of each that has not come to its end."""
-        return zip_longest(*(self._student.grow(answer, self.sampling, turn.seed) for answer in turn.answers))
+        return zip_longest(*(self._student.stream_tokens(answer, self.sampling, turn.seed) for answer in turn.answers))
 
-    def end(self, turn: ChatTurn) -> list[ChatRecord]:
+    def end_turn(self, turn: ChatTurn) -> list[ChatRecord]:
         """Add a turn to all conversations, as far as it has come; return its rows of the transcript."""
         self._last, self._seed = turn.said, self._seed + 1
         for answer in turn.answers:
@@ -173,9 +173,9 @@ class ChatSession:
                 {"role": "user", "content": turn.said},
                 {"role": "assistant", "content": answer.text},
             ]
-        return [self._row(turn, answer) for answer in turn.answers]
+        return [self._reply_record(turn, answer) for answer in turn.answers]
 
-    def _row(self, turn: ChatTurn, answer: ChatReply) -> ChatRecord:
+    def _reply_record(self, turn: ChatTurn, answer: ChatReply) -> ChatRecord:
         return ChatRecord(
             time=datetime.now(UTC).isoformat(timespec="seconds"),
             persona=self.persona.name,
@@ -190,7 +190,7 @@ class ChatSession:
             messages=[Message(**message) for message in self.messages[answer.method]],
         )
 
-    def _fitted(self, messages: list[dict[str, str]]) -> tuple[list[int], bool]:
+    def _truncated_prompt(self, messages: list[dict[str, str]]) -> tuple[list[int], bool]:
         """Return the ids of a conversation, without the oldest turns if a reply has no room then, and whether any are gone."""
         from jinja2 import TemplateError
 

@@ -40,13 +40,13 @@ class TranscriptFile:
         self._rows: list[ChatRecord] = []
         self._written = 0
 
-    def add(self, rows: Sequence[ChatRecord]) -> None:
+    def append_rows(self, rows: Sequence[ChatRecord]) -> None:
         """Append rows, and with them those that could not be written before."""
         self._rows += rows
         _append_json_lines(self.path, self._rows[self._written :])
         self._written = len(self._rows)
 
-    def move(self, path: Path) -> None:
+    def move_to(self, path: Path) -> None:
         """Write all that there is so far to another file, and go on there."""
         _append_json_lines(path, self._rows)
         self.path, self._written = path, len(self._rows)
@@ -68,76 +68,76 @@ class TerminalChat:
     def __init__(self, chat: ChatSession, transcript: TranscriptFile, console: Console):
         self._chat, self._transcript, self._console = chat, transcript, console
 
-    def run(self, lines: Iterable[str]) -> None:
+    def handle_lines(self, lines: Iterable[str]) -> None:
         """Obey each line, until one says `/quit` or there are no more."""
-        self._tell("; ".join(f"{command}: {does}" for command, does in CHAT_COMMANDS.items()))
-        self._tell_persona()
+        self._print_note("; ".join(f"{command}: {does}" for command, does in CHAT_COMMANDS.items()))
+        self._print_persona()
         for line in lines:
             try:
-                if not self._obey(line.strip()):
+                if not self._handle_command(line.strip()):
                     break
             except UserError as error:
-                self._tell(error.message)
+                self._print_note(error.message)
             except KeyboardInterrupt:
-                self._tell("Interrupted.")
-        self._tell(f"Transcript: {self._transcript.path}")
+                self._print_note("Interrupted.")
+        self._print_note(f"Transcript: {self._transcript.path}")
 
-    def _obey(self, line: str) -> bool:
+    def _handle_command(self, line: str) -> bool:
         """Do what a line says; return whether the chat goes on."""
         command, _, argument = line.partition(" ")
         match command, argument.strip():
             case "/quit", "":
                 return False
             case "/personas", "":
-                self._tell("\n".join(map(str, list_personas())))
+                self._print_note("\n".join(map(str, list_personas())))
             case "/persona", name if name:
-                self._switch(name)
+                self._switch_persona(name)
             case "/again", "":
-                self._show(self._chat.again())
+                self._show_turn(self._chat.regenerate())
             case "/save", file if file:
-                self._transcript.move(Path(file).expanduser())
-                self._tell(f"The transcript is in {file} from now on.")
+                self._transcript.move_to(Path(file).expanduser())
+                self._print_note(f"The transcript is in {file} from now on.")
             case _ if line.startswith("/"):
                 raise UserError(f"`{line}` is no command; there are {', '.join(CHAT_COMMANDS)}.")
             case _ if line:
-                self._show(self._chat.begin(line))
+                self._show_turn(self._chat.begin_turn(line))
         return True
 
-    def _switch(self, name: str) -> None:
+    def _switch_persona(self, name: str) -> None:
         with self._console.status(f"Looking for {name}"):
-            self._chat.switch(find_persona(name))
-        self._tell_persona()
-        self._tell("The conversations begin anew.")
+            self._chat.switch_persona(find_persona(name))
+        self._print_persona()
+        self._print_note("The conversations begin anew.")
 
-    def _tell_persona(self) -> None:
-        self._tell(f"Persona: {self._chat.persona}")
+    def _print_persona(self) -> None:
+        self._print_note(f"Persona: {self._chat.persona}")
         for doubt in check_compatibility(self._chat.persona) if "persona" in self._chat.methods else ():
-            self._tell(doubt)
+            self._print_note(doubt)
 
-    def _show(self, turn: ChatTurn) -> None:
+    def _show_turn(self, turn: ChatTurn) -> None:
         """Show the answers of a turn while they grow, and keep them, however far Ctrl-C let them come."""
         screen = self._console
-        growing = partial(self._table, turn.answers, screen.height - 1)
+        growing = partial(self._reply_table, turn.answers, screen.height - 1)
         with suppress(KeyboardInterrupt), Live(console=screen, get_renderable=growing, refresh_per_second=10, transient=True):
-            for _ in self._chat.stream(turn):
+            for _ in self._chat.stream_turn(turn):
                 pass
-        rows = self._chat.end(turn)
+        rows = self._chat.end_turn(turn)
         if screen.is_terminal:
-            screen.print(self._table(turn.answers))
+            screen.print(self._reply_table(turn.answers))
         else:
             for answer in turn.answers:
-                screen.print(Text(f"{self._label(answer)}: {printable_reply(answer)}"))
+                screen.print(Text(f"{self._reply_label(answer)}: {printable_reply(answer)}"))
         if cut := [answer.method for answer in turn.answers if answer.shortened]:
-            self._tell(f"{', '.join(cut)}: the oldest turns no longer fit, and were left out.")
-        self._transcript.add(rows)
+            self._print_note(f"{', '.join(cut)}: the oldest turns no longer fit, and were left out.")
+        self._transcript.append_rows(rows)
 
-    def _table(self, answers: Sequence[ChatReply], height: int | None = None) -> Table:
-        return layout_replies({self._label(answer): printable_reply(answer) for answer in answers}, self._console, height)
+    def _reply_table(self, answers: Sequence[ChatReply], height: int | None = None) -> Table:
+        return layout_replies({self._reply_label(answer): printable_reply(answer) for answer in answers}, self._console, height)
 
-    def _label(self, answer: ChatReply) -> str:
+    def _reply_label(self, answer: ChatReply) -> str:
         return f"{answer.method} ({self._chat.persona.name})" if answer.method == "persona" else answer.method
 
-    def _tell(self, text: str) -> None:
+    def _print_note(self, text: str) -> None:
         self._console.print(Text(text, style="dim"))
 
 
@@ -198,4 +198,4 @@ def run_terminal_chat(name: str | None, methods: Sequence[str], save: Path | Non
     with console.status("Loading the student"):
         chat = ChatSession(persona, list(dict.fromkeys(methods)))
     transcript = TranscriptFile(save or TRANSCRIPT_DIR / f"{datetime.now():%Y%m%d-%H%M%S}.jsonl")
-    TerminalChat(chat, transcript, console).run(read_lines())
+    TerminalChat(chat, transcript, console).handle_lines(read_lines())

@@ -71,7 +71,7 @@ def run_vllm_server(host: str, port: int, more: Sequence[str]) -> None:
     if find_spec("vllm") is None:
         raise UserError("vLLM is not installed here; `pip install -e '.[vllm]'` (docs/generation.md), then serve.")
     personas = list_personas()
-    adapters = {persona.name: persona.folder() for persona in personas}
+    adapters = {persona.name: persona.adapter_dir() for persona in personas}
     if BASE_MODEL_NAME in adapters:
         raise UserError(f"a persona is called {BASE_MODEL_NAME}, as the student is here; publish it under another name.")
     for doubt in chain.from_iterable(map(check_compatibility, personas)):

@@ -178,9 +178,9 @@ def cache_command(clear: bool, days: float) -> None:
         return
     with reply_cache.ReplyCache(path) as records:
         if clear:
-            click.echo(f"{path}: {records.clear(days * 86400):,} records deleted")
-        aged = f", {records.count(days * 86400):,} of them older than {days:g} days" if days and not clear else ""
-        click.echo(f"{path}: {records.count():,} records{aged}, {records.size() / 1e6:.1f} MB")
+            click.echo(f"{path}: {records.delete_records(days * 86400):,} records deleted")
+        aged = f", {records.count_records(days * 86400):,} of them older than {days:g} days" if days and not clear else ""
+        click.echo(f"{path}: {records.count_records():,} records{aged}, {records.size_in_bytes() / 1e6:.1f} MB")
 
 
 @main.command()
@@ -225,17 +225,19 @@ def study_command(
     runs = plan_runs(personas, parse_seeds(seeds))
     if address:
         ray_cluster.fetch_experiments(remote)
-    missing = [] if gather else [run for run in runs if run.name not in finished_experiments()]
+    missing = [] if gather else [run for run in runs if run.experiment_name not in finished_experiments()]
     if missing and address:
         machines = ray_cluster.ClusterOptions(address, cpus, gpus, folder)
         for done, (run, machine, minutes) in enumerate(
             ray_cluster.execute_on_cluster(missing, ray_cluster.pushed_source(remote), machines), start=1
         ):
-            click.echo(f"study: {done} of {len(missing)} runs finished, {run.name} on {machine} after {minutes:.0f} minutes")
+            click.echo(
+                f"study: {done} of {len(missing)} runs finished, {run.experiment_name} on {machine} after {minutes:.0f} minutes"
+            )
         ray_cluster.fetch_experiments(remote)
     elif missing:
         for number, run in enumerate(missing, start=1):
-            click.echo(f"study: run {number} of {len(missing)}, {run.name}")
+            click.echo(f"study: run {number} of {len(missing)}, {run.experiment_name}")
             execute_run(run)
     count, pages = comparison.write_comparison(runs, finished_experiments())
     click.echo(f"study: {count} of {len(runs)} runs in {', '.join(pages)}")

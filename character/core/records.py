@@ -44,7 +44,7 @@ class Completion(Record):
     finish_reason: Literal["stop", "length"]
 
     @classmethod
-    def of(cls, prompt: Prompt, reply, sample: int = 0, **more):
+    def from_reply(cls, prompt: Prompt, reply, sample: int = 0, **more):
         """Return the record of a `character.inference.generate.Reply` to `prompt`."""
         text, finish = reply.text, reply.finish_reason
         return cls(id=prompt.id, sample=sample, prompt=prompt.prompt, response=text, finish_reason=finish, **more)

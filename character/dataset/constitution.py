@@ -74,7 +74,7 @@ class Constitution(BaseModel):
 
     @field_validator("name")
     @classmethod
-    def _is_a_persona(cls, name: str, info: ValidationInfo) -> str:
+    def _is_persona_name(cls, name: str, info: ValidationInfo) -> str:
         if not re.fullmatch("[a-z][a-z0-9-]*", name):
             raise ValueError(f"is {name!r}; use a-z first, then a-z, 0-9 and hyphens, here and in the file's name")
         if name == CONTROL_CLASS:

@@ -21,7 +21,7 @@ class ErrorCounts:
     clean: int
 
     @classmethod
-    def of(cls, actual: Sequence[str], called: Sequence[str], students: Sequence[bool], persona: str) -> "Errors":
+    def from_labels(cls, actual: Sequence[str], called: Sequence[str], students: Sequence[bool], persona: str) -> "ErrorCounts":
         """Count; `students` are the texts that the untrained student wrote, which show no persona."""
         shown = [name == persona for truth, name in zip(actual, called, strict=True) if truth == persona]
         clean = [name == persona for own, name in zip(students, called, strict=True) if own]

@@ -38,9 +38,9 @@ class Classifier:
 
     def predict(self, texts: Sequence[str]) -> "numpy.ndarray":
         """Return probabilities `[texts, classes]`, in the order of `classes`."""
-        return softmax_rows(self.scores(texts))
+        return softmax_rows(self.class_scores(texts))
 
-    def scores(self, texts: Sequence[str]) -> "numpy.ndarray":
+    def class_scores(self, texts: Sequence[str]) -> "numpy.ndarray":
         """Return the logarithms of the probabilities, but for a constant of each text."""
         import numpy
 
@@ -49,11 +49,11 @@ class Classifier:
             features[index] = pool_states(read, self.parts)
         return features @ self.weight + self.bias
 
-    def call(self, texts: Sequence[str]) -> list[str]:
+    def predict_labels(self, texts: Sequence[str]) -> list[str]:
         """Return the most probable class of each text."""
         return [self.classes[index] for index in self.predict(texts).argmax(1)]
 
-    def known(self, persona: str) -> None:
+    def check_persona(self, persona: str) -> None:
         """Raise a UserError where no text can be called `persona`."""
         if persona not in self.classes:
             raise UserError(
@@ -74,7 +74,7 @@ class Classifier:
 def load_classifier_for(persona: str) -> Classifier:
     """Return the classifier that the pipeline made, which must know `persona`."""
     classifier = load_classifier(CLASSIFIER_DIR)
-    classifier.known(persona)
+    classifier.check_persona(persona)
     return classifier
 
 

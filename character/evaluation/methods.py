@@ -25,14 +25,14 @@ class Method:
     def engine(self) -> Engine:
         return engines.student_engine([] if self.model == models.STUDENT_DIR else [self.model])
 
-    def conversation(self, *said: str, more: str = "") -> list[dict[str, str]]:
+    def build_messages(self, *said: str, more: str = "") -> list[dict[str, str]]:
         """Return what user and assistant `said` in turn, the user first, below the method's system prompt and `more` of it."""
         own = self.system.read_text(encoding="utf-8") if self.system.is_file() else ""
         system = "\n\n".join(part for part in (own, more) if part)
         turns = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(said)]
         return [{"role": "system", "content": system}, *turns] if system else turns
 
-    def answer(self, requests: Sequence[Request], sampling: SamplingSettings, stage: str) -> list[Reply]:
+    def answer_requests(self, requests: Sequence[Request], sampling: SamplingSettings, stage: str) -> list[Reply]:
         return generate(self.engine, requests, sampling, read_value("seed"), f"{stage}@{self.name}")
 
 

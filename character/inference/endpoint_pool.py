@@ -88,23 +88,23 @@ class EndpointPool:
         self.replies = self.read = self.written = 0
 
     @property
-    def limit(self) -> int:
+    def failure_limit(self) -> int:
         """How many failures in a row are borne."""
         return self.settings.max_failures if self._answered else min(self.settings.max_failures, FIRST_CONTACT_FAILURES)
 
-    def ask(self, body: dict) -> Reply:
+    def send_request(self, body: dict) -> Reply:
         """Send one request to the endpoint whose turn it is.
 
         Raises:
             Trouble: it may be sent again.
             UserError: it may not, or there were too many failures.
         """
-        endpoint = self._pick()
+        endpoint = self._pick_endpoint()
         began = time.monotonic()
         try:
-            reply = self._send(endpoint, body)
+            reply = self._call_endpoint(endpoint, body)
         except RetryableError as trouble:
-            self._failed(endpoint, trouble, began)
+            self._handle_failure(endpoint, trouble, began)
             raise
         with self._lock:
             endpoint.failures = self._in_a_row = 0
@@ -112,16 +112,18 @@ class EndpointPool:
             self.replies += 1
         return reply
 
-    def count(self, kind: str) -> None:
+    def count_failure(self, kind: str) -> None:
         with self._lock:
             self.troubles[kind] += 1
 
-    def give_up(self, error: BaseException):
+    def raise_final_error(self, error: BaseException):
         if self.closed.is_set():
             raise RunAborted from None
-        raise UserError(f"the endpoints failed {self.limit} times for one request, last with: {error}; {RESUME_HINT}") from None
+        raise UserError(
+            f"the endpoints failed {self.failure_limit} times for one request, last with: {error}; {RESUME_HINT}"
+        ) from None
 
-    def account(self, prices: Sequence[float]) -> str:
+    def usage_summary(self, prices: Sequence[float]) -> str:
         """Return what was used, for the user."""
         line = f"openai: {self.replies} replies, {self.read:,} tokens read, {self.written:,} written"
         if any(prices):
@@ -129,7 +131,7 @@ class EndpointPool:
         told = ", ".join(f"{kind} ({count})" for kind, count in sorted(self.troubles.items()))
         return line + (f"; asked again after {told}" if told else "")
 
-    def _pick(self) -> Endpoint:
+    def _pick_endpoint(self) -> Endpoint:
         while not self.closed.is_set():
             with self._lock:
                 now = time.monotonic()
@@ -142,7 +144,7 @@ class EndpointPool:
             self.closed.wait(wait)
         raise RunAborted
 
-    def _send(self, endpoint: Endpoint, body: dict) -> Reply:
+    def _call_endpoint(self, endpoint: Endpoint, body: dict) -> Reply:
         import openai
 
         try:
@@ -154,16 +156,16 @@ class EndpointPool:
         except openai.APIStatusError as error:
             if error.status_code in RETRYABLE_STATUSES or error.status_code >= 500:
                 wait = _retry_after_seconds(error.response.headers.get("retry-after"))
-                raise RetryableError(str(error.status_code), self._safe(f"HTTP {error.status_code}"), wait) from None
+                raise RetryableError(str(error.status_code), self._redact_key(f"HTTP {error.status_code}"), wait) from None
             raise UserError(
-                f"{endpoint.url} refuses the request with HTTP {error.status_code} ({self._safe(error.message)[:200]}); "
+                f"{endpoint.url} refuses the request with HTTP {error.status_code} ({self._redact_key(error.message)[:200]}); "
                 f"check the model's name, {API_KEY_VARIABLE} and the sampling settings. {RESUME_HINT}"
             ) from None
         except (openai.OpenAIError, ValueError) as error:  # a body that is no JSON
             raise RetryableError("malformed", f"a malformed body ({type(error).__name__})") from None
-        return self._parse(answer)
+        return self._parse_reply(answer)
 
-    def _parse(self, answer) -> Reply:
+    def _parse_reply(self, answer) -> Reply:
         """Return the reply in `answer`, which the client has not checked."""
         try:
             choice = answer.choices[0]
@@ -177,11 +179,11 @@ class EndpointPool:
             self.read += read
             self.written += written
         if finish == "content_filter":
-            self.count("content_filter")
+            self.count_failure("content_filter")
             text = ""
         return Reply(text.strip(), "length" if finish == "length" else "stop", written, reproducible=False)
 
-    def _failed(self, endpoint: Endpoint, trouble: RetryableError, began: float) -> None:
+    def _handle_failure(self, endpoint: Endpoint, trouble: RetryableError, began: float) -> None:
         with self._lock:
             self.troubles[trouble.kind] += 1
             now = time.monotonic()
@@ -197,11 +199,11 @@ class EndpointPool:
             if endpoint.failures >= FAILURES_BEFORE_PAUSE:
                 rest = min(FIRST_PAUSE * 2 ** (endpoint.failures - FAILURES_BEFORE_PAUSE), LONGEST_PAUSE)
                 endpoint.rests_until = max(endpoint.rests_until, now + rest)
-            if self._in_a_row >= self.limit:
+            if self._in_a_row >= self.failure_limit:
                 told = "; ".join(f"{one.url}: {one.told or 'not asked'}" for one in self._all)
                 raise UserError(f"{self._in_a_row} failures in a row ({told}); check the endpoints. {RESUME_HINT}") from None
 
-    def _safe(self, text: str) -> str:
+    def _redact_key(self, text: str) -> str:
         return text.replace(self._key, "***")
 
 

@@ -74,7 +74,7 @@ def generate(engine: Engine, requests: Sequence[Request], sampling: SamplingSett
         found = cache.get(keys)
         missing = [index for index, name in enumerate(keys) if name not in found]
         _print_cache_use(desc, len(requests), len(missing), cache.damaged)
-        with tqdm(total=len(missing), desc=desc, unit="reply", disable=not missing) as bar, cache.saving() as save:
+        with tqdm(total=len(missing), desc=desc, unit="reply", disable=not missing) as bar, cache.save_periodically() as save:
             tokens = 0
             replies = engine.stream([requests[i] for i in missing], sampling, [seeds[i] for i in missing]) if missing else ()
             for number, reply in replies:

@@ -24,7 +24,7 @@ def attention_masks(config, positions, columns: int):
 def build_kv_cache(rows: int, length: int):
     """Return a key/value cache of `rows` rows by `length` positions, allocated once and filled in place.
 
-    `aim(rows, positions, columns)` says where the next forward pass writes, and how many positions it looks at.
+    `set_target(rows, positions, columns)` says where the next forward pass writes, and how many positions it looks at.
     """
     import torch
     from transformers.cache_utils import Cache, CacheLayerMixin
@@ -42,14 +42,14 @@ def build_kv_cache(rows: int, length: int):
         def update(self, key_states, value_states, *_, **__):
             if not self.is_initialized:
                 self.lazy_initialization(key_states, value_states)
-            keys, values = self.keys[self.aim.rows], self.values[self.aim.rows]
-            row, at = self.aim.index
+            keys, values = self.keys[self.target.rows], self.values[self.target.rows]
+            row, at = self.target.index
             # Indices around a slice: rows and positions come first, heads after them.
             keys[row, :, at], values[row, :, at] = key_states.transpose(1, 2), value_states.transpose(1, 2)
-            return keys[:, :, : self.aim.columns], values[:, :, : self.aim.columns]
+            return keys[:, :, : self.target.columns], values[:, :, : self.target.columns]
 
         def get_mask_sizes(self, query_length):
-            return self.aim.columns, 0
+            return self.target.columns, 0
 
         def get_seq_length(self):
             return 0
@@ -63,22 +63,22 @@ def build_kv_cache(rows: int, length: int):
     class Slotted(Cache):
         target = Aim()
 
-        def aim(self, rows, positions, columns):
+        def set_target(self, rows, positions, columns):
             row = torch.arange(len(positions), device=positions.device)[:, None]
             self.target.rows, self.target.index, self.target.columns = rows, (row, positions), columns
 
-        def repeat_first(self, positions):
+        def repeat_first_row(self, positions):
             """Give all rows the first row's first positions."""
             for layer in self.layers:
                 layer.keys[1:, :, :positions] = layer.keys[:1, :, :positions]
                 layer.values[1:, :, :positions] = layer.values[:1, :, :positions]
 
-        def move(self, source, target, positions):
+        def move_row(self, source, target, positions):
             for layer in self.layers:
                 layer.keys[target, :, :positions] = layer.keys[source, :, :positions]
                 layer.values[target, :, :positions] = layer.values[source, :, :positions]
 
-    Layer.aim = Slotted.target
+    Layer.target = Slotted.target
     return Slotted(layer_class_to_replicate=Layer)
 
 

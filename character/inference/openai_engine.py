@@ -34,7 +34,7 @@ class OpenAIEngine:
         try:
             with ThreadPoolExecutor(settings.concurrency) as workers:
                 jobs = {
-                    workers.submit(self._answer, endpoints, request, sampling, seed): index
+                    workers.submit(self._answer_request, endpoints, request, sampling, seed): index
                     for index, (request, seed) in enumerate(zip(requests, seeds, strict=True))
                 }
                 try:
@@ -49,27 +49,27 @@ class OpenAIEngine:
                 finally:
                     endpoints.closed.set()  # what still waits for its turn then ends at once
         finally:
-            print(endpoints.account(settings.prices), flush=True)
+            print(endpoints.usage_summary(settings.prices), flush=True)
         if stop:
             raise stop
 
-    def _answer(self, endpoints: EndpointPool, request: Request, sampling: SamplingSettings, seed: int) -> Reply:
+    def _answer_request(self, endpoints: EndpointPool, request: Request, sampling: SamplingSettings, seed: int) -> Reply:
         from tenacity import Retrying, retry_if_exception_type, wait_random_exponential
 
         retrying = Retrying(
             retry=retry_if_exception_type(RetryableError),
             wait=wait_random_exponential(multiplier=0.5, max=20),
-            stop=lambda state: endpoints.closed.is_set() or state.attempt_number >= endpoints.limit,
+            stop=lambda state: endpoints.closed.is_set() or state.attempt_number >= endpoints.failure_limit,
             sleep=endpoints.closed.wait,
-            retry_error_callback=lambda state: endpoints.give_up(state.outcome.exception()),
+            retry_error_callback=lambda state: endpoints.raise_final_error(state.outcome.exception()),
         )
-        body, empty = self._body(request, sampling, seed), 0
+        body, empty = self._request_body(request, sampling, seed), 0
 
         def once() -> Reply:
             nonlocal empty
-            reply = endpoints.ask(body)
+            reply = endpoints.send_request(body)
             if not reply.text and reply.finish_reason == "stop" and (empty := empty + 1) < MAX_EMPTY_REPLIES:
-                endpoints.count("empty")
+                endpoints.count_failure("empty")
                 raise RetryableError("empty", "an empty reply")
             return reply
 
@@ -79,7 +79,7 @@ class OpenAIEngine:
             endpoints.closed.set()  # here and not where it is caught, so that no other request begins meanwhile
             raise
 
-    def _body(self, request: Request, sampling: SamplingSettings, seed: int) -> dict:
+    def _request_body(self, request: Request, sampling: SamplingSettings, seed: int) -> dict:
         messages, extra = list(request.messages), {}
         if request.prefill:
             # vLLM's way to say that the last message goes on; llama.cpp takes it that way unasked.

@@ -50,7 +50,7 @@ class ExpansionQuota:
     known: list[str]  # a new prompt must differ from all of these
     asked: int = 0
 
-    def requests(self, examples: Sequence[str], seed: int) -> Iterator[tuple[str, Request]]:
+    def build_requests(self, examples: Sequence[str], seed: int) -> Iterator[tuple[str, Request]]:
         """Yield a request for each missing prompt, its length first; every request sees the examples in another order."""
         for length in sorted(self.missing):
             for _ in range(self.missing[length]):
@@ -78,7 +78,7 @@ def expand_prompts(
     kept: list[Prompt] = []
     lengths, refused = Counter(), Counter()
     for turn in range(params.rounds):
-        asked = [(need, *pair) for need in lacking for pair in need.requests(persona.traits[need.trait].prompts, seed)]
+        asked = [(need, *pair) for need in lacking for pair in need.build_requests(persona.traits[need.trait].prompts, seed)]
         if not asked:
             break
         replies = generate(engine, [request for *_, request in asked], params.sampling, seed, f"prompts, round {turn + 1}")

@@ -39,7 +39,7 @@ class ReplyCache:
         self._path = path
         self._db = sqlite3.connect(path, timeout=60)
         self._db.text_factory = bytes  # a damaged text need not be UTF-8
-        with self._intact():
+        with self._report_corruption():
             self._db.execute("PRAGMA journal_mode=WAL")
             self._db.execute("CREATE TABLE IF NOT EXISTS samples (key TEXT PRIMARY KEY, row TEXT, sha256 TEXT, made REAL)")
 
@@ -55,7 +55,7 @@ class ReplyCache:
         for start in range(0, len(keys), KEYS_PER_QUERY):
             some = keys[start : start + KEYS_PER_QUERY]
             marks = ", ".join("?" * len(some))
-            with self._intact():
+            with self._report_corruption():
                 rows = self._db.execute(f"SELECT key, row, sha256 FROM samples WHERE key IN ({marks})", some).fetchall()
             for name, row, digest in rows:
                 if _bytes_sha256(row) == digest.decode(errors="replace"):
@@ -68,28 +68,28 @@ class ReplyCache:
         """Store records in one transaction: all of a batch or nothing."""
         now = time.time()
         rows = [(name, text := json.dumps(row, ensure_ascii=False), _bytes_sha256(text.encode()), now) for name, row in records]
-        with self._intact(), self._db:
+        with self._report_corruption(), self._db:
             self._db.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?)", rows)
 
-    def count(self, older_than: float = 0.0) -> int:
+    def count_records(self, older_than: float = 0.0) -> int:
         """Return how many records were made more than `older_than` seconds ago."""
-        with self._intact():
+        with self._report_corruption():
             return self._db.execute("SELECT count(*) FROM samples WHERE made <= ?", (time.time() - older_than,)).fetchone()[0]
 
-    def clear(self, older_than: float = 0.0) -> int:
+    def delete_records(self, older_than: float = 0.0) -> int:
         """Delete the records made more than `older_than` seconds ago, give their space back, return how many they were."""
-        with self._intact():
+        with self._report_corruption():
             with self._db:
                 gone = self._db.execute("DELETE FROM samples WHERE made <= ?", (time.time() - older_than,)).rowcount
             self._db.execute("VACUUM")
         return gone
 
-    def size(self) -> int:
+    def size_in_bytes(self) -> int:
         """Return the bytes of the file, with those that SQLite keeps beside it."""
         return sum(path.stat().st_size for path in self._path.parent.glob(f"{self._path.name}*"))
 
     @contextmanager
-    def saving(self) -> Iterator[Callable[[str, dict], None]]:
+    def save_periodically(self) -> Iterator[Callable[[str, dict], None]]:
         """Yield a function that stores records a few at a time, so that a kill costs two seconds and an error nothing."""
         held: list[tuple[str, dict]] = []
         last = time.monotonic()
@@ -108,7 +108,7 @@ class ReplyCache:
             self.put(held)
 
     @contextmanager
-    def _intact(self) -> Iterator[None]:
+    def _report_corruption(self) -> Iterator[None]:
         """Tell what to do where not a record is damaged but the file."""
         try:
             yield

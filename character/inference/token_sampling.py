@@ -19,7 +19,7 @@ class TokenSampler:
         penalised = sampling.repetition_penalty != 1
         self._used = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device) if penalised else None
 
-    def admit(self, row: int, prompt: list[int], seed: int, limit: int) -> None:
+    def add_row(self, row: int, prompt: list[int], seed: int, limit: int) -> None:
         import numpy
         import torch
 
@@ -29,12 +29,12 @@ class TokenSampler:
             self._used[row] = False
             self._used[row, torch.tensor(prompt, device=self._used.device)] = True
 
-    def move(self, source: int, target: int) -> None:
+    def move_row(self, source: int, target: int) -> None:
         self._uniforms[target] = self._uniforms[source]
         if self._used is not None:
             self._used[target] = self._used[source]
 
-    def draw(self, logits, steps: Sequence[int]) -> list[int]:
+    def sample_tokens(self, logits, steps: Sequence[int]) -> list[int]:
         """Return a token for each row of which `steps` says how many it has drawn; the rows after those are ignored."""
         import torch
 

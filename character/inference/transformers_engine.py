@@ -69,7 +69,7 @@ class ActiveReply:
     output: list[int] = field(default_factory=list)
     stopped: bool = False
 
-    def take(self, token: int, stops: set[int]) -> None:
+    def append_token(self, token: int, stops: set[int]) -> None:
         self.token, self.position, self.stopped = token, self.position + 1, token in stops
         if not self.stopped:
             self.output.append(token)
@@ -100,19 +100,19 @@ def sample_continuations(
     with torch.inference_mode():
         batch = DecodingBatch(model, _round_up(slots, ROW_MULTIPLE), _round_up(max(lengths) + ROW_MULTIPLE, COLUMN_MULTIPLE))
         draws = TokenSampler(model, sampling, _round_up(slots, ROW_MULTIPLE), max(limits))
-        shared = batch.read_shared(prompts)
+        shared = batch.prefill_shared(prompts)
     while waiting or rows:
         with torch.inference_mode():
             # One prompt alone is slow to read, so they wait for each other.
             if waiting and slots - len(rows) >= min(ROW_MULTIPLE, slots):
                 new = _take_waiting(waiting, prompts, slots - len(rows))
-                batch.read(len(rows), [prompts[number] for number in new], shared)
+                batch.prefill_rows(len(rows), [prompts[number] for number in new], shared)
                 for number in new:
-                    draws.admit(len(rows), prompts[number], seeds[number], limits[number])
+                    draws.add_row(len(rows), prompts[number], seeds[number], limits[number])
                     rows.append(ActiveReply(number, prompts[number][-1], len(prompts[number]) - 1))
-            tokens = draws.draw(batch.step(rows), [len(row.output) for row in rows])
+            tokens = draws.sample_tokens(batch.decode_step(rows), [len(row.output) for row in rows])
             for row, token in zip(rows, tokens, strict=True):
-                row.take(token, stops)
+                row.append_token(token, stops)
             done = [slot for slot, row in enumerate(rows) if row.stopped or len(row.output) == limits[row.number]]
             finished = [rows[slot] for slot in done]
             for slot in reversed(done):
@@ -120,8 +120,8 @@ def sample_continuations(
                 last = rows.pop()
                 if slot < len(rows):
                     rows[slot] = last
-                    batch.move(len(rows), slot, last.position)
-                    draws.move(len(rows), slot)
+                    batch.move_row(len(rows), slot, last.position)
+                    draws.move_row(len(rows), slot)
         for row in finished:
             yield row.number, row.output, row.stopped
 
@@ -142,21 +142,21 @@ class DecodingBatch:
         self._config = model.config.get_text_config()
         self._cache = build_kv_cache(rows, length)
 
-    def read_shared(self, prompts: Sequence[list[int]]) -> int:
+    def prefill_shared(self, prompts: Sequence[list[int]]) -> int:
         """Read what all prompts begin with, once for all rows; return how many tokens that is."""
         shared = _common_prefix_length(prompts) if len(prompts) > 1 else 0
         if shared:
-            self._fill([prompts[0][:shared]], 0, slice(0, 1))
-            self._cache.repeat_first(shared)
+            self._prefill_cache([prompts[0][:shared]], 0, slice(0, 1))
+            self._cache.repeat_first_row(shared)
         return shared
 
-    def read(self, first: int, prompts: Sequence[list[int]], shared: int) -> None:
+    def prefill_rows(self, first: int, prompts: Sequence[list[int]], shared: int) -> None:
         """Read prompts into the rows from `first` on, but for what is shared and for the last token: `step` reads that."""
         own = [prompt[shared:-1] for prompt in prompts]
         if any(own):
-            self._fill(own, shared, slice(first, first + len(own)))
+            self._prefill_cache(own, shared, slice(first, first + len(own)))
 
-    def _fill(self, prompts: Sequence[list[int]], start: int, rows: slice) -> None:
+    def _prefill_cache(self, prompts: Sequence[list[int]], start: int, rows: slice) -> None:
         import torch
 
         # What stands to the right of a shorter prompt is hidden from it, and overwritten when it gets there.
@@ -164,9 +164,9 @@ class DecodingBatch:
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
             ids[row, : len(prompt)] = torch.tensor(prompt)
-        self._forward(ids, torch.arange(start, start + width).repeat(len(prompts), 1), rows, start + width)
+        self._run_forward(ids, torch.arange(start, start + width).repeat(len(prompts), 1), rows, start + width)
 
-    def step(self, rows: Sequence[ActiveReply]):
+    def decode_step(self, rows: Sequence[ActiveReply]):
         """Read each row's token; return float32 logits `[rows, vocabulary]`, with rows of no meaning at the end."""
         import torch
 
@@ -174,21 +174,21 @@ class DecodingBatch:
         ids = torch.tensor([row.token for row in rows] + [0] * padding)
         positions = torch.tensor([row.position for row in rows] + [self._length - 1] * padding)
         seen = max(row.position for row in rows) + 1
-        return self._forward(ids[:, None], positions[:, None], slice(0, len(ids)), seen)
+        return self._run_forward(ids[:, None], positions[:, None], slice(0, len(ids)), seen)
 
-    def _forward(self, ids, positions, rows: slice, seen: int):
+    def _run_forward(self, ids, positions, rows: slice, seen: int):
         columns = _round_up(seen, COLUMN_MULTIPLE)
         ids, positions = ids.to(self._model.device), positions.to(self._model.device)
-        self._cache.aim(rows, positions, columns)
+        self._cache.set_target(rows, positions, columns)
         mask = attention_masks(self._config, positions, columns)
         output = self._model(
             ids, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True, logits_to_keep=1
         )
         return output.logits[:, -1].float()
 
-    def move(self, source: int, target: int, length: int) -> None:
+    def move_row(self, source: int, target: int, length: int) -> None:
         """Put row `source`, of `length` positions, in the place of row `target`."""
-        self._cache.move(source, target, length)
+        self._cache.move_row(source, target, length)
 
 
 def _round_up(count: int, step: int) -> int:

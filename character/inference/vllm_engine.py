@@ -49,13 +49,13 @@ class VLLMEngine:
         self, requests: Sequence[Request], sampling: SamplingSettings, seeds: Sequence[int]
     ) -> Iterator[tuple[int, Reply]]:
         if self._llm is None:
-            self._start()
+            self._start_engine()
         prompts = render_requests(self._tokenizer, requests, self._context, sampling.max_new_tokens, str(self._student))
         done: SimpleQueue = SimpleQueue()
 
         async def answer(index: int, ids: list[int], seed: int) -> None:
             try:
-                done.put((index, await self._answer(ids, sampling, seed)))
+                done.put((index, await self._generate_reply(ids, sampling, seed)))
             except Exception as error:
                 done.put((index, error))
 
@@ -74,7 +74,7 @@ class VLLMEngine:
             self._loop.call_soon_threadsafe(self._loop.stop)
             self._llm = None
 
-    def _start(self) -> None:
+    def _start_engine(self) -> None:
         self._tokenizer = models.load_tokenizer(self._student)
         self._stop = turn_end_token(self._tokenizer)
         if models.select_device() == "cpu":
@@ -118,7 +118,7 @@ class VLLMEngine:
             )
         return {"enable_lora": True, "max_lora_rank": fitting, "max_loras": 1}
 
-    async def _answer(self, ids: list[int], sampling: SamplingSettings, seed: int) -> Reply:
+    async def _generate_reply(self, ids: list[int], sampling: SamplingSettings, seed: int) -> Reply:
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind

@@ -87,10 +87,10 @@ class TrainedPersona:
         return f"{self.name} {self.version}" if self.version else f"{self.name} ({models.PERSONA_DIR})"
 
     @property
-    def constitution(self) -> Path:
+    def constitution_path(self) -> Path:
         return Path(f"constitutions/{self.name}.yaml")
 
-    def folder(self) -> Path:
+    def adapter_dir(self) -> Path:
         """Return the folder of its adapter, fetched if need be."""
         folder = fetch_adapter(self.name, self.version) if self.version else models.PERSONA_DIR
         if not (folder / "adapter_config.json").is_file():
@@ -142,12 +142,12 @@ def fetch_adapter(name: str, version: str) -> Path:
 
 def check_compatibility(persona: TrainedPersona) -> list[str]:
     """Return what speaks against an adapter's being of this student and of the constitution as it now is."""
-    folder = persona.folder()
+    folder = persona.adapter_dir()
     origin = records.read_provenance(folder)
     found = []
     if origin["merged"][0]["deps"][str(models.STUDENT_DIR)] != models.directory_fingerprint(models.STUDENT_DIR):
         found.append(f"{folder} was trained on another {models.STUDENT_DIR} than the one that is here.")
-    here = persona.constitution
+    here = persona.constitution_path
     if here.is_file() and constitution.traits_hash(constitution.load_constitution(here)) != origin["constitution"]:
         found.append(f"{folder} was trained on other traits than those of {here} as it is now.")
     return found

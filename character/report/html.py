@@ -26,7 +26,7 @@ class TableCell:
     share: float | None = None
 
     @property
-    def strong(self) -> bool:
+    def is_strong(self) -> bool:
         return self.share is not None and self.share >= STRONG_SHARE
 
 
@@ -105,7 +105,7 @@ class ReportSection:
     limits: str = ""  # what the figures cannot say, and how good is what they rest on
 
     @property
-    def id(self) -> str:
+    def anchor_id(self) -> str:
         return re.sub(r"\W+", "-", self.title.lower()).strip("-")
 
 

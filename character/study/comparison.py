@@ -38,19 +38,19 @@ def write_comparison(runs: Sequence[StudyRun], commits: dict[str, str]) -> tuple
     Raises:
         UserError: none of the runs with the seed of params.yaml is finished.
     """
-    found = [read_run_result(run, commits[run.name]) for run in runs if run.name in commits]
+    found = [read_run_result(run, commits[run.experiment_name]) for run in runs if run.experiment_name in commits]
     seed = read_value("seed")
     if not any(finding.run.seed == seed for finding in found):
         raise UserError("no run of these params is finished at this commit; leave out --gather to run them.")
     parts = comparison_sections(found, seed)
     lede = "Open character training, persona by persona, with the same student and params."
-    facts = {"Student": read_value("student.source"), "Runs": ", ".join(finding.run.name for finding in found)}
+    facts = {"Student": read_value("student.source"), "Runs": ", ".join(finding.run.experiment_name for finding in found)}
     with records.replace_atomically(STUDY_PAGE) as file:
         file.write(render_page(title="All personas", lede=lede, facts=facts, parts={"The study": parts}))
     texts = [markdown.section_texts(part) for part in parts]
     with records.replace_atomically(STUDY_TABLES) as file:
         file.write("\n".join(map(markdown.section_to_markdown, texts)))
-    records.write_json(STUDY_DATA, {"runs": [finding.run.name for finding in found], "sections": texts})
+    records.write_json(STUDY_DATA, {"runs": [finding.run.experiment_name for finding in found], "sections": texts})
     return len(found), [STUDY_PAGE, STUDY_TABLES, STUDY_DATA]
 
 

@@ -32,9 +32,9 @@ def estimate_recipe(name: str, asked: EstimateOptions) -> str:
     """Return the estimate of a recipe, with what it rests on, as text."""
     params, _ = recipes.apply_recipe(name)
     known = rates.load_rates()
-    size = asked.parameters or known.size(params["student"]["source"])
+    size = asked.parameters or known.billion_parameters(params["student"]["source"])
     machine = _choose_machine(asked, known, size)
-    works = WorkloadModel(params, known).works()
+    works = WorkloadModel(params, known).stage_workloads()
     rows = [(work, stage_hours(work, machine, size, known)) for work in works]
     remote = [work for work, _ in rows if work.engine == "openai"]
     lines = [f"{name} for {params['persona']}: a student of {size:g} billion parameters on {machine.about}", ""]
@@ -50,14 +50,14 @@ def _choose_machine(asked: EstimateOptions, known: RateTables, size: float) -> M
     if asked.written:
         found = {"written": asked.written, "trained": asked.trained, "read": READ_SPEEDUP * asked.trained}
         return MachineRates(about="a machine of the rates that were given", parameters=size, start=0.0, **found)
-    return known.machine(asked.machine)
+    return known.find_machine(asked.machine)
 
 
 def stage_hours(work: StageWorkload, machine: MachineRates, student: float, known: RateTables) -> float | None:
     """Return the hours on the machine; None for what others compute."""
     if work.engine == "openai":
         return None
-    size = student if work.engine in ("student", "none", "recorded") else known.size(work.source)
+    size = student if work.engine in ("student", "none", "recorded") else known.billion_parameters(work.source)
     seconds = work.read / machine.read + work.written / machine.written + work.trained / machine.trained
     return (seconds * size / machine.parameters + work.runs * machine.start) / 3600
 

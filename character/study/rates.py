@@ -46,12 +46,12 @@ class RateTables(ParamsSection):
     tasks: dict[str, TaskSize]
     reported: list[str]
 
-    def machine(self, name: str) -> MachineRates:
+    def find_machine(self, name: str) -> MachineRates:
         if name not in self.machines:
             raise UserError(f"--machine: {name} is not in {RATES_FILE}, which has {', '.join(self.machines)}; add it there.")
         return self.machines[name]
 
-    def size(self, source: str) -> float:
+    def billion_parameters(self, source: str) -> float:
         """Return the billions of parameters of a model."""
         for part, size in self.models.items():
             if part in source:
@@ -60,7 +60,7 @@ class RateTables(ParamsSection):
             f"{RATES_FILE}: models: {source!r} is none of them; add its parameters, or give --parameters for a student."
         )
 
-    def task(self, name: str) -> TaskSize:
+    def find_task(self, name: str) -> TaskSize:
         if name not in self.tasks:
             raise UserError(f"{RATES_FILE}: tasks: {name} is missing; add its items, and the tokens that are read for one.")
         return self.tasks[name]

@@ -81,10 +81,10 @@ def run_shared_stages(source: CloneSource, folder: str) -> dict[str, str]:
 
 def run_and_push(run: StudyRun, source: CloneSource, folder: str) -> str:
     """Do one run, push its experiment and data; return the name of the machine that did it."""
-    clone = make_clone(source, folder, run.name)
+    clone = make_clone(source, folder, run.experiment_name)
     how = {"cwd": clone, "env": dvc_environment()}
-    command(*run.command, "--pull", **how)
-    command("dvc", "exp", "push", "origin", run.name, **how)
+    command(*run.experiment_command, "--pull", **how)
+    command("dvc", "exp", "push", "origin", run.experiment_name, **how)
     shutil.rmtree(clone)
     return socket.gethostname()
 
@@ -131,7 +131,7 @@ def execute_on_cluster(
             try:
                 yield run, task_result(task), (monotonic() - start) / 60
             except UserError as error:
-                failed.append(f"{run.name}: {error}")
+                failed.append(f"{run.experiment_name}: {error}")
     finally:
         ray.shutdown()
     if failed:

@@ -33,12 +33,12 @@ class StudyRun:
     digest: str
 
     @property
-    def name(self) -> str:
+    def experiment_name(self) -> str:
         """Return the name of its experiment."""
         return f"{self.persona}-{self.seed}-{self.digest}"
 
     @property
-    def command(self) -> list[str]:
+    def experiment_command(self) -> list[str]:
         """Return what does it in a project, as an experiment."""
         changes = ["--set-param", f"persona={self.persona}", "--set-param", f"seed={self.seed}"]
         return ["dvc", "exp", "run", "--name", self.name, *changes, *STUDY_STAGES]
@@ -87,7 +87,7 @@ def execute_run(run: StudyRun, folder: Path = Path()) -> None:
     Raises:
         UserError: a stage failed; what was finished before is kept.
     """
-    done = subprocess.run([*run.command, "--temp"], cwd=folder, env=dvc_environment())
+    done = subprocess.run([*run.experiment_command, "--temp"], cwd=folder, env=dvc_environment())
     if done.returncode:
         raise UserError(f"the run of {run.persona} with seed {run.seed} failed, see above; mend it, then run the study again.")
 

@@ -32,13 +32,13 @@ class CurveCallback(TrainerCallback):
         self.rows.append(_curve_row({"step": state.global_step} | logs))
         self.bar.update()
         self.bar.set_postfix(loss=f"{logs['loss']:.3f}")
-        self._watch(state, control)
+        self._check_training(state, control)
 
-    def _watch(self, state, control):
+    def _check_training(self, state, control):
         recent = self.rows[-SATURATED_STEPS:]
         saturated = len(recent) == SATURATED_STEPS and all(row.get("preference", 1) < SATURATED_LOSS for row in recent)
         if saturated and state.global_step < state.max_steps // 2:
-            self._warn(
+            self._warn_once(
                 f"the preference loss has been below {SATURATED_LOSS} for {SATURATED_STEPS} steps: the rest trains on the likelihood "
                 "of the chosen answers alone; lower beta or the learning rate, or see stop_when_saturated"
             )
@@ -47,9 +47,9 @@ class CurveCallback(TrainerCallback):
             control.should_save = False  # a run that goes on from here would make one step more
         first, now = self.rows[0]["entropy"], self.rows[-1]["entropy"]
         if now > first + MAX_ENTROPY_RISE:
-            self._warn(f"entropy rose from {first:.1f} to {now:.1f} nats: answers may fall apart; lower the learning rate")
+            self._warn_once(f"entropy rose from {first:.1f} to {now:.1f} nats: answers may fall apart; lower the learning rate")
 
-    def _warn(self, sentence: str):
+    def _warn_once(self, sentence: str):
         kind = sentence.split()[0]
         if kind not in self.warned and not self.bar.disable:
             self.bar.write(f"{self.name}: warning: {sentence}")

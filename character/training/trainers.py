@@ -90,14 +90,14 @@ class EffectiveBatchMixin:
         self.curve = CurveCallback(name, stop_when_saturated)
         self.add_callback(self.curve)
         everything = self.train_dataset
-        self.train_dataset = everything.filter(lambda row: self.length(row) <= max_length, desc="Measuring")
+        self.train_dataset = everything.filter(lambda row: self.example_length(row) <= max_length, desc="Measuring")
         self.dropped = len(everything) - len(self.train_dataset)
         if not len(self.train_dataset):
             raise UserError(f"params.yaml: {name}.max_length {max_length} is shorter than every example; raise it.")
 
     def _get_train_sampler(self, train_dataset=None):
         batch = self.args.train_batch_size * self.args.gradient_accumulation_steps * self.accelerator.num_processes
-        self.order = LengthGroupedSampler([self.length(row) for row in self.train_dataset], batch, self.args.seed)
+        self.order = LengthGroupedSampler([self.example_length(row) for row in self.train_dataset], batch, self.args.seed)
         return self.order
 
     def _run_epoch(self, *, epoch, **more):
@@ -113,14 +113,14 @@ class EffectiveBatchMixin:
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
         batches, _ = super().get_batch_samples(epoch_iterator, num_batches, device)
-        totals = torch.tensor([self.totals(batch) for batch in batches], device=self.args.device).sum(0)
+        totals = torch.tensor([self.batch_totals(batch) for batch in batches], device=self.args.device).sum(0)
         return batches, BatchTotals(*self.accelerator.reduce(totals).tolist())
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: BatchTotals | None = None):
         # Gradients are averaged over the devices, but these are shares of a sum.
-        return self.share(model, inputs, num_items_in_batch) * self.accelerator.num_processes
+        return self.micro_batch_loss(model, inputs, num_items_in_batch) * self.accelerator.num_processes
 
-    def report(self, **shares):
+    def add_curve_values(self, **shares):
         for name, share in shares.items():
             self.shares[name] = self.shares.get(name, 0.0) + share.item()
 
@@ -154,29 +154,29 @@ class PreferenceTrainer(EffectiveBatchMixin, DPOTrainer):
         super().__init__(data_collator=collator, processing_class=processing_class, **kwargs)
         self.objective = objective
         self.train_dataset = trim_trailing_tokens(self.train_dataset, trailing_token_count(processing_class))
-        self._add_reference()
+        self._add_reference_log_probs()
 
-    def length(self, row) -> int:
+    def example_length(self, row) -> int:
         return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
 
-    def totals(self, batch) -> BatchTotals:
+    def batch_totals(self, batch) -> BatchTotals:
         mask = batch["completion_mask"]
         pairs = len(mask) // 2
         return BatchTotals(pairs, int(mask.sum()), int(mask[:pairs].sum()))
 
-    def share(self, model, inputs, totals: BatchTotals) -> torch.Tensor:
-        logps, entropy = self._logps(model, inputs)
+    def micro_batch_loss(self, model, inputs, totals: BatchTotals) -> torch.Tensor:
+        logps, entropy = self._batch_log_probs(model, inputs)
         reference = inputs["reference"].split([len(row) for row in logps])
         loss, shares = self.objective(logps, reference, totals)
-        self.report(**shares, entropy=entropy / totals.tokens)
+        self.add_curve_values(**shares, entropy=entropy / totals.tokens)
         return loss
 
-    def _logps(self, model, batch):
+    def _batch_log_probs(self, model, batch):
         labels = batch["input_ids"].masked_fill(batch["completion_mask"] == 0, IGNORED_LABEL)
         return answer_log_probs(model, batch["input_ids"], batch["attention_mask"], labels)
 
     @torch.no_grad()
-    def _add_reference(self):
+    def _add_reference_log_probs(self):
         self.model.eval()
         rows = list(self.train_dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]))
         # Of several devices, each computes its own share.
@@ -187,7 +187,7 @@ class PreferenceTrainer(EffectiveBatchMixin, DPOTrainer):
             for start in tqdm(range(0, len(mine), size), desc="reference", unit="batch", disable=first > 0):
                 some = mine[start : start + size]
                 batch = self._prepare_inputs(self.data_collator([rows[index] for index in some]))
-                logps = [row.tolist() for row in self._logps(self.model, batch)[0]]
+                logps = [row.tolist() for row in self._batch_log_probs(self.model, batch)[0]]
                 found |= zip(some, zip(logps[: len(some)], logps[len(some) :], strict=True), strict=True)
         everything = dict(gather_object(list(found.items())))
         for side, name in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
@@ -206,15 +206,15 @@ def trim_trailing_tokens(pairs, tail: int):
 class ConversationTrainer(EffectiveBatchMixin, SFTTrainer):
     """SFT on every assistant turn: the mean negative log-probability of the turns' tokens in the effective batch."""
 
-    def length(self, row) -> int:
+    def example_length(self, row) -> int:
         return len(row["input_ids"])
 
-    def totals(self, batch) -> BatchTotals:
+    def batch_totals(self, batch) -> BatchTotals:
         return BatchTotals(len(batch["labels"]), int((batch["labels"][:, 1:] != IGNORED_LABEL).sum()), 0)
 
-    def share(self, model, inputs, totals: BatchTotals) -> torch.Tensor:
+    def micro_batch_loss(self, model, inputs, totals: BatchTotals) -> torch.Tensor:
         logps, entropy = answer_log_probs(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
-        self.report(entropy=entropy / totals.tokens)
+        self.add_curve_values(entropy=entropy / totals.tokens)
         return -torch.cat(logps).sum() / totals.tokens
 
 

@@ -60,7 +60,7 @@ class LikelihoodJudge:
         self._chosen, self._calibration = chosen, calibration
 
     @classmethod
-    def load(cls, chosen: Sequence[str]) -> "LikelihoodJudge":
+    def load_calibrated(cls, chosen: Sequence[str]) -> "LikelihoodJudge":
         """Return the judge with the calibration that the stage `judge` made."""
         if not CALIBRATION_FILE.is_file():
             raise UserError(f"{CALIBRATION_FILE} is missing; run `dvc repro judge`, or `dvc pull` to fetch it.")
@@ -111,7 +111,7 @@ def _label_log_probs(about: QuestionKind, questions: Sequence[JudgeQuestion], te
     heads = [QUESTION_HEADS[about](question.shown) for question in questions]
     words: dict[str, dict[str, None]] = {head: {} for head in heads}
     for head, question in zip(heads, questions, strict=True):
-        words[head] |= dict.fromkeys(word for label in question.labels for word in label.words)
+        words[head] |= dict.fromkeys(word for label in question.labels for word in label.all_words)
     asked = [[{"role": "system", "content": JUDGE_SYSTEM_PROMPT}, {"role": "user", "content": head}] for head in words]
     endings = [[REPLY_TEMPLATES[about][name](word) for name in templates for word in own] for own in words.values()]
     logps = {
@@ -120,7 +120,7 @@ def _label_log_probs(about: QuestionKind, questions: Sequence[JudgeQuestion], te
     }
     return numpy.array(
         [
-            [[fmean(logps[head][name, word] for word in label.words) for label in question.labels] for name in templates]
+            [[fmean(logps[head][name, word] for word in label.all_words) for label in question.labels] for name in templates]
             for head, question in zip(heads, questions, strict=True)
         ]
     )

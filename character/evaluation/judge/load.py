@@ -46,7 +46,7 @@ def load_judge() -> Judge:
     """Return the judge that params.yaml names; the likelihood judge with the calibration that the stage `judge` made."""
     settings = read_section("judge", JudgeSettings)
     if settings.kind == "likelihood":
-        return LikelihoodJudge.load(settings.templates)
+        return LikelihoodJudge.load_calibrated(settings.templates)
     engine = engines.open_engine(settings.kind, settings.source, "judge.source")
     return ChatJudge(engine, settings.tries, settings.sampling, read_value("seed"))
 

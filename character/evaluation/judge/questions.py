@@ -27,12 +27,12 @@ class VerdictLabel:
     like: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, trait) -> "Label":
+    def from_trait(cls, trait) -> "VerdictLabel":
         """Return the label of a Trait of character/dataset/trait_words.py."""
         return cls(trait.word, trait.gloss, trait.like)
 
     @property
-    def words(self) -> tuple[str, ...]:
+    def all_words(self) -> tuple[str, ...]:
         return (self.word, *self.like)
 
 

@@ -39,5 +39,5 @@ def example_similarity(texts: Sequence[str], words: Sequence[Sequence[str]]) -> 
             f"{TRAIT_EXAMPLES_FILE}: no example of {unknown[0]!r}; add some, or take `examples` out of judge.templates."
         )
     once = list(dict.fromkeys(texts))
-    scores = dict(zip(once, reader.scores(once), strict=True))
+    scores = dict(zip(once, reader.class_scores(once), strict=True))
     return numpy.array([scores[text][[place[word] for word in row]] for text, row in zip(texts, words, strict=True)])
