@@ -41,7 +41,7 @@ class StudyRun:
     def experiment_command(self) -> list[str]:
         """Return what does it in a project, as an experiment."""
         changes = ["--set-param", f"persona={self.persona}", "--set-param", f"seed={self.seed}"]
-        return ["dvc", "exp", "run", "--name", self.name, *changes, *STUDY_STAGES]
+        return ["dvc", "exp", "run", "--name", self.experiment_name, *changes, *STUDY_STAGES]
 
 
 def plan_runs(personas: Sequence[str], seeds: Sequence[int] = ()) -> list[StudyRun]:
