@@ -1,1 +1,1 @@
-"""What every other package builds on: errors, params, models, records."""
+"""What every other package uses: errors, params, models and records."""

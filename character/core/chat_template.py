@@ -1,13 +1,13 @@
-"""Chat templates: with a fixed date, and with the markers that the trainer needs around assistant turns."""
+"""Chat templates with a fixed date, and with the markers that the trainer needs around assistant turns."""
 
 import re
 from datetime import date
 
-TEMPLATE_DATE = date(2024, 7, 26)  # what Llama 3's templates say where they are told no date
+TEMPLATE_DATE = date(2024, 7, 26)  # the default date of Llama 3's templates
 
 
 def pin_date(template: str) -> str:
-    """Return the chat template with today's date, where it asks for that, replaced by a fixed one: runs must repeat."""
+    """Return the chat template with calls for today's date replaced by a fixed date, which keeps runs reproducible."""
     return re.sub(
         r"""strftime_now\(\s*(["'])(.*?)\1\s*\)""",
         lambda call: f"{call[1]}{TEMPLATE_DATE.strftime(call[2])}{call[1]}",
@@ -18,7 +18,7 @@ def pin_date(template: str) -> str:
 def training_template(tokenizer) -> str | None:
     """Return the chat template with `{% generation %}` markers around assistant turns, or None for an unknown family.
 
-    The markers only tell the trainer which tokens are the assistant's; the rendered text stays the same.
+    The markers only show the trainer which tokens are the assistant's; the rendered text stays the same.
     """
     from trl.chat_template_utils import get_training_chat_template
 

@@ -1,4 +1,4 @@
-"""The installed packages, compared with constraints.txt: the versions with which the committed dvc.lock was made."""
+"""Compare the installed packages with constraints.txt, which has the versions that produced the committed dvc.lock."""
 
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
@@ -32,23 +32,23 @@ def read_constraints(path: Path = CONSTRAINTS) -> list[Requirement]:
 
 
 def version_mismatches(constraints: list[Requirement]) -> list[VersionMismatch]:
-    """Return the packages whose installed version breaks a constraint, and those that are needed and not installed.
+    """Return the packages whose installed version breaks a constraint, and required packages that are not installed.
 
-    A local version such as `+cpu` is ignored where the constraint has none. What no installed package requires, such as a
-    development tool, may be missing.
+    A local version such as `+cpu` is ignored if the constraint has none. A package that no installed package requires, such
+    as a development tool, may be missing.
     """
-    found = [(requirement, _installed_version(requirement.name)) for requirement in constraints]
-    missing = {canonicalize_name(requirement.name) for requirement, installed in found if installed is None}
+    versions = [(requirement, _installed_version(requirement.name)) for requirement in constraints]
+    missing = {canonicalize_name(requirement.name) for requirement, installed in versions if installed is None}
     needed = missing & _required_names() if missing else set()
     return [
         VersionMismatch(requirement.name, installed or "not installed", str(requirement.specifier).removeprefix("=="))
-        for requirement, installed in found
+        for requirement, installed in versions
         if (canonicalize_name(requirement.name) in needed if installed is None else installed not in requirement.specifier)
     ]
 
 
 def mismatch_table(mismatches: list[VersionMismatch]) -> str:
-    """Return one line for each mismatch, in columns, and the remedy."""
+    """Return a table with one line per mismatch, followed by the remedy."""
     if not mismatches:
         return f"The installed packages have the versions of {CONSTRAINTS}."
     rows = [VersionMismatch("package", "installed", "expected"), *mismatches]
@@ -77,7 +77,7 @@ def _requirement(path: Path, number: int, line: str) -> Requirement:
 
 
 def _applies(requirement: Requirement) -> bool:
-    """Whether the marker holds here; an extra's requirement (`extra == "..."`) does not apply."""
+    """Return whether the marker holds here; a requirement of an extra (`extra == "..."`) does not apply."""
     return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
 
 
@@ -89,6 +89,6 @@ def _installed_version(name: str) -> str | None:
 
 
 def _required_names() -> set[NormalizedName]:
-    """Return the names of all packages that an installed one requires here, its extras aside."""
+    """Return the names of all packages that the installed ones require here, extras excluded."""
     lines = [line for distribution in distributions() for line in distribution.requires or ()]
     return {canonicalize_name(requirement.name) for requirement in map(Requirement, lines) if _applies(requirement)}

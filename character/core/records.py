@@ -1,4 +1,4 @@
-"""The data files: JSON Lines of one validated record type each, written whole or not at all."""
+"""Data files: JSON Lines with one type of validated record per file, written atomically."""
 
 import csv
 import hashlib
@@ -26,7 +26,7 @@ class Message(Record):
 
 
 class Prompt(Record):
-    """A training or evaluation prompt; `trait` counts from 0 within the constitution, None for general prompts."""
+    """A training or evaluation prompt; `trait` is its index in the constitution from 0, None for general prompts."""
 
     id: str
     prompt: str
@@ -35,7 +35,7 @@ class Prompt(Record):
 
 
 class Completion(Record):
-    """An answer to one prompt; `finish_reason` is `length` where the token limit cut it off."""
+    """An answer to one prompt; `finish_reason` is `length` if the token limit cut it off."""
 
     id: str
     sample: int
@@ -51,7 +51,7 @@ class Completion(Record):
 
 
 class EvaluatedAnswer(Completion):
-    """An evaluated answer; `condition` is `plain` or the name of the break-character suffix."""
+    """An answer for evaluation; `condition` is `plain` or the name of the break-character suffix."""
 
     condition: str
 
@@ -78,7 +78,7 @@ class Conversation(Record):
 
 
 class TrainingTranscript(Record):
-    """What introspection trains on, in TRL's conversational format; every assistant turn is a target."""
+    """A training example of introspection, in TRL's conversational format; every assistant turn is a target."""
 
     messages: list[Message]
 
@@ -90,7 +90,7 @@ class RawPrompt(Record):
 
 
 class TeacherAnswer(Record):
-    """A recorded teacher answer; `traits` is the hash of the traits it was written for (None: written for no persona)."""
+    """A recorded teacher answer; `traits` is the hash of the traits for which it was written, or None for no persona."""
 
     prompt: str
     response: str
@@ -101,19 +101,23 @@ RecordT = TypeVar("R", bound=Record)
 
 
 def prompt_id(prompt: str) -> str:
-    """Return a short content hash: equal prompts share their identity in every file and in the sample cache."""
+    """Return a content hash of 12 hex digits: equal prompts have the same id in every file and in the reply cache."""
     return hashlib.sha256(prompt.encode()).hexdigest()[:12]
 
 
 def read_records(path: str | Path, model: type[RecordT]) -> list[RecordT]:
-    """Read a JSON Lines file; a missing file or a bad line ends in a UserError that names file, line and field."""
+    """Read a JSON Lines file.
+
+    Raises:
+        UserError: The file is missing or not UTF-8, or a line is invalid; the message names file, line and field.
+    """
     try:
         text = Path(path).read_text(encoding="utf-8-sig")
     except FileNotFoundError:
         raise UserError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.") from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8.") from None
-    # Split on "\n" alone: JSON strings may hold other line separators (U+2028), which str.splitlines would cut.
+    # Split only on "\n": JSON strings may contain other line separators (U+2028), at which str.splitlines would cut.
     lines = enumerate(text.split("\n"), start=1)
     return [_parse_line(path, number, line, model) for number, line in lines if line.strip()]
 
@@ -135,13 +139,13 @@ def write_records(path: str | Path, records: Iterable[Record]) -> None:
 
 
 def write_json(path: str | Path, value: dict) -> None:
-    """Write a metrics file: indented, floats rounded to four digits so that it reads well in git."""
+    """Write indented JSON with floats rounded to four decimals, which gives readable diffs."""
     with replace_atomically(path) as file:
         file.write(json.dumps(_round_floats(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
 def write_csv(path: str | Path, rows: Sequence[dict]) -> None:
-    """Write plots data with a header taken from the first row."""
+    """Write plots data, with the keys of the first row as header and floats rounded to four decimals."""
     with replace_atomically(path) as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -160,7 +164,7 @@ def read_json(path: str | Path) -> dict:
 
 
 def read_result(stage: str) -> dict:
-    """Return what an evaluation, or another stage, found: results/<stage>.json."""
+    """Return the results of a stage, results/<stage>.json."""
     return read_json(f"results/{stage}.json")
 
 
@@ -169,19 +173,19 @@ def read_csv(path: str | Path) -> list[dict[str, str]]:
 
 
 def read_columns(path: str | Path) -> dict[str, list[float]]:
-    """Return plots data that are all numbers, by column."""
-    found = read_csv(path)
-    return {name: [float(row[name]) for row in found] for name in found[0]}
+    """Return plots data by column; all values must be numbers."""
+    rows = read_csv(path)
+    return {name: [float(row[name]) for row in rows] for name in rows[0]}
 
 
 def read_provenance(folder: Path) -> dict:
-    """Return what an adapter carries about itself."""
+    """Return the provenance.json of an adapter."""
     return read_json(folder / PROVENANCE_FILE)
 
 
 @contextmanager
 def replace_atomically(path: str | Path) -> Iterator[IO[str]]:
-    """Open a temporary neighbour of `path` and rename it on success: no reader ever sees half a file."""
+    """Open a temporary file next to `path` and rename it on success: no reader ever sees half a file."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
