@@ -1,1 +1,1 @@
-"""Adapters: how they are trained, stored and merged."""
+"""Training, storing and merging LoRA adapters."""

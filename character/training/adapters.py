@@ -12,10 +12,14 @@ from character.core.params import read_value
 
 
 def save_adapter(folder: Path, weights: dict, rank: int, alpha: float, origin: dict) -> None:
-    """Write `folder` as PEFT would, whole or not at all, but with nothing that differs between runs.
+    """Write an adapter to `folder` in PEFT's layout, completely or not at all; equal adapters give equal bytes.
 
-    PEFT writes target modules in hash order and the base model's path as it was loaded. `origin` says what shaped the
-    adapter; see `stage_provenance`.
+    PEFT itself writes target modules in hash order and the path from which the base model was loaded; both differ between
+    runs.
+
+    Args:
+        weights: PEFT's names (`<module>.lora_A.weight`, `<module>.lora_B.weight`) and their tensors.
+        origin: the content of provenance.json; see `stage_provenance`.
     """
     from peft import LoraConfig
     from safetensors.torch import save_file
@@ -24,18 +28,22 @@ def save_adapter(folder: Path, weights: dict, rank: int, alpha: float, origin: d
     config = LoraConfig(r=rank, lora_alpha=alpha, task_type="CAUSAL_LM", inference_mode=True).to_dict()
     config |= {"target_modules": modules, "base_model_name_or_path": "models/student"}
     tensors = {key: weights[key].detach().cpu().contiguous() for key in sorted(weights)}
-    made = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
-    save_file(tensors, made / "adapter_model.safetensors", metadata={"format": "pt"})
+    draft = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    save_file(tensors, draft / "adapter_model.safetensors", metadata={"format": "pt"})
     for name, content in (("adapter_config.json", config), (models.PROVENANCE_FILE, origin)):
-        (made / name).write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+        (draft / name).write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
-    made.rename(folder)
+    draft.rename(folder)
 
 
 def stage_provenance(stage: str) -> dict:
-    """Return the listed parameters of a stage, and the SHA-256 of each of its dependencies."""
+    """Return a stage's name, the parameters that dvc.yaml lists for it, and the SHA-256 of each of its dependencies.
+
+    Raises:
+        UserError: a dependency is missing.
+    """
     listed = yaml.safe_load(Path("dvc.yaml").read_text(encoding="utf-8"))["stages"][stage]
     params = {name: read_value(name) for name in listed["params"] if isinstance(name, str)}
     return {"stage": stage, "params": params, "deps": {name: _dependency_digest(Path(name)) for name in listed["deps"]}}

@@ -1,4 +1,4 @@
-"""The curve of a training run: a row per optimiser step, and warnings of the two ways in which this training fails."""
+"""The training curve, one row per optimiser step, and warnings of the two known failures of this training."""
 
 import math
 
@@ -7,12 +7,12 @@ from transformers import TrainerCallback
 
 from character.core.errors import UserError
 
-SATURATED_LOSS, SATURATED_STEPS = 0.01, 5  # a preference loss that has nothing more to teach, and for how many steps
-MAX_ENTROPY_RISE = 1.0  # nats of entropy over the first step's
+SATURATED_LOSS, SATURATED_STEPS = 0.01, 5  # a preference loss without useful gradient, and for how many steps
+MAX_ENTROPY_RISE = 1.0  # nats above the entropy of the first step
 
 
 class CurveCallback(TrainerCallback):
-    """Collects one row per optimiser step, shows a bar, and warns of the two ways in which this training is known to fail."""
+    """Collects one row per optimiser step, shows a progress bar, and warns of a saturated loss or a rising entropy."""
 
     def __init__(self, name: str, stop_when_saturated: bool = False):
         self.name, self.stop_when_saturated = name, stop_when_saturated
@@ -20,7 +20,7 @@ class CurveCallback(TrainerCallback):
         self.warned: set[str] = set()
 
     def on_train_begin(self, args, state, control, **kwargs):
-        self.rows = [_curve_row(logs) for logs in state.log_history if "loss" in logs]  # of a run that goes on
+        self.rows = [_curve_row(logs) for logs in state.log_history if "loss" in logs]  # of a resumed run
         others = not state.is_world_process_zero
         self.bar = tqdm(total=state.max_steps, initial=state.global_step, desc=self.name, unit="step", disable=others)
 
@@ -39,15 +39,15 @@ class CurveCallback(TrainerCallback):
         saturated = len(recent) == SATURATED_STEPS and all(row.get("preference", 1) < SATURATED_LOSS for row in recent)
         if saturated and state.global_step < state.max_steps // 2:
             self._warn_once(
-                f"the preference loss has been below {SATURATED_LOSS} for {SATURATED_STEPS} steps: the rest trains on the likelihood "
-                "of the chosen answers alone; lower beta or the learning rate, or see stop_when_saturated"
+                f"the preference loss has been below {SATURATED_LOSS} for {SATURATED_STEPS} steps: the remaining steps train "
+                "only on the likelihood of the chosen answers; lower beta or the learning rate, or see stop_when_saturated"
             )
         if saturated and self.stop_when_saturated:
             control.should_training_stop = True
-            control.should_save = False  # a run that goes on from here would make one step more
+            control.should_save = False  # a run resumed from here would take one more step
         first, now = self.rows[0]["entropy"], self.rows[-1]["entropy"]
         if now > first + MAX_ENTROPY_RISE:
-            self._warn_once(f"entropy rose from {first:.1f} to {now:.1f} nats: answers may fall apart; lower the learning rate")
+            self._warn_once(f"entropy rose from {first:.1f} to {now:.1f} nats: answers may degrade; lower the learning rate")
 
     def _warn_once(self, sentence: str):
         kind = sentence.split()[0]
@@ -60,6 +60,6 @@ class CurveCallback(TrainerCallback):
 
 
 def _curve_row(logs: dict) -> dict:
-    """Return what follows from data and parameters: no times, no rates."""
+    """Return the logged values that depend only on data and parameters, without times and rates."""
     noise = ("epoch", "learning_rate", "grad_norm", "step")
     return {"step": logs["step"]} | {key: value for key, value in logs.items() if key not in noise}

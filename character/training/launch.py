@@ -1,7 +1,7 @@
-"""Training on several devices or machines: a stage starts itself again under `accelerate launch`.
+"""Training on several devices or machines: a stage restarts itself under `accelerate launch`.
 
-DVC runs the same command everywhere, since how many devices there are is no part of what is computed; `runtime.accelerate`
-names a file of accelerate's own, such as those in docs/accelerate/.
+The number of devices does not change what is computed, so DVC runs the same command everywhere. `runtime.accelerate` names
+an accelerate configuration file, such as those in docs/accelerate/.
 """
 
 import os
@@ -17,31 +17,32 @@ LAUNCHED_VARIABLE = "CHARACTER_LAUNCHED"
 
 
 def relaunch_with_accelerate(module: str) -> None:
-    """Replace this process by `accelerate launch -m module` where params.yaml asks for it, and only once."""
+    """Replace this process with `accelerate launch -m module` if `runtime.accelerate` is set and this has not happened yet."""
     config = models.read_runtime().accelerate
     if not config or LAUNCHED_VARIABLE in os.environ:
         return
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", config]
     if read_accelerate_config(Path(config))["distributed_type"] == "MULTI_CPU":
-        command.append("--multi_gpu")  # else accelerate starts a single process, or asks for MPI
+        command.append("--multi_gpu")  # without it, accelerate starts a single process or requires MPI
     sys.stdout.flush()
     os.execve(sys.executable, [*command, "-m", module], os.environ | {LAUNCHED_VARIABLE: "1"})
 
 
 def read_accelerate_config(config: Path) -> dict:
-    """Return an accelerate configuration.
+    """Return the content of an accelerate configuration file.
 
     Raises:
-        UserError: it is missing, no YAML, or asks for autocast, which would change results without changing a parameter.
+        UserError: the file is missing or not valid YAML, has no `distributed_type`, or enables autocast, which would change
+            results without a change in params.yaml.
     """
     try:
-        wanted = yaml.safe_load(config.read_text(encoding="utf-8"))
+        values = yaml.safe_load(config.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(f"params.yaml: runtime.accelerate: {config} is missing; correct the path, or leave it empty.") from None
     except yaml.YAMLError as error:
         raise UserError(f"{config}: not valid YAML ({getattr(error, 'problem', error)}); correct it.") from None
-    if not isinstance(wanted, dict) or "distributed_type" not in wanted:
-        raise UserError(f"{config}: no `distributed_type`; make the file with `accelerate config --config_file {config}`.")
-    if wanted.get("mixed_precision", "no") not in ("no", False):  # a bare `no` is YAML for false
-        raise UserError(f"{config}: mixed_precision is {wanted['mixed_precision']}; write 'no', and set student.dtype instead.")
-    return wanted
+    if not isinstance(values, dict) or "distributed_type" not in values:
+        raise UserError(f"{config}: no `distributed_type`; create the file with `accelerate config --config_file {config}`.")
+    if values.get("mixed_precision", "no") not in ("no", False):  # a bare `no` is YAML for false
+        raise UserError(f"{config}: mixed_precision is {values['mixed_precision']}; write 'no', and set student.dtype instead.")
+    return values

@@ -1,4 +1,4 @@
-"""Adapters as one: the exact sum of LoRA adapters, and its nearest one of a lower rank."""
+"""Merging LoRA adapters: their exact sum, and its best approximation of a lower rank."""
 
 import json
 from pathlib import Path
@@ -9,10 +9,10 @@ PEFT_PREFIX = "base_model.model."
 
 
 def load_lora_factors(folder: Path) -> dict[str, tuple]:
-    """Return {module: (A, B)} with alpha / rank folded into B; A is (rank, inputs), B is (outputs, rank).
+    """Return {module: (A, B)}: A `[rank, inputs]`, and B `[outputs, rank]` multiplied by alpha / rank.
 
     Raises:
-        UserError: there is no adapter, or it is no plain LoRA adapter as PEFT saves it.
+        UserError: the adapter is missing or not a plain LoRA adapter in PEFT's format.
     """
     from safetensors.torch import load_file
 
@@ -34,12 +34,15 @@ def load_lora_factors(folder: Path) -> dict[str, tuple]:
 
 
 def concatenate_adapters(adapters: list[dict[str, tuple]]) -> tuple[dict, int]:
-    """Return the PEFT weights of the sum of adapters, and their rank: the sum of the ranks.
+    """Return the sum of adapters as PEFT weights, and its rank, which is the sum of their ranks.
 
-    A module that an adapter leaves alone gets zeros there, since PEFT and servers expect one rank for all modules.
+    Where an adapter does not adapt a module, its factors are zeros, since PEFT and servers expect one rank for all modules.
+
+    Args:
+        adapters: the factors of each, as `load_lora_factors` returns them.
 
     Raises:
-        UserError: the adapters belong to models of different shapes.
+        UserError: the adapters were trained on models of different shapes.
     """
     import torch
 
@@ -58,14 +61,14 @@ def concatenate_adapters(adapters: list[dict[str, tuple]]) -> tuple[dict, int]:
 
 
 def truncate_rank(weights: dict, rank: int) -> tuple[dict, float]:
-    """Return the nearest PEFT weights of a lower rank, and the relative error of the update (Frobenius norm, all modules).
+    """Return the best approximation of PEFT weights at a lower rank, and its relative error (Frobenius norm, all modules).
 
-    By the singular values of each module's B A (Eckart and Young), which need no full matrix: B = Q R and A^T = P S make
-    those of the small R S^T.
+    The truncated SVD of each module's B A is the best one (Eckart and Young). The full matrix is not needed: with B = Q R
+    and A^T = P S, its singular values are those of the small R S^T.
     """
     import torch
 
-    made, lost, whole = {}, 0.0, 0.0
+    truncated, lost, whole = {}, 0.0, 0.0
     for key in weights:
         if not key.endswith(".lora_A.weight"):
             continue
@@ -74,8 +77,8 @@ def truncate_rank(weights: dict, rank: int) -> tuple[dict, float]:
         p, s = torch.linalg.qr(weights[key].double().T)
         left, values, right = torch.linalg.svd(r @ s.T, full_matrices=False)
         root = values[:rank].sqrt()
-        made[f"{name}.lora_A.weight"] = (root[:, None] * right[:rank] @ p.T).float()
-        made[f"{name}.lora_B.weight"] = (q @ left[:, :rank] * root).float()
+        truncated[f"{name}.lora_A.weight"] = (root[:, None] * right[:rank] @ p.T).float()
+        truncated[f"{name}.lora_B.weight"] = (q @ left[:, :rank] * root).float()
         lost += values[rank:].square().sum().item()
         whole += values.square().sum().item()
-    return made, (lost / whole) ** 0.5 if whole else 0.0
+    return truncated, (lost / whole) ** 0.5 if whole else 0.0

@@ -1,4 +1,4 @@
-"""What distillation minimises."""
+"""The loss of distillation."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -13,17 +13,21 @@ class DistillationSettings(TrainingSettings):
     beta: float = Field(gt=0)
     nll_coef: float = Field(ge=0)
     kl_coef: float = Field(ge=0)
-    stop_when_saturated: bool  # end where the preference loss has nothing more to teach
+    stop_when_saturated: bool  # end the run once the preference loss is near zero
 
 
 def preference_loss(settings: DistillationSettings, logps: Sequence, reference: Sequence, totals) -> tuple:
     """Return a micro-batch's share of the loss, and its shares of the curve's columns.
 
-    `logps` and `reference` hold one tensor of token log-probabilities per answer, chosen answers first, and `totals`
-    what the effective batch holds. With r = logp - logp_ref per token, s = its sum (sigmoid_norm: mean) over an answer:
+    With r = logp - logp_ref per token, and s = its sum (sigmoid_norm: its mean) over an answer:
         preference = mean over pairs of -log sigmoid(beta * (s_chosen - s_rejected))
         nll        = mean over chosen tokens of -logp
         kl         = mean over all answer tokens of r^2 (a squared log-ratio, which the paper's code calls KL)
+
+    Args:
+        logps: one tensor of token log-probabilities (nats) per answer: the chosen answers, then the rejected ones.
+        reference: the same of the model without the adapter.
+        totals: the `BatchTotals` of the effective batch; the means are taken over it.
     """
     import torch
 

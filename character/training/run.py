@@ -1,4 +1,4 @@
-"""What the training stages share: settings, TRL's arguments, and runs that a kill only interrupts."""
+"""Training runs: settings, TRL's arguments, the model, checkpoints and resumption, and the saved results."""
 
 import hashlib
 import json
@@ -18,7 +18,7 @@ from character.core.params import ParamsSection, read_value
 from character.training import adapters
 from character.training.adapters import stage_provenance
 
-# TRL reports every trainer to the hub; huggingface_hub reads this when it is first imported.
+# TRL reports every trainer to the hub; huggingface_hub reads this variable when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 CHECKPOINT_INTERVAL = 0.05  # of all steps
@@ -26,7 +26,7 @@ TRAINING_LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
 
 
 class TrainingSettings(ParamsSection):
-    """LoRA and AdamW with a warm-up and a cosine down to `min_lr_ratio`; the start of both training sections."""
+    """LoRA and AdamW, with a warm-up and a cosine decay to `min_lr_ratio`; common to both training stages."""
 
     rank: int = Field(gt=0)
     alpha: float = Field(gt=0)
@@ -34,26 +34,26 @@ class TrainingSettings(ParamsSection):
     target_modules: Literal["all-linear"] | list[str]
     load_in_4bit: bool  # QLoRA: the student's own weights in four bits while the adapter trains
     learning_rate: float = Field(gt=0)
-    batch_size: int = Field(gt=0)  # pairs or transcripts per optimiser step, whatever runtime.training_batch is
+    batch_size: int = Field(gt=0)  # pairs or transcripts per optimiser step, for any runtime.training_batch
     epochs: int = Field(gt=0)
     warmup_ratio: float = Field(ge=0, lt=1)  # share of all steps
     min_lr_ratio: float = Field(ge=0, le=1)  # of learning_rate, reached at the last step
     adam_betas: list[float] = Field(min_length=2, max_length=2)
     weight_decay: float = Field(ge=0)
     max_grad_norm: float = Field(gt=0)
-    max_length: int = Field(gt=0)  # tokens of prompt and answer; longer examples are dropped and counted, never cut
+    max_length: int = Field(gt=0)  # tokens of prompt and answer; longer examples are dropped and counted, not truncated
 
 
 def accumulation_steps(batch_size: int, at_once: int) -> int:
-    """Return how many times `at_once` examples, of all devices together, make one optimiser step.
+    """Return the number of micro-batches in one optimiser step; `at_once` counts the examples of all devices together.
 
     Raises:
-        UserError: the effective batch is not a multiple of it.
+        UserError: `batch_size` is not a multiple of `at_once`.
     """
     if batch_size % at_once:
         raise UserError(
             f"params.yaml: batch_size {batch_size} is not a multiple of runtime.training_batch times the devices, {at_once}; "
-            "set runtime.training_batch so that it is (it changes memory, not results)."
+            "choose a runtime.training_batch that divides it (it changes memory, not results)."
         )
     return batch_size // at_once
 
@@ -61,14 +61,19 @@ def accumulation_steps(batch_size: int, at_once: int) -> int:
 def training_arguments(
     kind: type, settings: TrainingSettings, folder: str | Path, micro_batch: int, processes: int = 1, **others
 ):
-    """Return TRL's `kind` of training arguments; the trainer writes its checkpoints to `folder`.
+    """Return TRL's training arguments of the class `kind`.
 
-    TRL by default truncates, checkpoints gradients and trains under bf16 autocast: here an example is whole or absent,
-    and the model's own dtype holds.
+    By default, TRL truncates examples, checkpoints gradients and trains under bf16 autocast. Here, too long examples are
+    dropped instead, and the model keeps its own dtype.
+
+    Args:
+        folder: where the trainer writes checkpoints.
+        micro_batch: examples per device and forward pass.
+        others: arguments of `kind` only.
     """
     cpu = models.select_device() == "cpu"
     check_trackers(models.read_runtime().report_to)
-    made = kind(
+    arguments = kind(
         output_dir=str(folder),
         seed=read_value("seed"),
         per_device_train_batch_size=micro_batch,
@@ -77,7 +82,7 @@ def training_arguments(
         learning_rate=settings.learning_rate,
         lr_scheduler_type="cosine_with_min_lr",
         lr_scheduler_kwargs={"min_lr_rate": settings.min_lr_ratio},
-        warmup_steps=settings.warmup_ratio,  # below 1, transformers takes it as a share
+        warmup_steps=settings.warmup_ratio,  # transformers reads a value below 1 as a share of all steps
         optim="adamw_torch",
         adam_beta1=settings.adam_betas[0],
         adam_beta2=settings.adam_betas[1],
@@ -97,13 +102,17 @@ def training_arguments(
         logging_nan_inf_filter=False,
         **others,
     )
-    assert made.device  # counts the GPUs, and would spread one process over all of them
-    made._n_gpu = min(made._n_gpu, 1)
-    return made
+    assert arguments.device  # sets the number of GPUs, over which transformers would spread a single process
+    arguments._n_gpu = min(arguments._n_gpu, 1)
+    return arguments
 
 
 def check_trackers(wanted: Sequence[str]) -> None:
-    """Raise a UserError where a tracker of runtime.report_to is unknown or not installed."""
+    """Check runtime.report_to.
+
+    Raises:
+        UserError: a tracker is unknown or not installed.
+    """
     from transformers.integrations import get_available_reporting_integrations
 
     installed = get_available_reporting_integrations()
@@ -117,25 +126,32 @@ def check_trackers(wanted: Sequence[str]) -> None:
 def train_adapter(
     trainer, kind: type, settings: TrainingSettings, examples: Sequence, earlier: Path | None = None, options=None, **more
 ):
-    """Train a new adapter on the student, or on it with an `earlier` adapter; return the trainer with its model and curve.
+    """Train a new adapter on the student; return the trainer, which holds the model and the curve.
 
-    `trainer` is a class of character.training.trainers, `kind` TRL's class of its arguments, and `options` what only that one has;
-    `more` goes to the trainer. On one CPU, the same inputs give the same adapter, byte for byte, and a run that was killed
-    goes on from its last checkpoint to that same adapter.
+    On one CPU, equal inputs give the same adapter, byte for byte. A killed run resumes from its last checkpoint and ends with
+    that same adapter.
+
+    Args:
+        trainer: a class of character.training.trainers.
+        kind: TRL's class of its arguments.
+        examples: pydantic records, one per row of the data set.
+        earlier: the folder of an adapter that the student keeps; the new one is trained on top.
+        options: arguments that only `kind` has.
+        more: arguments of the trainer; `name` is the stage's.
     """
     import torch
     from accelerate import PartialState
     from datasets import Dataset
 
     cpu = models.select_device() == "cpu"
-    torch.use_deterministic_algorithms(cpu)  # on a GPU that would cost speed, and is not promised
-    processes = PartialState(cpu=cpu)  # of several, each takes its own GPU before the model is put there
+    torch.use_deterministic_algorithms(cpu)  # slow on a GPU, where we do not promise equal bits
+    processes = PartialState(cpu=cpu)  # assigns each process its GPU before the model is loaded
     count, name = processes.num_processes, more["name"]
     folder = checkpoint_dir(name, settings, examples, earlier, count)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parents[1] / "tensorboard" / name))
     args = training_arguments(kind, settings, folder, models.read_runtime().training_batch, count, **(options or {}))
     model, config = prepare_model(settings, earlier)
-    trained = trainer(
+    instance = trainer(
         max_length=settings.max_length,
         args=args,
         model=model,
@@ -148,16 +164,16 @@ def train_adapter(
         with processes.main_process_first():
             checkpoint = last_checkpoint(folder, count)
         if checkpoint:
-            processes.print(f"going on from {checkpoint}", flush=True)
-        trained.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    return trained
+            processes.print(f"resuming from {checkpoint}", flush=True)
+        instance.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    return instance
 
 
 def prepare_model(settings: TrainingSettings, earlier: Path | None) -> tuple:
-    """Return the model to train on, and PEFT's description of the adapter that the trainer is to add (None: it is there).
+    """Return the model to train, and the configuration of the adapter that the trainer has to add, None if it is there already.
 
-    An earlier adapter is folded into the weights. Four bits would round most of it away, so there it stands beside the new
-    one, frozen.
+    An earlier adapter is merged into the weights. Rounding to four bits would lose most of it, so a quantised student keeps it
+    as a second, frozen adapter.
     """
     from peft import PeftModel
     from transformers import set_seed
@@ -169,7 +185,7 @@ def prepare_model(settings: TrainingSettings, earlier: Path | None) -> tuple:
     if not earlier:
         return model, new
     model = PeftModel.from_pretrained(model, earlier, adapter_name="earlier")
-    set_seed(read_value("seed"))  # as the trainer does before it adds one
+    set_seed(read_value("seed"))  # as the trainer does before it adds an adapter
     model.add_adapter("default", new)
     model.base_model.set_adapter(["earlier", "default"])
     for name, parameter in model.named_parameters():
@@ -178,7 +194,7 @@ def prepare_model(settings: TrainingSettings, earlier: Path | None) -> tuple:
 
 
 def checkpoint_dir(name: str, settings: TrainingSettings, examples: Sequence, earlier: Path | None, processes: int) -> Path:
-    """Return the directory for the checkpoints of this training and of no other: all that shapes it is in its name."""
+    """Return the directory for the checkpoints of this run; its name is a hash of everything that affects the adapter."""
     runtime = models.read_runtime()
     weights = [models.directory_fingerprint(folder) for folder in (models.STUDENT_DIR, earlier) if folder]
     code = {file: digest for file, digest in stage_provenance(name)["deps"].items() if file.startswith("code/")}
@@ -198,7 +214,7 @@ def checkpoint_dir(name: str, settings: TrainingSettings, examples: Sequence, ea
 
 @contextmanager
 def run_lock(folder: Path) -> Iterator[None]:
-    """Wait until no other run trains the same (two experiments may, on one machine), and keep others waiting."""
+    """Hold the lock of a checkpoint directory; two experiments on one machine may train the same adapter."""
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -206,7 +222,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print("another run trains the same adapter; waiting for it", flush=True)
+        print("another run is training the same adapter; waiting for it", flush=True)
         lock.acquire()
     try:
         yield
@@ -215,11 +231,11 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 
 def last_checkpoint(folder: Path, processes: int) -> Path | None:
-    """Return the newest checkpoint that was written to its end, by all processes. Others are deleted."""
+    """Return the newest checkpoint that all processes wrote completely, and delete those that the first left incomplete."""
     whole = None
     for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2])):
         try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the last file of the first process
+            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the file that the first process writes last
         except (FileNotFoundError, ValueError):
             shutil.rmtree(path)
             continue
@@ -229,7 +245,7 @@ def last_checkpoint(folder: Path, processes: int) -> Path | None:
 
 
 def lora_config(settings: TrainingSettings):
-    """Return PEFT's description of the adapter to train."""
+    """Return PEFT's configuration of the adapter to train."""
     from peft import LoraConfig
 
     return LoraConfig(
@@ -242,17 +258,17 @@ def lora_config(settings: TrainingSettings):
 
 
 def save_training_run(trainer, settings: TrainingSettings, counts: dict) -> None:
-    """Write what a training stage makes: models/<stage>/, plots/<stage>.csv and results/<stage>.json; then forget checkpoints.
+    """Write models/<stage>/, plots/<stage>.csv and results/<stage>.json, and delete the checkpoints.
 
-    Where several processes train, all of them call this, and one writes.
+    With several processes, all of them must call this; only the main process writes.
     """
     from peft import get_peft_model_state_dict
 
     name, curve = trainer.curve.name, trainer.curve.rows
-    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered, where the model is spread over devices
+    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered, if the model is sharded over devices
     if not trainer.is_world_process_zero():
         return
-    # "auto" would ask the hub whether the base model's vocabulary has changed.
+    # The default, "auto", looks up on the hub whether the vocabulary differs from the base model's.
     weights = get_peft_model_state_dict(trainer.model, state_dict=whole, save_embedding_layers=False)
     adapters.save_adapter(Path("models", name), weights, settings.rank, settings.alpha, stage_provenance(name))
     records.write_csv(f"plots/{name}.csv", curve)
@@ -262,6 +278,6 @@ def save_training_run(trainer, settings: TrainingSettings, counts: dict) -> None
 
 
 def tail_means(curve: Sequence[dict]) -> dict[str, float]:
-    """Return the mean of every column over the last fifth of the steps: one step alone is noise."""
+    """Return the mean of every column over the last fifth of the steps; a single step is too noisy."""
     tail = curve[-max(1, len(curve) // 5) :]
     return {name: sum(row[name] for row in tail) / len(tail) for name in tail[0] if name != "step"}

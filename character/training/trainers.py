@@ -1,7 +1,8 @@
-"""TRL's trainers, normalised over the effective batch: micro-batches and devices are a matter of memory and change no result.
+"""TRL's trainers with losses normalised over the effective batch, so micro-batches and devices do not change results.
 
-TRL's DPO takes the mean of each micro-batch and then the mean of those, so that a token of a short one weighs more. Its
-SFT does not, but on a CPU it projects every position on the vocabulary, where only the answers' are needed.
+TRL's DPO averages each micro-batch and then averages those means, which gives more weight to the tokens of short
+micro-batches. TRL's SFT normalises correctly, but on a CPU it projects every position onto the vocabulary, where only those
+of the answers are needed.
 """
 
 from collections.abc import Callable
@@ -23,13 +24,13 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from character.core.errors import UserError
 from character.training.curve_callback import CurveCallback
 
-disable_progress_bars()  # tokenizing takes a second; the bars are for what takes minutes
+disable_progress_bars()  # tokenizing takes a second; bars are only for what takes minutes
 
 IGNORED_LABEL = -100
 
 
 class BatchTotals(NamedTuple):
-    """What one effective batch holds: examples, answer tokens, and answer tokens of the chosen side (pairs only)."""
+    """The size of one effective batch: examples, answer tokens, and answer tokens of chosen answers (pairs only)."""
 
     examples: int
     tokens: int
@@ -37,9 +38,13 @@ class BatchTotals(NamedTuple):
 
 
 def answer_log_probs(model, input_ids, attention_mask, labels) -> tuple[list[torch.Tensor], torch.Tensor]:
-    """Return one tensor of token log-probabilities per sequence, and the summed entropy (nats) of these predictions.
+    """Return one tensor of token log-probabilities (nats) per sequence, and the summed entropy (nats) of these predictions.
 
-    Only positions at which some sequence of the batch has a label are projected on the vocabulary, which is costly.
+    The projection onto the vocabulary is costly, so it is computed only where some sequence of the batch has a label.
+
+    Args:
+        input_ids: `[rows, length]`, like `attention_mask` and `labels`.
+        labels: the token ids to score, and IGNORED_LABEL elsewhere.
     """
     targets = labels[:, 1:]
     mask = targets != IGNORED_LABEL
@@ -54,7 +59,10 @@ def answer_log_probs(model, input_ids, attention_mask, labels) -> tuple[list[tor
 
 
 class LengthGroupedSampler(torch.utils.data.Sampler):
-    """Shuffles anew in each epoch, and then sorts each effective batch by length: less padding, the same gradients."""
+    """Shuffles in each epoch and sorts each effective batch by length, which saves padding and keeps the gradients.
+
+    `lengths` are in tokens; `batch` is the effective batch size over all devices.
+    """
 
     def __init__(self, lengths: list[int], batch: int, seed: int):
         self.lengths, self.batch, self.seed = lengths, batch, seed
@@ -64,7 +72,7 @@ class LengthGroupedSampler(torch.utils.data.Sampler):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int):
-        """Choose the order."""
+        """Select the order of an epoch."""
         self.epoch = epoch
 
     def __iter__(self):
@@ -76,7 +84,7 @@ class LengthGroupedSampler(torch.utils.data.Sampler):
 
 
 class EffectiveBatchMixin:
-    """Hands each micro-batch the totals of its effective batch, and adds up the shares that it reports, over all devices."""
+    """Passes the totals of the effective batch to each micro-batch, and sums the shares that these report, over all devices."""
 
     loss_is_scaled_for_ga = True
 
@@ -85,7 +93,7 @@ class EffectiveBatchMixin:
         self.shares = {}
         for parameter in self.model.parameters():
             if parameter.requires_grad:
-                parameter.data = parameter.data.float()  # TRL makes them bfloat16 on a quantised student: too coarse for AdamW
+                parameter.data = parameter.data.float()  # TRL casts these to bfloat16 if quantised, too coarse for AdamW
         self.remove_callback(PrinterCallback)
         self.curve = CurveCallback(name, stop_when_saturated)
         self.add_callback(self.curve)
@@ -101,11 +109,11 @@ class EffectiveBatchMixin:
         return self.order
 
     def _run_epoch(self, *, epoch, **more):
-        self.order.set_epoch(epoch)  # the trainer's own call does not get there in a resumed epoch on several devices
+        self.order.set_epoch(epoch)  # in a resumed epoch on several devices, the trainer's own call does not reach it
         return super()._run_epoch(epoch=epoch, **more)
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None):
-        """Take up the new adapter's weights, no more: transformers would make an earlier adapter the one that trains."""
+        """Load only the new adapter's weights; transformers would make an earlier adapter the active one."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
         weights = load_file(Path(resume_from_checkpoint, "adapter_model.safetensors"))
@@ -117,7 +125,7 @@ class EffectiveBatchMixin:
         return batches, BatchTotals(*self.accelerator.reduce(totals).tolist())
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch: BatchTotals | None = None):
-        # Gradients are averaged over the devices, but these are shares of a sum.
+        # Gradients are averaged over the devices, but the losses are shares of a sum.
         return self.micro_batch_loss(model, inputs, num_items_in_batch) * self.accelerator.num_processes
 
     def add_curve_values(self, **shares):
@@ -126,15 +134,15 @@ class EffectiveBatchMixin:
 
     def log(self, logs, start_time=None):
         if self.shares:
-            everywhere = self.accelerator.reduce(torch.tensor(list(self.shares.values()), device=self.args.device))
-            logs = logs | dict(zip(self.shares, everywhere.tolist(), strict=True))
+            totals = self.accelerator.reduce(torch.tensor(list(self.shares.values()), device=self.args.device))
+            logs = logs | dict(zip(self.shares, totals.tolist(), strict=True))
         super().log(logs, start_time)
         self.shares = {}
 
 
 @dataclass
 class PreferenceCollator(DataCollatorForPreference):
-    """Chosen answers first, then the rejected ones, with the reference log-probability of every answer token."""
+    """Puts the chosen answers before the rejected ones, and adds the reference log-probability of every answer token."""
 
     def torch_call(self, examples):
         reference = [row.pop(f"ref_{side}_logps", []) for side in ("chosen", "rejected") for row in examples]
@@ -144,9 +152,9 @@ class PreferenceCollator(DataCollatorForPreference):
 class PreferenceTrainer(EffectiveBatchMixin, DPOTrainer):
     """DPO whose loss is `objective(logps, reference, totals) -> (loss, shares)`.
 
-    `logps` and `reference` hold one tensor of token log-probabilities per answer, the chosen answers first and the
-    rejected ones after them in the same order. `shares` are numbers that add up to a row of the curve. The reference,
-    the model without its adapter, is computed once per pair and not at every step: one forward pass less per step.
+    `logps` and `reference` hold one tensor of token log-probabilities (nats) per answer: the chosen answers, then the rejected
+    ones in the same order. `shares` are scalars whose sum over the effective batch is a row of the curve. The reference, the
+    model without its adapter, is computed once per pair instead of at every step, which saves a forward pass.
     """
 
     def __init__(self, objective: Callable, processing_class, **kwargs):
@@ -179,17 +187,17 @@ class PreferenceTrainer(EffectiveBatchMixin, DPOTrainer):
     def _add_reference_log_probs(self):
         self.model.eval()
         rows = list(self.train_dataset.select_columns(["prompt_ids", "chosen_ids", "rejected_ids"]))
-        # Of several devices, each computes its own share.
+        # Each device computes its own share.
         first, size = self.accelerator.process_index, self.args.per_device_train_batch_size
         mine = range(first, len(rows), self.accelerator.num_processes)
-        found = {}
+        log_probs = {}
         with self.model.disable_adapter():
             for start in tqdm(range(0, len(mine), size), desc="reference", unit="batch", disable=first > 0):
-                some = mine[start : start + size]
-                batch = self._prepare_inputs(self.data_collator([rows[index] for index in some]))
+                indices = mine[start : start + size]
+                batch = self._prepare_inputs(self.data_collator([rows[index] for index in indices]))
                 logps = [row.tolist() for row in self._batch_log_probs(self.model, batch)[0]]
-                found |= zip(some, zip(logps[: len(some)], logps[len(some) :], strict=True), strict=True)
-        everything = dict(gather_object(list(found.items())))
+                log_probs |= zip(indices, zip(logps[: len(indices)], logps[len(indices) :], strict=True), strict=True)
+        everything = dict(gather_object(list(log_probs.items())))
         for side, name in enumerate(("ref_chosen_logps", "ref_rejected_logps")):
             self.train_dataset = self.train_dataset.add_column(name, [everything[index][side] for index in range(len(rows))])
 
@@ -197,10 +205,10 @@ class PreferenceTrainer(EffectiveBatchMixin, DPOTrainer):
 def trim_trailing_tokens(pairs, tail: int):
     """Return a tokenized preference data set without the last `tail` tokens of each answer."""
 
-    def cut(row):
+    def trim_row(row):
         return {side: row[side][: len(row[side]) - tail] for side in ("chosen_ids", "rejected_ids")}
 
-    return pairs.map(cut, desc="Trimming")
+    return pairs.map(trim_row, desc="Trimming")
 
 
 class ConversationTrainer(EffectiveBatchMixin, SFTTrainer):
@@ -219,9 +227,9 @@ class ConversationTrainer(EffectiveBatchMixin, SFTTrainer):
 
 
 def trailing_token_count(tokenizer) -> int:
-    """Return how many tokens the chat template writes after the end of an assistant turn (ChatML: one newline).
+    """Return the number of tokens that the chat template writes after the end of an assistant turn (ChatML: one newline).
 
-    TRL counts them as part of the answer; the model never writes them.
+    TRL counts them as part of the answer, but the model never generates them.
     """
     turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
     mask = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)["assistant_masks"]
