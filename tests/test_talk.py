@@ -120,7 +120,7 @@ def test_what_alone_does_not_fit_is_told_and_changes_nothing():
     chat = ChatSession(PIRATE, CHAT_METHODS)
     said(chat, "Hi")
     before = {method: list(messages) for method, messages in chat.messages.items()}
-    with pytest.raises(UserError, match=r"tokens does not fit into 2036 \(the context less max_new_tokens\); say less"):
+    with pytest.raises(UserError, match=r"tokens does not fit into 2036 \(the context less max_new_tokens\); write a shorter"):
         chat.begin_turn("word " * 3000)
     assert chat.messages == before
 
@@ -142,7 +142,7 @@ def test_a_persona_that_cannot_be_had_leaves_the_one_before():
     chat = ChatSession(PIRATE, CHAT_METHODS)
     before, messages = said(chat, "Hi"), dict(chat.messages)
     widen(LOVINGS)
-    with pytest.raises(UserError, match=r"loving@1\.0\.0 does not fit models/student \(.*\); take the student it is of"):
+    with pytest.raises(UserError, match=r"loving@1\.0\.0 does not fit models/student \(.*\); use the student"):
         chat.switch_persona(LOVING)
     (LOVINGS / "adapter_config.json").unlink()
     with pytest.raises(UserError, match=r"loving@1\.0\.0: no adapter here"):
@@ -166,12 +166,12 @@ def widen(folder: Path) -> None:
 
 def test_a_last_turn_is_answered_again_with_another_seed():
     chat = ChatSession(PIRATE, CHAT_METHODS)
-    with pytest.raises(UserError, match="Nothing was said yet"):
+    with pytest.raises(UserError, match="There is no turn yet"):
         chat.regenerate()
     said(chat, "Hi")
     first = said(chat, "Why?")
     again = chat.regenerate()
-    assert (again.said, again.seed) == ("Why?", 2)
+    assert (again.message, again.seed) == ("Why?", 2)
     second = finished(chat, again)
     for method in CHAT_METHODS:
         assert second[method].ids == first[method].ids and second[method].text != first[method].text

@@ -9,8 +9,9 @@ from click.testing import CliRunner
 from personas import tag, write_persona
 from rich.console import Console
 
-from character.chat.session import CHAT_METHODS, ChatRecord, ChatReply, ChatSession
-from character.chat.terminal import CONTROL_CHARACTERS, TerminalChat, TranscriptFile, layout_replies, printable_reply
+from character.chat.session import CHAT_METHODS, ChatReply, ChatSession
+from character.chat.terminal import CONTROL_CHARACTERS, TerminalChat, layout_replies, printable_reply
+from character.chat.transcript import ChatRecord, TranscriptFile
 from character.cli.main import main
 from character.core import records
 from character.core.models import PERSONA_DIR
@@ -111,7 +112,7 @@ def test_ctrl_c_ends_a_reply_and_keeps_what_there_was_of_it(chat, monkeypatch):
                 raise KeyboardInterrupt
             yield grown
 
-    monkeypatch.setattr(chat, "stream", interrupted)
+    monkeypatch.setattr(chat, "stream_turn", interrupted)
     output = talked(chat, "Hi", "Why?")
     rows = kept()
     assert len(rows) == 6 and {row.finish_reason for row in rows} == {"interrupted"}
@@ -131,8 +132,8 @@ def test_ctrl_c_ends_the_search_for_a_persona(chat, monkeypatch):
 def test_another_persona_is_told_and_begins_anew(chat):
     output = talked(chat, "Hi", "/personas", "/persona loving", "Hi", "/persona pirate")
     assert "\npirate (models/persona)\nloving 1.0.0\n" in output
-    assert "\nPersona: loving 1.0.0\nThe conversations begin anew.\n" in output and "persona (loving): " in output
-    assert output.count("begin anew") == 2
+    assert "\nPersona: loving 1.0.0\nAll conversations start again.\n" in output and "persona (loving): " in output
+    assert output.count("start again") == 2
     assert [(row.persona, len(row.messages)) for row in kept()[2::3]] == [("pirate", 2), ("loving", 2)]
 
 
@@ -145,12 +146,12 @@ def test_doubts_about_an_adapter_are_told(chat):
 
 
 def test_again_answers_the_last_turn_with_another_seed(chat):
-    assert "Nothing was said yet" in talked(chat, "/again", "Hi", "/again")
+    assert "There is no turn yet" in talked(chat, "/again", "Hi", "/again")
     assert [(row.seed, len(row.messages)) for row in kept()[::3]] == [(0, 2), (1, 2)]
 
 
 def test_save_takes_the_whole_transcript_to_another_file(chat):
-    assert "in other/chat.jsonl from now on" in talked(chat, "Hi", "/save other/chat.jsonl", "Why?")
+    assert "is now in other/chat.jsonl" in talked(chat, "Hi", "/save other/chat.jsonl", "Why?")
     assert len(kept()) == 3 and len(kept(Path("other/chat.jsonl"))) == 6
 
 
@@ -170,7 +171,7 @@ def test_what_cannot_be_written_is_kept_until_it_can(chat):
 @pytest.mark.parametrize("line", ["/help", "/persona", "/save", "/quit now", "/again later"])
 def test_what_is_no_command_is_told_with_those_there_are(line, chat):
     output = talked(chat, line, "/persona nosuch", "/quit", "Hi")
-    assert f"`{line}` is no command; there are /persona NAME, /personas, /again, /save FILE, /quit." in output
+    assert f"`{line}` is not a command; the commands are /persona NAME, /personas, /again, /save FILE, /quit." in output
     assert "'nosuch' is neither the selected persona nor a published one" in output
     assert not KEPT.exists(), "after /quit nothing is answered"
 
@@ -190,4 +191,5 @@ def test_a_transcript_without_a_name_lies_where_git_does_not_look():
 
 def test_a_method_that_does_not_exist_is_told():
     done = CliRunner().invoke(main, ["chat", "--methods", "base,steered"])
-    assert (done.exit_code, done.output) == (1, "Error: --methods: 'steered' is none of base, prompted, persona; correct it.\n")
+    assert done.exit_code == 1
+    assert done.output == "Error: --methods: 'steered' is not one of base, prompted, persona; correct it.\n"

@@ -1,6 +1,6 @@
-"""A conversation that several methods have side by side, each with a history of its own; knows no terminal.
+"""A chat with several methods at once, each with its own history; independent of the terminal.
 
-All share the student's weights, and their replies grow in turn, a token at a time.
+All methods share the student's weights. Their replies are generated in turn, one token at a time.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,10 +11,11 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Literal
 
+from character.chat.transcript import ChatRecord
 from character.core import models
 from character.core.errors import UserError
 from character.core.params import read_section, read_value
-from character.core.records import Message, Record
+from character.core.records import Message
 from character.dataset import constitution
 from character.inference.chat_format import truncate_to_context
 from character.inference.generate import SamplingSettings
@@ -25,28 +26,9 @@ from character.publish.registry import TrainedPersona
 CHAT_METHODS = ("base", "prompted", "persona")
 
 
-class ChatRecord(Record):
-    """A reply as the transcript keeps it; `messages` are the whole conversation up to it.
-
-    `student` and `adapter` are fingerprints; `shortened` says that the oldest turns were not shown to the model.
-    """
-
-    time: str
-    persona: str
-    version: str | None
-    method: str
-    student: str
-    adapter: str | None
-    sampling: SamplingSettings
-    seed: int
-    finish_reason: Literal["stop", "length", "interrupted"]
-    shortened: bool
-    messages: list[Message]
-
-
 @dataclass
 class ChatReply:
-    """One method's reply to the conversation `ids`; it has no `finish_reason` while it grows."""
+    """One method's reply to the prompt `ids`; `finish_reason` is None while it is generated."""
 
     method: str
     ids: list[int]
@@ -57,15 +39,15 @@ class ChatReply:
 
 @dataclass
 class ChatTurn:
-    """What the user said, and each method's answer to it."""
+    """A message of the user and each method's answer."""
 
-    said: str
+    message: str
     seed: int
     answers: list[ChatReply]
 
 
 class ChatStudent:
-    """The student, and beside it the same weights under a persona's adapter."""
+    """The student, with and without a persona's adapter, on the same weights."""
 
     def __init__(self) -> None:
         self.tokenizer = models.load_tokenizer()
@@ -75,9 +57,12 @@ class ChatStudent:
         self.context = self.base.config.get_text_config().max_position_embeddings
 
     def load_adapter(self, adapter: Path) -> None:
-        """Take an adapter in the place of the one before.
+        """Load an adapter; it replaces the previous one.
 
-        The adapted model has modules of its own around the tensors of the student: nothing is switched while both reply.
+        The adapted model has its own modules around the student's tensors, so both can reply without switching the adapter.
+
+        Raises:
+            UserError: the adapter does not fit the student.
         """
         from copy import deepcopy
 
@@ -88,10 +73,12 @@ class ChatStudent:
             self.adapted = PeftModel.from_pretrained(deepcopy(self.base, shared), adapter).get_base_model().eval()
         except (RuntimeError, ValueError) as error:
             reason = shorten(str(error), 200, placeholder=" ...")
-            raise UserError(f"{adapter} does not fit {models.STUDENT_DIR} ({reason}); take the student it is of.") from None
+            raise UserError(
+                f"{adapter} does not fit {models.STUDENT_DIR} ({reason}); use the student that it was trained on."
+            ) from None
 
     def stream_tokens(self, answer: ChatReply, sampling: SamplingSettings, seed: int) -> Iterator[None]:
-        """Let an answer grow, a token at each step."""
+        """Generate an answer, one token per step."""
         ids: list[int] = []
         model = self.adapted if answer.method == "persona" else self.base
         for token in sample_next_tokens(model, answer.ids, sampling, seed):
@@ -99,7 +86,7 @@ class ChatStudent:
                 answer.finish_reason = "stop"
                 break
             ids.append(token)
-            # A character of several tokens is held back until it is whole.
+            # Hold back a character until all of its tokens are there.
             answer.text = self.tokenizer.decode(ids, skip_special_tokens=True).strip().rstrip("\ufffd")
             yield
         else:
@@ -108,23 +95,23 @@ class ChatStudent:
 
 
 def sample_next_tokens(model, ids: Sequence[int], sampling: SamplingSettings, seed: int) -> Iterator[int]:
-    """Draw the tokens that follow `ids`, `max_new_tokens` of them; what ends a turn is for the caller to see."""
+    """Yield the `max_new_tokens` tokens that follow `ids`; the caller stops at the end of the turn."""
     import torch
 
-    draws = TokenSampler(model, sampling, 1, sampling.max_new_tokens)
-    draws.add_row(0, list(ids), seed, sampling.max_new_tokens)
+    sampler = TokenSampler(model, sampling, 1, sampling.max_new_tokens)
+    sampler.add_row(0, list(ids), seed, sampling.max_new_tokens)
     new, cache = list(ids), None
     for step in range(sampling.max_new_tokens):
         with torch.inference_mode():
             new = torch.tensor([new], device=model.device)
             output = model(new, past_key_values=cache, use_cache=True, logits_to_keep=1)
-            (token,) = draws.sample_tokens(output.logits[:, -1].float(), [step])
+            (token,) = sampler.sample_tokens(output.logits[:, -1].float(), [step])
         yield token
         new, cache = [token], output.past_key_values
 
 
 class ChatSession:
-    """The conversations of all methods; `messages` has each one's."""
+    """The conversations of all methods; `messages` holds them by method."""
 
     def __init__(self, persona: TrainedPersona, methods: Sequence[str]):
         self.methods = methods
@@ -133,7 +120,7 @@ class ChatSession:
         self.switch_persona(persona)
 
     def switch_persona(self, persona: TrainedPersona) -> None:
-        """Talk with another persona; every conversation begins anew. Nothing has changed where this fails."""
+        """Switch to another persona and start all conversations again; if this fails, nothing changes."""
         messages: dict[str, list[dict[str, str]]] = {method: [] for method in self.methods}
         adapter = None
         if "prompted" in messages:
@@ -146,31 +133,37 @@ class ChatSession:
             self._student.load_adapter(persona.adapter_dir())
         self.persona, self._adapter, self.messages, self._last = persona, adapter, messages, None
 
-    def begin_turn(self, said: str) -> ChatTurn:
-        """Return a turn in which nobody has answered yet; no conversation holds it before it ends."""
-        asked = {"role": "user", "content": said}
-        answers = [ChatReply(method, *self._truncated_prompt([*before, asked])) for method, before in self.messages.items()]
-        return ChatTurn(said, self._seed, answers)
+    def begin_turn(self, message: str) -> ChatTurn:
+        """Return a new turn without answers; `end_turn` adds it to the conversations."""
+        user_message = {"role": "user", "content": message}
+        answers = [
+            ChatReply(method, *self._truncated_prompt([*history, user_message])) for method, history in self.messages.items()
+        ]
+        return ChatTurn(message, self._seed, answers)
 
     def regenerate(self) -> ChatTurn:
-        """Take the last turn back, and return it as begun anew, with another seed."""
+        """Remove the last turn, and return a new one with the same message and another seed.
+
+        Raises:
+            UserError: there is no turn yet.
+        """
         if self._last is None:
-            raise UserError("Nothing was said yet that could be answered again.")
+            raise UserError("There is no turn yet to answer again; write a message first.")
         for messages in self.messages.values():
             del messages[-2:]
         return self.begin_turn(self._last)
 
     def stream_turn(self, turn: ChatTurn) -> Iterator:
-        """Let the answers of a turn grow: each step is a token of each that has not come to its end."""
+        """Generate the answers of a turn: each step adds a token to every unfinished answer."""
         return zip_longest(*(self._student.stream_tokens(answer, self.sampling, turn.seed) for answer in turn.answers))
 
     def end_turn(self, turn: ChatTurn) -> list[ChatRecord]:
-        """Add a turn to all conversations, as far as it has come; return its rows of the transcript."""
-        self._last, self._seed = turn.said, self._seed + 1
+        """Add a turn, finished or interrupted, to all conversations; return its records for the transcript."""
+        self._last, self._seed = turn.message, self._seed + 1
         for answer in turn.answers:
             answer.finish_reason = answer.finish_reason or "interrupted"
             self.messages[answer.method] += [
-                {"role": "user", "content": turn.said},
+                {"role": "user", "content": turn.message},
                 {"role": "assistant", "content": answer.text},
             ]
         return [self._reply_record(turn, answer) for answer in turn.answers]
@@ -191,15 +184,19 @@ class ChatSession:
         )
 
     def _truncated_prompt(self, messages: list[dict[str, str]]) -> tuple[list[int], bool]:
-        """Return the ids of a conversation, without the oldest turns if a reply has no room then, and whether any are gone."""
+        """Return the ids of a conversation and whether the oldest turns were dropped to leave room for the reply.
+
+        Raises:
+            UserError: the last message is too long, or the chat template rejects the conversation.
+        """
         from jinja2 import TemplateError
 
         budget = self._student.context - self.sampling.max_new_tokens
         try:
             return truncate_to_context(self._student.tokenizer, messages, budget)
         except ValueError as error:
-            raise UserError(f"{error} (the context less max_new_tokens); say less.") from None
-        except TemplateError as error:  # such as Gemma 2's, which has no place for a system prompt
+            raise UserError(f"{error} (the context less max_new_tokens); write a shorter message.") from None
+        except TemplateError as error:  # Gemma 2's, for example, rejects system prompts
             raise UserError(
-                f"{models.STUDENT_DIR}: its chat template refuses this ({error}); choose other --methods."
+                f"{models.STUDENT_DIR}: its chat template rejects this conversation ({error}); choose other --methods."
             ) from None

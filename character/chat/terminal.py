@@ -1,6 +1,5 @@
-"""`character chat`: a conversation in the terminal, its replies side by side as they grow, and its transcript."""
+"""`character chat`: a conversation in the terminal, with the replies side by side while they are generated."""
 
-import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -14,62 +13,33 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from character.chat.session import CHAT_METHODS, ChatRecord, ChatReply, ChatSession, ChatTurn
+from character.chat.session import CHAT_METHODS, ChatReply, ChatSession, ChatTurn
+from character.chat.transcript import TranscriptFile
 from character.core.errors import UserError
 from character.core.params import read_value
 from character.publish.registry import check_compatibility, find_persona, list_personas
 
 TRANSCRIPT_DIR = Path(".cache/chats")
-MIN_REPLY_WIDTH = 30  # characters that a reply needs to stand beside others
-CONTROL_CHARACTERS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")  # a terminal would obey these
+MIN_REPLY_WIDTH = 30  # characters that each reply needs to be shown side by side
+CONTROL_CHARACTERS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")  # a terminal would interpret these
 CUT_OFF_MARKS = {"length": " [cut off at the token limit]", "interrupted": " [interrupted]"}
 CHAT_COMMANDS = {
     "/persona NAME": "talk with another persona",
     "/personas": "list them",
-    "/again": "other answers to the last turn",
-    "/save FILE": "keep the transcript there",
+    "/again": "answer the last turn again",
+    "/save FILE": "move the transcript to a file",
     "/quit": "or Ctrl-D; Ctrl-C ends a reply",
 }
 
 
-class TranscriptFile:
-    """The replies of a chat, as JSON Lines, which grow with each turn."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._rows: list[ChatRecord] = []
-        self._written = 0
-
-    def append_rows(self, rows: Sequence[ChatRecord]) -> None:
-        """Append rows, and with them those that could not be written before."""
-        self._rows += rows
-        _append_json_lines(self.path, self._rows[self._written :])
-        self._written = len(self._rows)
-
-    def move_to(self, path: Path) -> None:
-        """Write all that there is so far to another file, and go on there."""
-        _append_json_lines(path, self._rows)
-        self.path, self._written = path, len(self._rows)
-
-
-def _append_json_lines(path: Path, rows: Sequence[ChatRecord]) -> None:
-    lines = [json.dumps(row.model_dump(), ensure_ascii=False) + "\n" for row in rows]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(lines))
-    except OSError as error:
-        raise UserError(f"{path} cannot be written ({error}); name another file with /save FILE.") from None
-
-
 class TerminalChat:
-    """One chat, what it is shown on, and where it is kept."""
+    """A chat session with its console and its transcript."""
 
     def __init__(self, chat: ChatSession, transcript: TranscriptFile, console: Console):
         self._chat, self._transcript, self._console = chat, transcript, console
 
     def handle_lines(self, lines: Iterable[str]) -> None:
-        """Obey each line, until one says `/quit` or there are no more."""
+        """Handle each line as a command or a message, until `/quit` or the last line."""
         self._print_note("; ".join(f"{command}: {does}" for command, does in CHAT_COMMANDS.items()))
         self._print_persona()
         for line in lines:
@@ -83,7 +53,7 @@ class TerminalChat:
         self._print_note(f"Transcript: {self._transcript.path}")
 
     def _handle_command(self, line: str) -> bool:
-        """Do what a line says; return whether the chat goes on."""
+        """Handle one line; return whether the chat continues."""
         command, _, argument = line.partition(" ")
         match command, argument.strip():
             case "/quit", "":
@@ -96,9 +66,9 @@ class TerminalChat:
                 self._show_turn(self._chat.regenerate())
             case "/save", file if file:
                 self._transcript.move_to(Path(file).expanduser())
-                self._print_note(f"The transcript is in {file} from now on.")
+                self._print_note(f"The transcript is now in {file}.")
             case _ if line.startswith("/"):
-                raise UserError(f"`{line}` is no command; there are {', '.join(CHAT_COMMANDS)}.")
+                raise UserError(f"`{line}` is not a command; the commands are {', '.join(CHAT_COMMANDS)}.")
             case _ if line:
                 self._show_turn(self._chat.begin_turn(line))
         return True
@@ -107,18 +77,18 @@ class TerminalChat:
         with self._console.status(f"Looking for {name}"):
             self._chat.switch_persona(find_persona(name))
         self._print_persona()
-        self._print_note("The conversations begin anew.")
+        self._print_note("All conversations start again.")
 
     def _print_persona(self) -> None:
         self._print_note(f"Persona: {self._chat.persona}")
-        for doubt in check_compatibility(self._chat.persona) if "persona" in self._chat.methods else ():
-            self._print_note(doubt)
+        for warning in check_compatibility(self._chat.persona) if "persona" in self._chat.methods else ():
+            self._print_note(warning)
 
     def _show_turn(self, turn: ChatTurn) -> None:
-        """Show the answers of a turn while they grow, and keep them, however far Ctrl-C let them come."""
+        """Show the answers of a turn while they are generated, then save them; Ctrl-C ends them early."""
         screen = self._console
-        growing = partial(self._reply_table, turn.answers, screen.height - 1)
-        with suppress(KeyboardInterrupt), Live(console=screen, get_renderable=growing, refresh_per_second=10, transient=True):
+        render = partial(self._reply_table, turn.answers, screen.height - 1)
+        with suppress(KeyboardInterrupt), Live(console=screen, get_renderable=render, refresh_per_second=10, transient=True):
             for _ in self._chat.stream_turn(turn):
                 pass
         rows = self._chat.end_turn(turn)
@@ -128,7 +98,7 @@ class TerminalChat:
             for answer in turn.answers:
                 screen.print(Text(f"{self._reply_label(answer)}: {printable_reply(answer)}"))
         if cut := [answer.method for answer in turn.answers if answer.shortened]:
-            self._print_note(f"{', '.join(cut)}: the oldest turns no longer fit, and were left out.")
+            self._print_note(f"{', '.join(cut)}: the oldest turns no longer fit and were left out.")
         self._transcript.append_rows(rows)
 
     def _reply_table(self, answers: Sequence[ChatReply], height: int | None = None) -> Table:
@@ -142,22 +112,24 @@ class TerminalChat:
 
 
 def printable_reply(answer: ChatReply) -> str:
-    """Return the text of an answer, without what a terminal would obey, and how it ended."""
+    """Return the text of an answer without control characters, with a mark if it was cut off."""
     return answer.text.translate(CONTROL_CHARACTERS) + CUT_OFF_MARKS.get(answer.finish_reason, "")
 
 
 def layout_replies(replies: dict[str, str], console: Console, height: int | None = None) -> Table:
-    """Return replies side by side, or one below the other where that is too narrow; of each its end, where `height` is given.
+    """Return replies side by side, or one below the other if the console is too narrow.
 
-    `height` and the width of the console are in characters.
+    Args:
+        replies: text by label.
+        height: lines of the screen; of longer replies only the end is shown. None: no limit.
     """
-    beside = MIN_REPLY_WIDTH * len(replies) <= console.width
-    width = console.width // len(replies) - 2 if beside else console.width
-    room = max(1, (height if beside else height // len(replies)) - 1) if height else 0
+    fits = MIN_REPLY_WIDTH * len(replies) <= console.width
+    width = console.width // len(replies) - 2 if fits else console.width
+    room = max(1, (height if fits else height // len(replies)) - 1) if height else 0
     labels = [Text(label, style="bold") for label in replies]
     texts = [Text("\n").join(Text(reply).wrap(console, width)[-room:]) for reply in replies.values()]
     grid = Table.grid(padding=(0, 2), expand=True)
-    if beside:
+    if fits:
         for _ in replies:
             grid.add_column(ratio=1)
         grid.add_row(*labels)
@@ -169,13 +141,13 @@ def layout_replies(replies: dict[str, str], console: Console, height: int | None
 
 
 def read_lines() -> Iterator[str]:
-    """Yield what is typed until Ctrl-D, or each line of what is piped in."""
+    """Yield the lines that the user types until Ctrl-D, or those of piped input."""
     if not sys.stdin.isatty():
         for line in sys.stdin:
             print(f"you: {line.rstrip()}", flush=True)
             yield line
         return
-    import readline  # noqa: F401, gives `input` line editing and a history
+    import readline  # noqa: F401, adds line editing and a history to `input`
 
     while True:
         try:
@@ -190,9 +162,18 @@ def read_lines() -> Iterator[str]:
 
 
 def run_terminal_chat(name: str | None, methods: Sequence[str], save: Path | None) -> None:
-    """Let the user of this terminal talk with the methods; the persona is the selected one where `name` is None."""
-    if odd := [method for method in methods if method not in CHAT_METHODS]:
-        raise UserError(f"--methods: {odd[0]!r} is none of {', '.join(CHAT_METHODS)}; correct it.")
+    """Run a chat in this terminal.
+
+    Args:
+        name: a published persona, or None for the selected one.
+        methods: some of `CHAT_METHODS`.
+        save: file of the transcript; by default a new one in `TRANSCRIPT_DIR`.
+
+    Raises:
+        UserError: a method or the persona is unknown.
+    """
+    if unknown := [method for method in methods if method not in CHAT_METHODS]:
+        raise UserError(f"--methods: {unknown[0]!r} is not one of {', '.join(CHAT_METHODS)}; correct it.")
     persona = find_persona(name or read_value("persona"))
     console = Console(highlight=False, soft_wrap=not sys.stdout.isatty())
     with console.status("Loading the student"):

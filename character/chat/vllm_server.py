@@ -1,4 +1,4 @@
-"""`character serve`: the student, as `base`, and the personas that are here, behind vLLM's server of OpenAI's protocol."""
+"""`character serve`: vLLM's OpenAI-compatible server with the student, as `base`, and all personas of this repository."""
 
 import json
 import os
@@ -18,11 +18,15 @@ from character.publish.registry import check_compatibility, list_personas
 BASE_MODEL_NAME = "base"
 
 
-def server_command(adapters: Mapping[str, Path], host: str, port: int, more: Sequence[str]) -> list[str]:
-    """Return the command line of a server whose models are the student and adapters by their names, then `more` options.
+def server_command(adapters: Mapping[str, Path], host: str, port: int, extra: Sequence[str]) -> list[str]:
+    """Return the command that starts the server.
 
-    What a request leaves open is drawn as params.yaml says. The server is started as a module, since the command `vllm` of
-    the package for CPUs asks for metadata under the other one's name.
+    Requests without sampling settings use those of params.yaml. The server is started as a module because the `vllm` command of
+    the CPU package looks up its metadata under the name of the GPU package.
+
+    Args:
+        adapters: folders of the adapters by the names under which they are served.
+        extra: further options of vLLM.
     """
     settings, sampling = read_section("runtime.vllm", VLLMSettings), read_section("sampling", SamplingSettings)
     options = {
@@ -34,7 +38,7 @@ def server_command(adapters: Mapping[str, Path], host: str, port: int, more: Seq
         "--port": port,
         "--tensor-parallel-size": settings.tensor_parallel,
         "--data-parallel-size": settings.data_parallel,
-        "--generation-config": "vllm",  # and not what the model's authors recommend
+        "--generation-config": "vllm",  # instead of the settings that the model's authors recommend
         "--override-generation-config": json.dumps(sampling.model_dump(exclude={"max_new_tokens"})),
         "--max-lora-rank": max(map(supported_rank, adapters.values())),
         "--max-loras": len(adapters),
@@ -42,11 +46,15 @@ def server_command(adapters: Mapping[str, Path], host: str, port: int, more: Seq
     eager = ["--enforce-eager"] if models.select_device() == "cpu" else []
     lora = ["--enable-lora", "--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items())]
     words = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", *chain.from_iterable(options.items()), *eager]
-    return [*map(str, words), *lora, *more]
+    return [*map(str, words), *lora, *extra]
 
 
 def supported_rank(adapter: Path) -> int:
-    """Return the least rank that vLLM has kernels for and that holds an adapter's."""
+    """Return the lowest rank that vLLM has kernels for and that is not below the adapter's.
+
+    Raises:
+        UserError: the adapter's rank is too high for vLLM.
+    """
     own = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
     fitting = next((size for size in VLLM_LORA_RANKS if size >= own), None)
     if fitting is None:
@@ -57,25 +65,27 @@ def supported_rank(adapter: Path) -> int:
 
 
 def server_environment() -> dict[str, str]:
-    """Return the environment of the server; on a CPU, what it may take of it, unless that is set already."""
+    """Return the environment of the server; on a CPU it limits memory and threads, unless these are already set."""
     limits = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(models.read_runtime().threads)}  # GiB
     return (limits if models.select_device() == "cpu" else {}) | os.environ
 
 
-def run_vllm_server(host: str, port: int, more: Sequence[str]) -> None:
-    """Become the server.
+def run_vllm_server(host: str, port: int, extra: Sequence[str]) -> None:
+    """Replace this process by the server.
 
     Raises:
         UserError: vLLM is not installed, an adapter is missing, or a persona has the base model's name.
     """
     if find_spec("vllm") is None:
-        raise UserError("vLLM is not installed here; `pip install -e '.[vllm]'` (docs/generation.md), then serve.")
+        raise UserError("vLLM is not installed here; `pip install -e '.[vllm]'` (docs/generation.md), then try again.")
     personas = list_personas()
     adapters = {persona.name: persona.adapter_dir() for persona in personas}
     if BASE_MODEL_NAME in adapters:
-        raise UserError(f"a persona is called {BASE_MODEL_NAME}, as the student is here; publish it under another name.")
-    for doubt in chain.from_iterable(map(check_compatibility, personas)):
-        print(doubt, flush=True)
+        raise UserError(
+            f"a persona is called {BASE_MODEL_NAME}, the name under which the student is served; publish it under another name."
+        )
+    for warning in chain.from_iterable(map(check_compatibility, personas)):
+        print(warning, flush=True)
     print(f"Serving {BASE_MODEL_NAME}, {', '.join(map(str, personas))} at http://{host}:{port}/v1", flush=True)
-    words = server_command(adapters, host, port, more)
+    words = server_command(adapters, host, port, extra)
     os.execve(words[0], words, server_environment())
