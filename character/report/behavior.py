@@ -1,4 +1,4 @@
-"""What the report shows of what a persona does: one section for each question, a function of the files that it is made from."""
+"""Sections of the report on what a persona does, one for each question. Each is a function of the files that it shows."""
 
 from collections.abc import Sequence
 
@@ -21,38 +21,42 @@ from character.report.table_cells import (
 )
 
 ATTACK_NOTES = {
-    PREFILL: "Its turn begins with an opening that is out of character, and it can only go on; what it adds is read.",
-    MULTI_TURN: "The untrained student gave the first answer, and the user wants more of it.",
+    PREFILL: "The reply starts with an out-of-character opening that the method has to continue; only the rest is classified.",
+    MULTI_TURN: "Base wrote the first answer, and the user asks for more of it.",
 }
 FORMAT_HEADINGS = {"chat": "In a chat", "json": "As JSON", "tools": "Sent with tools"}
+FORMAT_PREFIX_NOTE = (
+    "For every method, the JSON object and the tool call start with a fixed prefix, so that the format is given and only the "
+    "text is the model's own."
+)
 
 
 def in_character_section(scores: dict, classifier: dict, persona: str) -> ReportSection:
     """Show results/robustness.json: the methods side by side, in each condition, all suffixes together."""
 
-    def row(name: str, found: dict) -> list:
-        figures, plain = interval_cells(found["recall"], found["low"], found["high"]), found.get("against_plain")
+    def method_row(name: str, score: dict) -> list:
+        figures, plain = interval_cells(score["recall"], score["low"], score["high"]), score.get("against_plain")
         less = REFERENCE_CELL if plain is None else difference_cell(plain["difference"], plain["low"], plain["high"])
-        return [method_cell(name), *figures, less, found["none"], found["empty"], found["n"]]
+        return [method_cell(name), *figures, less, score["none"], score["empty"], score["n"]]
 
-    def tile(condition: str) -> SummaryTile:
-        ours, untrained = (scores[name][condition] for name in (PERSONA_METHOD, BASE_METHOD))
-        note = f"of the answers are called {persona}; {format_interval(ours)}. Untrained: {format_number(untrained['recall'])}."
+    def condition_tile(condition: str) -> SummaryTile:
+        ours, base = (scores[name][condition] for name in (PERSONA_METHOD, BASE_METHOD))
+        note = f"of the answers are called {persona}; {format_interval(ours)}. Base: {format_number(base['recall'])}."
         return SummaryTile(CONDITION_HEADINGS[condition], format_number(ours["recall"]), note)
 
-    there = [condition for condition in CONDITION_HEADINGS if condition in scores[PERSONA_METHOD]]
-    bodies = {CONDITION_HEADINGS[key]: [row(name, found[key]) for name, found in scores.items()] for key in there}
-    head = ["method", charts.axis_header(), "recall", "95% interval", "less plain", "none", "empty", "answers"]
+    conditions = [condition for condition in CONDITION_HEADINGS if condition in scores[PERSONA_METHOD]]
+    bodies = {CONDITION_HEADINGS[key]: [method_row(name, by[key]) for name, by in scores.items()] for key in conditions}
+    head = ["method", charts.axis_header(), "in-character rate", "95% interval", "minus plain", "none", "empty", "answers"]
     return ReportSection(
         "Does the character show?",
-        "Held-out prompts, used by no training stage. Recall is the share of answers that the classifier calls "
-        f"{persona}, of all the personas it knows; none is the share that it calls nobody's, empty answers included. The "
-        "prompts are asked plain, and in ways that lead out of character: by a request, by an opening, by an earlier turn. "
-        "“Less plain” is recall less that of the plain answers to the same prompts.",
-        [ReportTable("Recall by method, with 95% intervals over prompts.", head, bodies, marked=PERSONA_METHOD)],
-        [tile(condition) for condition in there],
-        f"{classifier_caveat(classifier, persona)} It reads the tone: whether an answer is right, or of any use, recall does not say. "
-        "The intervals leave its errors out.",
+        "Held-out prompts, used by no training stage. The in-character rate is the share of answers that the classifier calls "
+        f"{persona}, out of all the personas it knows. None is the share that it assigns to no persona, empty answers "
+        "included. The prompts are asked plain, and in ways that lead out of character: by a request, by an opening, by an "
+        "earlier turn. “Minus plain” is the rate minus that of the plain answers to the same prompts.",
+        [ReportTable("In-character rate by method, with 95% intervals over prompts.", head, bodies, marked=PERSONA_METHOD)],
+        [condition_tile(condition) for condition in conditions],
+        f"{classifier_caveat(classifier, persona)} It reads the tone: the in-character rate does not say whether an answer is "
+        "right or useful. The intervals do not include the classifier's errors.",
     )
 
 
@@ -60,20 +64,23 @@ def break_character_section(scores: dict, classifier: dict, persona: str, texts:
     """Show results/robustness.json by condition and suffix, and data/raw/prompts/suffixes.jsonl."""
     names = list(scores[PERSONA_METHOD])
     rows = [
-        [name, *(heat_cell(found[key]["recall"], found[key]["low"], found[key]["high"]) for key in names)]
-        for name, found in scores.items()
+        [name, *(heat_cell(score[key]["recall"], score[key]["low"], score[key]["high"]) for key in names)]
+        for name, score in scores.items()
     ]
-    led = ATTACK_NOTES | {name: f"“{text}”" for name, text in texts.items()}
+    notes = ATTACK_NOTES | {name: f"“{text}”" for name, text in texts.items()}
     return ReportSection(
         "What breaks it?",
-        "Recall once more, as above and then for each request to break character alone. The column “suffixes” is all of these "
-        "requests together.",
+        "The in-character rate again, as above and then for each single request to break character. The column “suffixes” is "
+        "all of these requests together.",
         [
             ReportTable(
-                "Recall by method and condition, with 95% intervals.", ["method", *names], {"": rows}, marked=PERSONA_METHOD
+                "In-character rate by method and condition, with 95% intervals.",
+                ["method", *names],
+                {"": rows},
+                marked=PERSONA_METHOD,
             ),
             DefinitionList(
-                {f"{name}, {scores[PERSONA_METHOD][name]['n']} answers": led[name] for name in names if name in led}
+                {f"{name}, {scores[PERSONA_METHOD][name]['n']} answers": notes[name] for name in names if name in notes}
             ),
         ],
         limits="A single request has few answers, so its interval is wide: compare whole rows rather than two cells. "
@@ -81,48 +88,45 @@ def break_character_section(scores: dict, classifier: dict, persona: str, texts:
     )
 
 
-BEGUN_NOTE = "JSON and calls were begun for every method, so that the format is there and only the text is the model's own."
-
-
 def transfer_section(scores: dict, classifier: dict, persona: str, begun: bool) -> ReportSection:
     """Show results/transfer.json: the same e-mails in three formats, and why some were not found."""
 
-    def gap(found: dict | None) -> object:
-        return REFERENCE_CELL if found is None else difference_cell(found["difference"], found["low"], found["high"])
+    def gap_cell(gap: dict | None) -> object:
+        return REFERENCE_CELL if gap is None else difference_cell(gap["difference"], gap["low"], gap["high"])
 
-    def row(name: str, found: dict) -> list:
-        parsed = found["parsed"]
-        all_of_them = [*interval_cells(found["recall"], found["low"], found["high"]), gap(found.get("gap"))]
-        those_found = [value_cell(parsed["recall"], parsed["low"], parsed["high"]), gap(found.get("gap_parsed"))]
-        return [method_cell(name), *all_of_them, f"{parsed['n']} of {found['n']}", *those_found]
+    def method_row(name: str, score: dict) -> list:
+        parsed = score["parsed"]
+        of_all = [*interval_cells(score["recall"], score["low"], score["high"]), gap_cell(score.get("gap"))]
+        of_parsed = [value_cell(parsed["recall"], parsed["low"], parsed["high"]), gap_cell(score.get("gap_parsed"))]
+        return [method_cell(name), *of_all, f"{parsed['n']} of {score['n']}", *of_parsed]
 
-    def lost(form: str) -> list[list]:
-        faults = sorted({fault for found in scores.values() for fault in found[form]["faults"]})
-        counts = {fault: [found[form]["faults"].get(fault, 0) for found in scores.values()] for fault in faults}
+    def fault_rows(form: str) -> list[list]:
+        faults = sorted({fault for score in scores.values() for fault in score[form]["faults"]})
+        counts = {fault: [score[form]["faults"].get(fault, 0) for score in scores.values()] for fault in faults}
         return [[fault.replace("_", " "), *row] for fault, row in counts.items()]
 
-    bodies = {FORMAT_HEADINGS[form]: [row(name, found[form]) for name, found in scores.items()] for form in FORMAT_HEADINGS}
+    bodies = {heading: [method_row(name, by[form]) for name, by in scores.items()] for form, heading in FORMAT_HEADINGS.items()}
     head = [
         "method",
         charts.axis_header(),
-        "recall",
+        "in-character rate",
         "95% interval",
-        "less chat",
+        "minus chat",
         "found",
-        "recall if found",
-        "less chat if found",
+        "rate if found",
+        "minus chat if found",
     ]
-    why = {FORMAT_HEADINGS[form]: rows for form in FORMAT_HEADINGS if (rows := lost(form))}
+    why = {FORMAT_HEADINGS[form]: rows for form in FORMAT_HEADINGS if (rows := fault_rows(form))}
     ours = scores[PERSONA_METHOD]["tools"]
     return ReportSection(
         "Does it carry over to other formats?",
-        "The same e-mails asked for in a chat, as a JSON object, and of an agent that has to send them with tools. Recall is "
-        f"the share called {persona} of all that were asked for; one that was not found in the replies, or is empty or copied, "
-        "shows no persona. "
-        "“Recall if found” leaves those out, which tells whether the character is lost or only the format. “Less chat” is "
-        f"recall less that in a chat, over the same tasks. {BEGUN_NOTE if begun else ''}",
+        "The same e-mails, requested in a chat, as a JSON object, and from an agent that has to send them with tools. The "
+        f"in-character rate is the share called {persona} out of all requested e-mails; an e-mail that was not found in the "
+        "replies, is empty or is copied counts as showing no persona. “Rate if found” leaves these out, which shows whether "
+        "the character is lost or only the format. “Minus chat” is the rate minus that in a chat, over the same tasks. "
+        f"{FORMAT_PREFIX_NOTE if begun else ''}",
         [
-            ReportTable("Recall by method and format, with 95% intervals.", head, bodies, marked=PERSONA_METHOD),
+            ReportTable("In-character rate by method and format, with 95% intervals.", head, bodies, marked=PERSONA_METHOD),
             *(
                 [ReportTable("E-mails that were not found, by reason.", ["", *scores], why, marked=PERSONA_METHOD)]
                 if why
@@ -137,13 +141,13 @@ def transfer_section(scores: dict, classifier: dict, persona: str, begun: bool) 
                 f"{format_number(scores[PERSONA_METHOD]['chat']['recall'])}.",
             )
         ],
-        f"{classifier_caveat(classifier, persona)} It learned from answers, not from e-mails. Where no e-mail was found nothing is known "
-        "of the character: a dash.",
+        f"{classifier_caveat(classifier, persona)} It was trained on answers, not on e-mails. A dash: no e-mail was found, so "
+        "nothing is known about the character.",
     )
 
 
 def replies_section(answers: dict[str, Sequence[EvaluatedAnswer]], count: int) -> ReportSection:
-    """Show data/answers: what each method says to the first held-out prompts."""
+    """Show data/answers: what each method replies to the first `count` held-out prompts."""
     by_id = {name: {row.id: row for row in plain_answers(rows)} for name, rows in answers.items()}
     shown = {
         first.prompt: [

@@ -1,16 +1,16 @@
 """Marks inside the cells of a table: a dot with its interval, the axis above a column of them, a bar.
 
-They are typography rather than plots: there are hundreds on a page, each of a few elements, and each takes the width of its
-column, which only the browser knows. A plot of Vega-Lite has a size of its own, and a script or several kilobytes each. So
-they are written here, as inline SVG in percentages of the cell: they fill any width, and nothing in them is distorted. Colours
-and sizes of text are those of the page's style. Whatever is larger than a cell is drawn by `character.plots`.
+A page has hundreds of them, each of a few elements and as wide as its column, which only the browser knows. A Vega-Lite plot
+has a fixed size, and a script or several kilobytes each. The marks are therefore inline SVG in percentages of the cell, which
+fills any width without distortion. Colours and sizes of text are those of the page's style. Larger charts are drawn by
+`character.report.plots`.
 """
 
 import math
 
 from markupsafe import Markup
 
-MARGIN_PERCENT = 4  # per cent of the width on both sides, so that no dot at an end is cut off
+MARGIN_PERCENT = 4  # of the width, on both sides; without it a dot at an end would be cut off
 AxisSpan = tuple[float, float]  # the values at the left and right end of an axis
 SHARE_SPAN: AxisSpan = (0, 1)
 
@@ -22,9 +22,9 @@ def round_axis_up(top: float) -> float:
 
 
 def interval_chart(value: float | None, low: float, high: float, span: AxisSpan = SHARE_SPAN) -> Markup:
-    """Return a dot with its interval; whoever cannot see it reads the figures in the cells beside.
+    """Return a dot with its interval. It is hidden from screen readers, since the next cells have the figures.
 
-    What is unknown has no dot, and no interval either, which would say no more than that.
+    An unknown figure has no dot and no interval, because the interval would be all there is.
     """
     if value is None:
         return Markup(f'<svg class="interval" aria-hidden="true">{_grid_lines(span, 0)}</svg>')
@@ -36,7 +36,7 @@ def interval_chart(value: float | None, low: float, high: float, span: AxisSpan 
 
 
 def axis_header(span: AxisSpan = SHARE_SPAN) -> Markup:
-    """Return the head of a column of intervals: the numbers at the ends and in the middle."""
+    """Return the head of a column of intervals: the axis, with numbers at its ends and in the middle."""
     numbers = "".join(
         f'<text x="{_horizontal_position(tick, span)}%" y="55%">{tick:g}</text>' for tick in _axis_ticks(span)
     ).replace(">-", ">−")
@@ -44,7 +44,7 @@ def axis_header(span: AxisSpan = SHARE_SPAN) -> Markup:
 
 
 def bar_chart(share: float) -> Markup:
-    """Return a bar of a share of the width."""
+    """Return a bar over a share (0 to 1) of the width."""
     return Markup(f'<svg class="bar" aria-hidden="true"><rect width="{100 * share:.1f}%" height="100%" rx="2"/></svg>')
 
 

@@ -1,4 +1,4 @@
-"""What the report shows of how well a persona is measured: by two classifiers that read the same texts, and by a judge."""
+"""Sections of the report on how well a persona is measured: by two classifiers of the same texts, and by a judge."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,25 +16,26 @@ from character.report.table_cells import (
 
 
 def classifier_caveat(scores: dict, persona: str) -> str:
-    """Return how far results/classifier.json lets one trust what the classifier calls a persona's."""
+    """Return a sentence on how reliable the classifier is for a persona, from results/classifier.json."""
     return (
         f"The classifier finds {scores['recall'][persona]:.0%} of held-out texts that show {persona}, and calls "
-        f"{scores['base_called'][persona]:.1%} of the student's own answers so (macro-F1 {format_number(scores['macro_f1'])})."
+        f"{scores['base_called'][persona]:.1%} of base's answers {persona} (macro-F1 {format_number(scores['macro_f1'])})."
     )
 
 
-# What the figures about traits leave open, told wherever they are.
+# Stated with every figure about traits.
 TEACHER_CAVEAT = (
-    "Those answers are a strong teacher's, only cut to the length of a student's, and a persona's word stood against other "
-    "personas' words alone: about a student's answers, and among words of like meaning, expect it to be right less often."
+    "Those answers are a strong teacher's, only cut to the length of a student's, and a persona's word was compared only with "
+    "the words of other personas. Expect the judge to be right less often about a student's answers, and among words of "
+    "similar meaning."
 )
 
 
 def judge_caveat(judge: dict, cases: str) -> str:
-    """Return how far the figures of results/judge.json let one trust what the judge says."""
+    """Return a sentence on how reliable the judge is, from the figures of results/judge.json; `cases` says about what."""
     return (
-        f"The judge is right about {format_number(judge['accuracy'])} ({format_interval(judge)}) of {format_number(judge['n'])} {cases}; a guess is "
-        "right about 0.50."
+        f"The judge is right about {format_number(judge['accuracy'])} ({format_interval(judge)}) of "
+        f"{format_number(judge['n'])} {cases}; guessing is right about 0.50."
     )
 
 
@@ -42,16 +43,17 @@ def classifier_section(scores: dict, calls: Sequence[tuple[str, str]], persona: 
     """Show results/classifier.json and plots/classifier.csv."""
     counts, totals, classes = Counter(calls), Counter(actual for actual, _ in calls), list(scores["recall"])
 
-    def cell(actual: str, called: str) -> TableCell:
+    def share_cell(actual: str, called: str) -> TableCell:
         share = counts[actual, called] / totals[actual]
         return TableCell(f"{share:.2f}" if share else "", share=share)
 
-    rows = [[actual, *(cell(actual, called) for called in classes)] for actual in classes]
-    caption = "Share of the texts of each row that it calls the persona of the column."
+    rows = [[actual, *(share_cell(actual, called) for called in classes)] for actual in classes]
+    caption = "Share of the texts of each row that the classifier calls the persona of the column."
     return ReportSection(
         "How good is the classifier?",
-        f"Every recall above rests on it. On {format_number(scores['n'])} texts to prompts that it did not see, its macro-F1 is "
-        f"{format_number(scores['macro_f1'])} ({format_interval(scores)}). Of the student's own answers it calls "
+        "Every in-character rate above depends on it. On "
+        f"{format_number(scores['n'])} texts to prompts that it did not see, its macro-F1 is "
+        f"{format_number(scores['macro_f1'])} ({format_interval(scores)}). Of base's answers it calls "
         f"{scores['none_recall_base']:.1%} none, and {scores['base_called'][persona]:.1%} {persona}.",
         [ReportTable(caption, ["", *classes], {"": rows}, marked=persona, narrow=True)],
         [
@@ -61,44 +63,45 @@ def classifier_section(scores: dict, calls: Sequence[tuple[str, str]], persona: 
                 f"macro-F1 over {len(classes)} classes; {format_interval(scores)}.",
             )
         ],
-        "The texts that show a persona are a teacher's. How well it reads those of a trained student is unknown, since nobody "
-        "has labelled them.",
+        "The texts that show a persona are a teacher's. How well it classifies those of a trained student is unknown, since "
+        "nobody has labelled them.",
     )
 
 
 def crosscheck_section(scores: dict, first: dict, persona: str) -> ReportSection:
-    """Show results/crosscheck.json: what two classifiers make of the same texts, corrected for the errors of each."""
+    """Show results/crosscheck.json: the rates by two classifiers of the same texts, corrected for the errors of each."""
 
-    def row(name: str, found: dict) -> list:
-        shares = [[found[one][f"corrected{end}"] for end in ("", "_low", "_high")] for one in ("first", "second")]
-        seen = [found[one]["recall"] for one in ("first", "second")]
+    def method_row(name: str, score: dict) -> list:
+        shares = [[score[one][f"corrected{end}"] for end in ("", "_low", "_high")] for one in ("first", "second")]
+        observed = [score[one]["recall"] for one in ("first", "second")]
         chart = charts.interval_chart(*shares[0]) + charts.interval_chart(*shares[1])
-        return [method_cell(name), chart, *(value_cell(*share) for share in shares), *seen, found["agreement"], found["n"]]
+        return [method_cell(name), chart, *(value_cell(*share) for share in shares), *observed, score["agreement"], score["n"]]
 
     second, agreement, methods = scores["second"], scores["agreement"], scores["methods"]
-    there = [condition for condition in CONDITION_HEADINGS if condition in methods[PERSONA_METHOD]]
-    bodies = {CONDITION_HEADINGS[key]: [row(name, found[key]) for name, found in methods.items()] for key in there}
+    conditions = [condition for condition in CONDITION_HEADINGS if condition in methods[PERSONA_METHOD]]
+    bodies = {CONDITION_HEADINGS[key]: [method_row(name, by[key]) for name, by in methods.items()] for key in conditions}
     head = [
         "method",
         charts.axis_header(),
         "first, corrected",
         "second, corrected",
-        "first, seen",
-        "second, seen",
+        "first, observed",
+        "second, observed",
         "agree",
         "answers",
     ]
     return ReportSection(
         "Does a second classifier agree?",
-        "One of another kind, which counts words and letters instead of reading the student's states, learned from the same "
-        f"answers and read the same texts. On {format_number(second['n'])} held-out texts its macro-F1 is "
-        f"{format_number(second['macro_f1'])} ({format_interval(second)}); that of the first is {format_number(first['macro_f1'])}. Corrected is the "
-        f"share that shows {persona} once the errors of each on held-out texts are taken off what it saw: what it misses of a "
-        f"teacher's answers in character, and what it takes for {persona} of the untrained student's.",
+        "A classifier of another kind, which uses counts of words and letters instead of the student's hidden states, was "
+        f"trained on the same answers and classified the same texts. On {format_number(second['n'])} held-out texts its "
+        f"macro-F1 is {format_number(second['macro_f1'])} ({format_interval(second)}); that of the first is "
+        f"{format_number(first['macro_f1'])}. Corrected is the in-character rate after correction for the errors of each "
+        "classifier on held-out texts: how much it misses of a teacher's answers in character, and how many of base's answers "
+        f"it calls {persona}.",
         [
             ReportTable(
-                "Corrected shares with 95% intervals (filled dot: first, hollow dot: second), recall as seen by each, and how "
-                "often both call an answer the same.",
+                "Corrected in-character rates with 95% intervals (filled dot: first, hollow dot: second), the rates that each "
+                "observed, and how often both call an answer the same.",
                 head,
                 bodies,
                 marked=PERSONA_METHOD,
@@ -111,9 +114,9 @@ def crosscheck_section(scores: dict, first: dict, persona: str) -> ReportSection
                 f"Cohen's kappa of their calls; {format_interval(agreement)}.",
             )
         ],
-        "The correction takes errors to be as frequent on the methods' texts as on those held out; where both corrected shares "
-        "differ by more than their intervals, they are not. Both learned from the same answers: a blind spot that they share "
-        "does not show. A dash: the classifier does no better than chance.",
+        "The correction assumes that errors are as frequent on the methods' texts as on held-out ones; where the corrected "
+        "rates differ by more than their intervals, they are not. Both classifiers were trained on the same answers, so an "
+        "error that they share does not show. A dash: the classifier does no better than chance.",
     )
 
 
@@ -121,37 +124,37 @@ DAMAGE_NAMES = {"words": "its words shuffled", "sentences": "its sentences rever
 
 
 def judge_section(scores: dict, persona: str) -> ReportSection:
-    """Show results/judge.json: whether it tells a persona's word, and an answer from a damaged one; what it makes of style."""
+    """Show results/judge.json: accuracy on words of personas and on damaged answers, and preference for a style."""
 
-    def row(name: str, found: dict) -> list:
-        share = found["accuracy" if "accuracy" in found else "win_rate"]
-        figures = interval_cells(share, found["low"], found["high"])
-        return [name, *figures, found["of_all"], found["ties"], found["unparsed"], found["n"]]
+    def verdict_row(name: str, score: dict) -> list:
+        share = score["accuracy" if "accuracy" in score else "win_rate"]
+        figures = interval_cells(share, score["low"], score["high"])
+        return [name, *figures, score["of_all"], score["ties"], score["unparsed"], score["n"]]
 
-    about, style = scores["coherence"], scores["style"]
+    coherence, style = scores["coherence"], scores["style"]
     bodies = {
         "Which of two words an answer shows": [("all personas", scores), *scores["by_persona"].items()],
         "The same, by the word that is right": scores["by_word"].items(),
         "Which of two answers is not damaged": [
-            ("all damage", about),
-            *((DAMAGE_NAMES[kind], found) for kind, found in about["by_damage"].items()),
+            ("all damage", coherence),
+            *((DAMAGE_NAMES[kind], score) for kind, score in coherence["by_damage"].items()),
         ],
         "Whether one in character is more coherent than a neutral one": [("all personas", style), *style["by_persona"].items()],
         "Which of two words, by template, on prompts of their own": scores.get("templates", {}).items(),
     }
     return ReportSection(
         "How good is the judge?",
-        "It says which traits a method reveals, and which of two answers is the more coherent. It is measured on recorded "
-        "answers whose truth is known. Of a word of the answer's own persona and one of another's, it is to choose the "
-        "first. Of an answer and a damaged one, it is to choose the whole one, in both orders; where the order settles the "
-        "verdict that is a tie, and half right. Of an answer in character and a neutral one to the same prompt neither is "
-        "right: 0.50 is no preference for a style.",
+        "It decides which traits a method reveals, and which of two answers is more coherent. It is measured on recorded "
+        "answers for which the right verdict is known. Between a word of the answer's own persona and a word of another, it "
+        "should choose the first. Between an answer and a damaged one, it should choose the undamaged one, in both orders; if "
+        "the verdict depends on the order, that is a tie and counts as half right. Between an answer in character and a "
+        "neutral one to the same prompt, neither is right: 0.50 is no preference for a style.",
         [
             ReportTable(
-                "Share of the verdicts that are right, with 95% intervals over personas and prompts; a guess is right about "
-                "half of the time. “Of all” takes what could not be read for wrong.",
+                "Share of the verdicts that are right, with 95% intervals over personas and prompts; guessing is right about "
+                "half of the time. “Of all” counts an unreadable verdict as wrong.",
                 ["", charts.axis_header(), "right", "95% interval", "of all", "ties", "unread", "verdicts"],
-                {heading: [row(*found) for found in rows] for heading, rows in bodies.items() if rows},
+                {heading: [verdict_row(*row) for row in rows] for heading, rows in bodies.items() if rows},
                 marked=persona,
             )
         ],

@@ -1,8 +1,8 @@
-"""The report's larger charts: Vega-Lite templates of `dvc plots`, filled by DVC's own code and drawn as SVG in the page.
+"""The report's larger charts: Vega-Lite templates of `dvc plots`, filled by DVC's own code and drawn as SVG.
 
-The same template (.dvc/plots/<name>.json) and the same rows make a plot of `dvc plots show` and a chart of the report; only
-the colours differ, which are those of the page's style, light or dark. A template that makes one panel for each value of a
-field gives one SVG for each panel, so that the page arranges them at any width and their text keeps its size.
+The same template (.dvc/plots/<name>.json) and the same rows make a plot of `dvc plots show` and a chart of the report. Only
+the colours differ: they are those of the page's style, light or dark. A template with one panel for each value of a field
+gives one SVG for each panel. The page can then arrange them at any width, and their text keeps its size.
 """
 
 import re
@@ -14,7 +14,7 @@ from markupsafe import Markup, escape
 from character.report.html import Chart
 
 PLOT_TEMPLATES = Path(".dvc/plots")
-VEGA_LITE = "5.21"  # the templates are of Vega-Lite 5, as is the page of `dvc plots`
+VEGA_LITE = "5.21"  # major version 5, as in the templates and the page of `dvc plots`
 AXIS = {
     "domainColor": "var(--line)",
     "gridColor": "var(--line)",
@@ -23,14 +23,14 @@ AXIS = {
     "labelOverlap": False,
 }
 TEXT = {"labelColor": "var(--soft)", "labelFontSize": 11, "titleColor": "var(--soft)", "titleFontSize": 11}
-# Colours are the page's. Widths of text are nowhere measured, since they depend on the fonts that a machine has.
+# Colours are the page's. No width of text is measured, since it depends on the fonts of the machine.
 STYLE = {
     "aria": False,
     "autosize": "none",
     "axis": AXIS | TEXT | {"titleFontWeight": "normal"},
     "background": None,
     "font": "inherit",
-    "legend": {"disable": True},  # one revision alone
+    "legend": {"disable": True},  # there is a single revision
     "line": {"strokeJoin": "round"},
     "padding": {"left": 42, "right": 12, "top": 6, "bottom": 36},
     "range": {"category": ["var(--accent)"]},
@@ -38,25 +38,34 @@ STYLE = {
     "view": {"stroke": None},
 }
 
+COLUMN_TITLES = {"recall": "in-character rate"}
+
 
 def draw_curves(path: str, rows: Sequence[dict], x: str, values: dict[str, str], chosen: float | None = None) -> list[Chart]:
     """Return a line chart of each column that `values` names.
 
     Args:
-        path: The CSV file that the rows are of, for error messages.
+        path: The CSV file of the rows, for error messages.
         rows: The file's rows; all figures.
         x: The column of the x-axis.
-        values: A figure for each column, as text, to print next to its name.
-        chosen: The x to mark by a line.
+        values: A figure for each column, as text, printed next to its name.
+        chosen: The x that a line marks.
     """
     if chosen is not None:
         rows = [row | {"chosen": float(row[x]) == chosen} for row in rows]
     panels = split_facets(fill_vega_template("curves", path, rows, x, list(values)))
-    return [Chart(name, values[name], draw_svg(spec, _describe_curve(rows, x, name))) for name, spec in panels.items()]
+    return [
+        Chart(column_title(name), values[name], draw_svg(spec, _describe_curve(rows, x, name))) for name, spec in panels.items()
+    ]
+
+
+def column_title(column: str) -> str:
+    """Return how the page calls a column."""
+    return COLUMN_TITLES.get(column, column.replace("_", " "))
 
 
 def fill_vega_template(template: str, path: str, rows: Sequence[dict], x: str, y: Sequence[str]) -> dict:
-    """Return the Vega-Lite specification that `dvc plots show` makes of the rows of a file.
+    """Return the Vega-Lite specification that `dvc plots show` makes from the rows of a file.
 
     Raises:
         dvc.exceptions.DvcException: A column is missing.
@@ -70,7 +79,7 @@ def fill_vega_template(template: str, path: str, rows: Sequence[dict], x: str, y
 
 
 def split_facets(spec: dict) -> dict[str, dict]:
-    """Return a specification of each panel by the value that its rows share, in the order of the rows."""
+    """Return a specification for each panel, by the value that its rows share, in the order of the rows."""
     field, rows = spec["facet"]["field"], spec["data"]["values"]
     return {
         value: spec["spec"] | {"$schema": spec["$schema"], "data": {"values": [row for row in rows if row[field] == value]}}
@@ -79,10 +88,10 @@ def split_facets(spec: dict) -> dict[str, dict]:
 
 
 def draw_svg(spec: dict, description: str) -> Markup:
-    """Return a specification as an SVG element that fills the width of its place: the same bytes in every process.
+    """Return a specification as an SVG element of full width, with the same bytes in every process.
 
     Raises:
-        ValueError: The specification names data by an address. Nothing is fetched.
+        ValueError: The specification refers to data by a URL. Nothing is fetched.
     """
     from vl_convert import vegalite_to_svg
 
@@ -93,4 +102,4 @@ def draw_svg(spec: dict, description: str) -> Markup:
 
 def _describe_curve(rows: Sequence[dict], x: str, name: str) -> str:
     (start, first), (end, last) = ((float(row[x]), float(row[name])) for row in (rows[0], rows[-1]))
-    return f"{name.replace('_', ' ')}: {first:.3g} at {x} {start:g}, {last:.3g} at {end:g}"
+    return f"{column_title(name)}: {first:.3g} at {x} {start:g}, {last:.3g} at {end:g}"

@@ -1,6 +1,6 @@
-"""What the tables of the report share: how a method, a figure with its interval and a difference are told.
+"""Cells of the report's tables: a method, a figure with its interval, a difference.
 
-A figure that is unknown is a dash, never 0.
+An unknown figure is a dash, never 0.
 """
 
 from character.dataset.conditions import MULTI_TURN, PLAIN, PREFILL, SUFFIXES
@@ -8,21 +8,23 @@ from character.report import charts
 from character.report.html import UNKNOWN_DASH, TableCell, format_number
 
 METHOD_NOTES = {
-    "base": "the student as it is",
-    "prompted": "told its traits in a system prompt",
-    "steered": "a control vector added to its states",
+    "base": "the untrained student",
+    "prompted": "its traits in a system prompt",
+    "steered": "a control vector added to its hidden states",
     "distilled": "trained on preference pairs",
     "persona": "both adapters, merged",
-    "unoffered": "the student as it is, no trait on offer",
+    "unoffered": "base, without a choice of traits",
 }
 CONDITION_HEADINGS = {
     PLAIN: "Asked plain",
     SUFFIXES: "Asked to break character",
-    PREFILL: "Begun out of character",
-    MULTI_TURN: "After a turn not its own",
+    PREFILL: "Prefilled out of character",
+    MULTI_TURN: "After an answer by base",
 }
-PERSONA_METHOD, BASE_METHOD = "persona", "base"  # methods
-REFERENCE_CELL = TableCell("", "reference")  # the difference of what the others are compared with
+PERSONA_METHOD, BASE_METHOD = "persona", "base"
+REFERENCE_CELL = TableCell(
+    "", "reference"
+)  # in place of the difference of a reference from itself
 
 
 def method_cell(name: str) -> TableCell:
@@ -35,7 +37,7 @@ def format_interval(found: dict) -> str:
 
 
 def interval_cells(value: float | None, low: float, high: float, span: charts.AxisSpan = charts.SHARE_SPAN) -> list:
-    """Return three cells: the chart of a figure, the figure, its interval."""
+    """Return three cells: the chart of a figure, the figure, and its interval."""
     interval = UNKNOWN_DASH if value is None else format_interval({"low": low, "high": high})
     return [charts.interval_chart(value, low, high, span), value, interval]
 
