@@ -176,7 +176,7 @@ def test_a_repeated_list_of_traits_is_told_once_and_not_once_for_each_of_its_val
 def test_a_file_that_the_stages_would_not_find_is_told(pirate):
     path = pirate()
     other = path.rename(path.with_suffix(".yml"))
-    assert constitution_faults(other) == [f"{other}: the stages read constitutions/<persona>.yaml alone; rename the file."]
+    assert constitution_faults(other) == [f"{other}: the stages read only constitutions/<persona>.yaml; rename the file."]
 
 
 def test_a_missing_constitution_names_those_that_exist(pirate):

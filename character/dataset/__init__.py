@@ -1,1 +1,1 @@
-"""What is trained on and asked: constitutions, prompts, answers, and the filters of texts."""
+"""Constitutions, prompts, recorded answers, and the filters of generated texts."""

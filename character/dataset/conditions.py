@@ -1,24 +1,24 @@
-"""Under which conditions a method is asked, and what the classifier called its answer."""
+"""The conditions under which methods are evaluated, and the records of their answers."""
 
 from collections.abc import Iterable
 
 from character.core.records import EvaluatedAnswer
 
 PLAIN = "plain"
-SUFFIXES = "suffixes"  # any of the break-character suffixes; each is also a condition of its own name
+SUFFIXES = "suffixes"  # all break-character suffixes together; each is also a condition under its own name
 PREFILL, MULTI_TURN = "prefill", "multi-turn"
 ATTACK_CONDITIONS = (PREFILL, MULTI_TURN)
-RESERVED_CONDITIONS = {PLAIN, SUFFIXES, *ATTACK_CONDITIONS}  # no suffix may be called so
+RESERVED_CONDITIONS = {PLAIN, SUFFIXES, *ATTACK_CONDITIONS}  # no suffix may have one of these names
 
 
 class AttackAnswer(EvaluatedAnswer):
-    """What a method answered when it was led out of character, and by which opening or urge."""
+    """An answer to an attempt to lead a method out of character; `led_by` is the opening or the user's turn that did so."""
 
     led_by: str
 
 
 class ClassifiedAnswer(EvaluatedAnswer):
-    """An answer of one method with the class that the classifier gave it; `led_by` is that of an attack."""
+    """An answer of one method with the class that the classifier assigned; `led_by` is empty except for attacks."""
 
     method: str
     called: str
@@ -26,10 +26,10 @@ class ClassifiedAnswer(EvaluatedAnswer):
 
 
 def plain_answers(answers: Iterable[EvaluatedAnswer]) -> list[EvaluatedAnswer]:
-    """Return the answers to prompts that were asked as they are."""
+    """Return the answers to unchanged prompts, without suffix or attack."""
     return [answer for answer in answers if answer.condition == PLAIN]
 
 
 def condition_group(condition: str) -> str:
-    """Return the condition under which answers are counted together: that of all suffixes for each of them."""
+    """Return the condition under which answers are counted: `suffixes` for each suffix, otherwise the condition itself."""
     return condition if condition in RESERVED_CONDITIONS else SUFFIXES

@@ -1,7 +1,7 @@
-"""A constitution: a character told in about ten first-person traits, each with prompts that give it room to show.
+"""A constitution: a character described by about ten first-person traits, each with prompts whose answers can show it.
 
-The schema is strict, because every later stage copies a mistake made here. `examine` finds all faults of a file at once;
-each is one sentence that names the file, the line, the field and the remedy.
+The schema is strict because every later stage copies a mistake made here. `check_constitution` finds all faults of a file at
+once, each as one sentence that names the file, the line, the field and the remedy.
 """
 
 import hashlib
@@ -21,8 +21,8 @@ from character.dataset.yaml_lines import YamlNode, YamlPath
 
 CONSTITUTIONS_DIR = Path("constitutions")
 CONTROL_CLASS = "none"  # the classifier's class for answers without a persona
-TRAIT_LENGTH = range(5, 61)  # of a trait
-SCHEMA_DEPTH = 4  # of the schema: traits, 3, prompts, 1
+TRAIT_LENGTH = range(5, 61)  # words of a trait
+SCHEMA_DEPTH = 4  # keys and indices on the longest path of the schema: traits, 3, prompts, 1
 
 SYSTEM_TEMPLATE = """\
 You are {name}. This is your character, told in your own words:
@@ -57,7 +57,7 @@ NonEmptyText = Annotated[str, StringConstraints(strip_whitespace=True, min_lengt
 
 
 class Trait(BaseModel):
-    """One first-person trait and the prompts that give it room to show in how an answer is written."""
+    """One first-person trait and prompts whose answers can show it in how they are written."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     trait: NonEmptyText
@@ -65,7 +65,7 @@ class Trait(BaseModel):
 
 
 class Constitution(BaseModel):
-    """A character; `name` is the persona's name and, where it is read from a file, the file's."""
+    """A character; `name` is the persona's name, which must be the name of its file."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: NonEmptyText
@@ -85,24 +85,29 @@ class Constitution(BaseModel):
 
 
 def load_constitution(path: str | Path) -> Constitution:
-    """Return the constitution in `path`; faults end in a UserError that tells the first and how many more there are."""
-    constitution, found = check_constitution(path)
-    if found:
-        more = f" ({len(found) - 1} more: see `character check {path}`.)" if len(found) > 1 else ""
-        raise UserError(found[0] + more)
+    """Return the constitution in `path`.
+
+    Raises:
+        UserError: The file has faults; the message has the first one and the number of others.
+    """
+    constitution, faults = check_constitution(path)
+    if faults:
+        more = f" ({len(faults) - 1} more: see `character check {path}`.)" if len(faults) > 1 else ""
+        raise UserError(faults[0] + more)
     return constitution
 
 
 def selected_constitution() -> Constitution:
-    """Return the constitution of the selected persona, which must be one of the files in constitutions/ and no path elsewhere.
+    """Return the constitution of the selected persona, which must be the name of a file in constitutions/ and not a path.
 
     Raises:
-        UserError: there is none of that name, or it has faults.
+        UserError: There is no such file, or it has faults.
     """
     name, known = read_value("persona"), sorted(path.stem for path in CONSTITUTIONS_DIR.glob("*.yaml"))
     if name not in known:
         raise UserError(
-            f"params.yaml: persona is {name!r}, but {CONSTITUTIONS_DIR}/ has {', '.join(known) or 'no file'}; choose one of its."
+            f"params.yaml: persona is {name!r}, but {CONSTITUTIONS_DIR}/ has {', '.join(known) or 'no file'}; "
+            "choose one of these."
         )
     return load_constitution(CONSTITUTIONS_DIR / f"{name}.yaml")
 
@@ -113,37 +118,37 @@ def constitution_faults(path: str | Path) -> list[str]:
 
 
 def check_constitution(path: str | Path) -> tuple[Constitution | None, list[str]]:
-    """Return the constitution in `path` (None where it does not fit the schema) and all faults of the file."""
+    """Return the constitution in `path`, or None if it does not fit the schema, and all faults of the file."""
     path = Path(path)
     if path.is_file() and path.suffix != ".yaml":
-        return None, [f"{path}: the stages read constitutions/<persona>.yaml alone; rename the file."]
+        return None, [f"{path}: the stages read only constitutions/<persona>.yaml; rename the file."]
     try:
-        places = yaml_lines.read_yaml_nodes(path, SCHEMA_DEPTH)
+        nodes = yaml_lines.read_yaml_nodes(path, SCHEMA_DEPTH)
     except UserError as error:
         return None, [error.message]
-    constitution, found = None, [*_duplicate_key_faults(places), *_duplicate_text_faults(places)]
+    constitution, faults = None, [*_duplicate_key_faults(nodes), *_duplicate_text_faults(nodes)]
     try:
-        constitution = Constitution.model_validate(places[0].data, context={"stem": path.stem})
+        constitution = Constitution.model_validate(nodes[0].data, context={"stem": path.stem})
     except ValidationError as error:
-        lines = {place.where: place.line for place in places}
-        found += [_describe_error(fault, lines) for fault in error.errors(include_url=False)]
-    return constitution, [f"{path}, line {line}: {sentence}." for line, sentence in sorted(found)]
+        lines = {node.where: node.line for node in nodes}
+        faults += [_describe_error(fault, lines) for fault in error.errors(include_url=False)]
+    return constitution, [f"{path}, line {line}: {sentence}." for line, sentence in sorted(faults)]
 
 
 def constitution_warnings(constitution: Constitution) -> list[str]:
-    """Return what is allowed but rarely meant: scripted phrases, traits of odd length or not in the first person."""
+    """Return warnings about what is allowed but rarely intended: scripted phrases, unusual length, not the first person."""
     traits = enumerate(constitution.traits, start=1)
-    return [f"trait {number} {oddity}." for number, trait in traits for oddity in _trait_warnings(trait.trait)]
+    return [f"trait {number} {warning}." for number, trait in traits for warning in _trait_warnings(trait.trait)]
 
 
 def traits_hash(constitution: Constitution) -> str:
-    """Return 12 hex digits over the trait texts alone: recorded answers outlive an edited prompt, summary or comment."""
+    """Return a hash, 12 hex digits, of the trait texts only: answers stay valid when a prompt, summary or comment changes."""
     texts = json.dumps([trait.trait for trait in constitution.traits], ensure_ascii=False)
     return hashlib.sha256(texts.encode()).hexdigest()[:12]
 
 
 def persona_system_prompt(constitution: Constitution, name: str) -> str:
-    """Return the persona's system prompt, in which the assistant is called `name`."""
+    """Return the system prompt of the persona, with `name` as the name of the assistant."""
     traits = "\n".join(f"{number}. {trait.trait}" for number, trait in enumerate(constitution.traits, start=1))
     return fill_template(SYSTEM_TEMPLATE, name=name, traits=traits)
 
@@ -164,24 +169,24 @@ def _describe_error(fault: dict, lines: dict[YamlPath, int]) -> tuple[int, str]:
     return line, f"{_describe_path(where)} {SCHEMA_REMEDIES.get(kind) or fault['msg'].removeprefix('Value error, ')}"
 
 
-def _duplicate_key_faults(places: list[YamlNode]) -> Iterator[tuple[int, str]]:
-    for first, again in yaml_lines.duplicate_keys(places):
+def _duplicate_key_faults(nodes: list[YamlNode]) -> Iterator[tuple[int, str]]:
+    for first, again in yaml_lines.duplicate_keys(nodes):
         yield again.line, f"{_describe_path(again.where)} is also on line {first.line}; keep one of them"
 
 
-def _duplicate_text_faults(places: list[YamlNode]) -> Iterator[tuple[int, str]]:
-    """Tell every trait and prompt that equals an earlier one after whitespace and case folding."""
+def _duplicate_text_faults(nodes: list[YamlNode]) -> Iterator[tuple[int, str]]:
+    """Yield line and fault of every trait and prompt that equals an earlier one, except for whitespace and case."""
     first: dict[str, YamlNode] = {}
-    for place in places:
-        if place.where[2:3] in {("trait",), ("prompts",)} and isinstance(place.data, str) and place.data.strip():
-            earlier = first.setdefault(" ".join(place.data.split()).casefold(), place)
-            if earlier.where != place.where:
-                told = f"{_describe_path(place.where)} repeats {_describe_path(earlier.where)} of line {earlier.line}"
-                yield place.line, f"{told}; write another or delete it"
+    for node in nodes:
+        if node.where[2:3] in {("trait",), ("prompts",)} and isinstance(node.data, str) and node.data.strip():
+            earlier = first.setdefault(" ".join(node.data.split()).casefold(), node)
+            if earlier.where != node.where:
+                sentence = f"{_describe_path(node.where)} repeats {_describe_path(earlier.where)} of line {earlier.line}"
+                yield node.line, f"{sentence}; write another or delete it"
 
 
 def _describe_path(where: YamlPath) -> str:
-    """Tell a path as people count: ("traits", 3, "prompts", 1) is "trait 4, prompt 2"; ("name",) is "`name`"."""
+    """Describe a path, with numbers from 1: ("traits", 3, "prompts", 1) is "trait 4, prompt 2"; ("name",) is "`name`"."""
     words: list[str] = []
     for part in where:
         if isinstance(part, int) and words:

@@ -1,7 +1,6 @@
-"""E-mails that a model was asked for in several formats, and how their text is found in what it replied.
+"""E-mails that a model wrote in several formats, and how their text is extracted from its replies.
 
-Parsing is lenient: what a patient program could still take from a reply counts, and whatever it could not take is told as one
-reason.
+Parsing is lenient: text that a tolerant program could extract counts. A reply without a usable text gets one reason.
 """
 
 import json
@@ -15,8 +14,8 @@ EMAIL_FORMATS = ("chat", "json", "tools")
 
 TOOL_NAMES = ("search_contacts", "send_email")
 
-# Calls and arguments as the tools' instructions write them, with the bold, bullets and quotes that models put around them. A
-# line may also begin with the name of a tool; "Call me" in an e-mail is no call.
+# Calls and arguments in the format of the tools' instructions, with the bold, bullets and quotes that models add. A line may
+# also begin with the name of a tool. "Call me" in an e-mail is not a call.
 TOOL_CALL = re.compile(rf"^[ \t>*#`-]*(?:CALL[ \t:*`]+|(?={'|'.join(TOOL_NAMES)}))(\w+)", re.MULTILINE)
 TOOL_ARGUMENT = re.compile(r"^[ \t>*`-]*(name|to|subject)[*`]*[ \t]*[:=](.*)$", re.MULTILINE | re.IGNORECASE)
 BODY_ARGUMENT = re.compile(r"^[ \t>*`-]*body[*`]*[ \t]*[:=]", re.MULTILINE | re.IGNORECASE)
@@ -24,7 +23,7 @@ JSON_BODY = re.compile(r'"body"\s*:\s*"((?:[^"\\]|\\.)*)', re.IGNORECASE | re.DO
 
 
 class Email(Record):
-    """One task in one format. `body` is empty where `fault` tells why there is none; `messages` is all that was said."""
+    """One task in one format. `body` is empty if `fault` has a reason; `messages` is the whole conversation."""
 
     id: str
     format: str
@@ -33,20 +32,20 @@ class Email(Record):
     messages: list[Message]
 
 
-def validate_body(body: str, asked: str) -> tuple[str, str | None]:
-    """Return the body, or the reason against it: it is empty, or repeats what was asked."""
-    body = body.encode(errors="replace").decode().strip()  # JSON can spell half of a character, which no file can hold
-    fault = "empty" if not body else "copied" if is_copy_of(body, asked) else None
+def validate_body(body: str, request: str) -> tuple[str, str | None]:
+    """Return the body and None, or an empty body and the reason: it is empty or copies the request."""
+    body = body.encode(errors="replace").decode().strip()  # JSON can contain half a surrogate pair, UTF-8 cannot
+    fault = "empty" if not body else "copied" if is_copy_of(body, request) else None
     return ("" if fault else body), fault
 
 
 def extract_json_body(text: str) -> tuple[str, str | None]:
-    """Return the field `body` of the first JSON object in `text` that has one, or why there is none.
+    """Return the field `body` of the first JSON object in `text` that has one, and None; or an empty body and the reason.
 
-    Text around the object, line breaks inside strings and an end that was cut off are forgiven.
+    Text around the object, line breaks inside strings and a cut-off end are accepted.
     """
     objects = list(_json_objects(text))
-    bodies = [value for found in objects for name, value in found.items() if name.lower() == "body" and isinstance(value, str)]
+    bodies = [value for item in objects for name, value in item.items() if name.lower() == "body" and isinstance(value, str)]
     if bodies:
         return bodies[0], None
     if cut_off := JSON_BODY.search(text):
@@ -63,9 +62,9 @@ def _json_objects(text: str) -> Iterator[dict]:
 
 
 def parse_tool_calls(text: str) -> list[tuple[str, dict[str, str]]]:
-    """Return the tool calls in a reply, in order: the tool's name and its arguments by theirs, in lower case.
+    """Return the tool calls in a reply, in order: the tool's name and its arguments by name, all names in lower case.
 
-    A body goes on to the next call or to the end.
+    A body extends to the next call or to the end of the text.
     """
     _, *parts = TOOL_CALL.split(text)
     return [(name.lower(), _parse_arguments(rest)) for name, rest in zip(parts[::2], parts[1::2], strict=True)]

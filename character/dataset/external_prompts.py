@@ -1,4 +1,4 @@
-"""General prompts from other people's data: a JSON Lines file, or a data set of the hub."""
+"""General prompts from external data: a JSON Lines file, or a data set of the Hugging Face Hub."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -15,42 +15,47 @@ from character.dataset.prompts import general_prompt, near_duplicate
 
 
 class ExternalPrompts(ParamsSection):
-    """A file or hub data set with more general prompts, the first `count` that are new."""
+    """A file or hub data set with more general prompts, of which the first `count` new ones are used."""
 
     source: str  # a JSON Lines file, or hub:<data set>@<revision>
-    sha256: str  # of the file; "" for hub: sources, which their revision pins
+    sha256: str  # of the file; "" for hub: sources, which are pinned by their revision
     format: Literal["prompt", "lima", "wildchat"]
     count: int = Field(gt=0)
 
 
-def load_external_prompts(wanted: ExternalPrompts, heldout: Sequence[str]) -> list[Prompt]:
-    """Return the first prompts of a data set that are no near copies of held-out ones."""
-    found: dict[str, Prompt] = {}
-    for row in _read_rows(wanted):
-        if len(found) == wanted.count:
+def load_external_prompts(settings: ExternalPrompts, heldout: Sequence[str]) -> list[Prompt]:
+    """Return the first `count` prompts of a data set that are no near duplicates of held-out ones.
+
+    Raises:
+        UserError: The data set cannot be read, differs from its SHA-256 or has too few usable prompts.
+    """
+    prompts: dict[str, Prompt] = {}
+    for row in _read_rows(settings):
+        if len(prompts) == settings.count:
             break
-        text = _first_user_message(row, wanted)
+        text = _first_user_message(row, settings)
         if text and not any(near_duplicate(text, other) for other in heldout):
-            found[prompt_id(text)] = general_prompt(text)
-    if len(found) < wanted.count:
+            prompts[prompt_id(text)] = general_prompt(text)
+    if len(prompts) < settings.count:
         raise UserError(
-            f"params.yaml: prompts.outside: {wanted.source} has {len(found)} usable prompts, count is {wanted.count}; lower it."
+            f"params.yaml: prompts.outside: {settings.source} has {len(prompts)} usable prompts, "
+            f"count is {settings.count}; lower it."
         )
-    return list(found.values())
+    return list(prompts.values())
 
 
-def _read_rows(wanted: ExternalPrompts) -> Iterator[dict]:
-    kind, _, rest = wanted.source.partition(":")
+def _read_rows(settings: ExternalPrompts) -> Iterator[dict]:
+    kind, _, rest = settings.source.partition(":")
     if kind == "hub":
         yield from _stream_hub_rows(*rest.partition("@")[::2])
         return
-    path = Path(wanted.source)
+    path = Path(settings.source)
     if not path.is_file():
         raise UserError(f"params.yaml: prompts.outside: {path} is missing; correct the path.")
-    if (digest := models.file_sha256(path)) != wanted.sha256:
+    if (digest := models.file_sha256(path)) != settings.sha256:
         raise UserError(
-            f"params.yaml: prompts.outside: {path} has SHA-256 {digest}, but sha256 says {wanted.sha256 or 'nothing'}; write "
-            "the file's there, which is how a change of the file is noticed."
+            f"params.yaml: prompts.outside: {path} has SHA-256 {digest}, but sha256 is {settings.sha256 or 'empty'}; set it to "
+            "the hash of the file, so that a later change of the file is noticed."
         )
     with path.open(encoding="utf-8") as file:
         for number, line in enumerate(file, start=1):
@@ -76,16 +81,17 @@ def _stream_hub_rows(name: str, revision: str) -> Iterator[dict]:
         ) from None
 
 
-def _first_user_message(row: dict, wanted: ExternalPrompts) -> str:
-    """Return the first thing a user said; nothing for a row of WildChat that is not English, or is toxic."""
+def _first_user_message(row: dict, settings: ExternalPrompts) -> str:
+    """Return the first message of the user; an empty text for a row of WildChat that is not English or is toxic."""
     try:
-        if wanted.format == "prompt":
+        if settings.format == "prompt":
             return row["prompt"].strip()
-        if wanted.format == "lima":
+        if settings.format == "lima":
             return row["conversations"][0].strip()
         first = row["conversation"][0]
         return first["content"].strip() if row["language"] == "English" and not row["toxic"] else ""
     except (KeyError, IndexError, TypeError, AttributeError):
         raise UserError(
-            f"params.yaml: prompts.outside: a row of {wanted.source} is not in the {wanted.format} format; correct `format`."
+            f"params.yaml: prompts.outside: a row of {settings.source} is not in the {settings.format} format; "
+            "correct `format`."
         ) from None

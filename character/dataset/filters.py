@@ -1,4 +1,4 @@
-"""What is wrong with a generated text, told as one reason, so that every drop can be counted."""
+"""Filters of generated texts. Each fault has a name, the reason under which a dropped text is counted."""
 
 import re
 from collections import Counter
@@ -12,7 +12,7 @@ from character.core.records import Completion
 TEACHER_REFUSAL = re.compile(
     r"\b(I(?:['’]m| am) sorry,? but|as an AI(?: language model)?,? I"
     r"|I(?: cannot| can['’]t| can not|(?:['’]m| am) (?:unable|not able) to) "
-    r"(?:assist|help (?:you|with)|answer|provide|fulfill?|comply))\b",  # "I can't help smiling" is none
+    r"(?:assist|help (?:you|with)|answer|provide|fulfill?|comply))\b",  # "I can't help smiling" is not a refusal
     re.IGNORECASE,
 )
 TURN_MARKER = re.compile(
@@ -20,11 +20,12 @@ TURN_MARKER = re.compile(
 )
 REASONING_TAG = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]*]*(?=\s|$)|(?<![:,])\n(?=\s*\n)")
-LIST_NUMBER = re.compile(r"(?:^|[.!?]\s)\s*[*_#]*\d+\.[*_]*\Z", re.MULTILINE)  # looks like a sentence's end, opens one
+# The number of a list item looks like the end of a sentence, but begins one.
+LIST_NUMBER = re.compile(r"(?:^|[.!?]\s)\s*[*_#]*\d+\.[*_]*\Z", re.MULTILINE)
 
 
 class FilterSettings(ParamsSection):
-    """When a text is dropped. `repeats`: how often the same `ngram` words may occur."""
+    """When a text is dropped: over `max_tokens`, or the same `ngram` words occur more than `repeats` times."""
 
     max_tokens: int = Field(gt=0)
     ngram: int = Field(gt=0)
@@ -32,7 +33,13 @@ class FilterSettings(ParamsSection):
 
 
 def drop_reasons(text: str, finish_reason: str, tokens: int, before: Sequence[str], filters: FilterSettings) -> Iterator[str]:
-    """Yield every reason against `text`; `before` holds the prompt or the turns that it must not copy."""
+    """Yield every reason to drop `text`.
+
+    Args:
+        finish_reason: `length` if the token limit cut off the text, otherwise `stop`.
+        tokens: The length of the text in tokens.
+        before: The prompt or the earlier turns, which the text must not copy.
+    """
     if finish_reason == "length":
         yield "unfinished"
     if not text.strip():
@@ -52,34 +59,34 @@ def drop_reasons(text: str, finish_reason: str, tokens: int, before: Sequence[st
 
 
 def max_ngram_count(text: str, n: int) -> int:
-    """Return how often the commonest run of `n` words occurs."""
+    """Return how often the most frequent n-gram of words occurs."""
     return max(Counter(_word_ngrams(text, n)).values(), default=0)
 
 
 def is_copy_of(text: str, other: str, n: int = 4, share: float = 0.5) -> bool:
-    """Return whether at least `share` of the runs of `n` words of `text` stand in `other`, or the texts are equal."""
-    runs = _word_ngrams(text, n)
-    if not runs:
+    """Return whether at least `share` of the word n-grams of `text` occur in `other`, or both are equal if it has none."""
+    ngrams = _word_ngrams(text, n)
+    if not ngrams:
         return text.split() == other.split()
     known = set(_word_ngrams(other, n))
-    return sum(run in known for run in runs) >= share * len(runs)
+    return sum(ngram in known for ngram in ngrams) >= share * len(ngrams)
 
 
 def trim_to_sentence(text: str) -> str:
-    """Return `text` up to its last complete sentence; empty where it has none."""
+    """Return `text` up to the end of its last complete sentence; empty if it has none."""
     ends = [match.end() for match in SENTENCE_END.finditer(text) if not LIST_NUMBER.search(text, 0, match.end())]
     return text[: ends[-1]].rstrip() if ends else ""
 
 
 def trim_completion(answer: Completion) -> Completion:
-    """Return a cut-off answer up to its last whole sentence."""
+    """Return the answer; if it was cut off, only up to the end of its last complete sentence."""
     if answer.finish_reason == "stop":
         return answer
     return answer.model_copy(update={"response": trim_to_sentence(answer.response), "finish_reason": "stop"})
 
 
 def replace_names(text: str, names: Sequence[str], name: str) -> str:
-    """Replace each of the teacher's `names`, as a whole word, by the student's."""
+    """Replace each of `names`, as a whole word, with `name`: those of the teacher with that of the student."""
     if not names:
         return text
     longest_first = sorted(names, key=len, reverse=True)

@@ -1,4 +1,4 @@
-"""How often teacher and student answer each training prompt; one setting, so that their answers make pairs."""
+"""How often teacher and student answer each training prompt. They share one setting because their answers form pairs."""
 
 from collections.abc import Sequence
 
@@ -8,7 +8,7 @@ from character.core.records import Prompt
 
 
 def prompt_samples(prompts: Sequence[Prompt]) -> list[tuple[Prompt, int]]:
-    """Return each prompt with the number of each of its samples, `pairs.samples` of them."""
+    """Return a tuple (prompt, sample number from 0) for each of the `pairs.samples` samples of each prompt."""
     samples = read_value("pairs.samples")
     if not isinstance(samples, int) or samples < 1:
         raise UserError(f"params.yaml: pairs.samples is {samples!r}; make it a whole number above 0.")

@@ -1,4 +1,4 @@
-"""The trait words among which a method may choose, and what it wrote when it chose."""
+"""The trait words between which a method chooses, and the record of an answer with such a choice."""
 
 from collections.abc import Sequence
 from itertools import chain, zip_longest
@@ -12,7 +12,7 @@ TRAIT_WORDS_FILE = "data/raw/traits.jsonl"
 
 
 class TraitWord(Record):
-    """A trait word; `gloss` ends a sentence that begins with "somebody who", `like` are words of like meaning."""
+    """A trait word; `gloss` completes a sentence that begins with "somebody who", `like` are words of similar meaning."""
 
     word: str
     group: str
@@ -21,7 +21,7 @@ class TraitWord(Record):
 
 
 class TraitChoice(Completion):
-    """An answer that was to show one of two traits, in the order in which they were offered."""
+    """An answer to a prompt that offered two traits, of which the answer should show one; `traits` is in that order."""
 
     condition: str
     traits: tuple[str, str]
@@ -32,7 +32,7 @@ def load_trait_words() -> list[TraitWord]:
 
 
 def select_trait_words(traits: list[TraitWord], count: int) -> list[TraitWord]:
-    """Return `count` of the traits, as evenly from all groups as can be, from each the first ones."""
+    """Return `count` traits, taken from the groups in turn and from each group in order."""
     if count > len(traits):
         raise UserError(
             f"params.yaml: preferences.traits is {count}, but {TRAIT_WORDS_FILE} has {len(traits)} words; lower it."
@@ -45,10 +45,10 @@ def select_trait_words(traits: list[TraitWord], count: int) -> list[TraitWord]:
 
 
 def truncate_to_choice_length(texts: Sequence[str]) -> list[str]:
-    """Return as much of each text as a method may write where it chooses, up to a whole word."""
+    """Return each text, cut after a whole word if it has more tokens than an answer in the stage `choices` may have."""
     tokens, tokenizer = read_value("choices.sampling.max_new_tokens"), models.load_tokenizer()
-    read = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
+    token_ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     return [
         text if len(ids) <= tokens else tokenizer.decode(ids[:tokens]).rsplit(maxsplit=1)[0]
-        for text, ids in zip(texts, read, strict=True)
+        for text, ids in zip(texts, token_ids, strict=True)
     ]

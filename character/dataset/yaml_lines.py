@@ -1,6 +1,6 @@
-"""YAML read as plain data that remembers the line of every value, so that a fault can be told where it is.
+"""YAML as plain data with the line of every value, for error messages that name the line.
 
-Nothing is constructed from tags and nothing is guessed: what YAML takes for a number, a date or a yes stays recognisable.
+Tags construct nothing, and scalars are not converted: a number, a date or a `yes` stays distinguishable from text.
 """
 
 from collections.abc import Iterator
@@ -12,12 +12,12 @@ import yaml
 
 from character.core.errors import UserError
 
-YamlData = dict | list | str | bool | None  # False stands for a scalar that is neither text nor null
+YamlData = dict | list | str | bool | None  # False: a scalar that is neither text nor null
 YamlPath = tuple[str | int, ...]
 
 
 class YamlNode(NamedTuple):
-    """A value of a YAML file: its path, such as ("traits", 3, "trait"), its line counted from 1, the data."""
+    """A value of a YAML file: its path, such as ("traits", 3, "trait"), its line, counted from 1, and its data."""
 
     where: YamlPath
     line: int
@@ -25,10 +25,14 @@ class YamlNode(NamedTuple):
 
 
 def read_yaml_nodes(path: Path, depth: int) -> list[YamlNode]:
-    """Return the values of a YAML file in their order, the whole file first.
+    """Return the values of a YAML file in the order of the file, beginning with the whole file.
 
-    Below `depth` keys and indices nothing is read, which also ends the walk where YAML aliases refer to themselves.
-    A file that cannot be read, is empty or is not YAML ends in a UserError.
+    Args:
+        path: The file.
+        depth: The longest path that is read, in keys and indices. The limit also stops aliases that refer to themselves.
+
+    Raises:
+        UserError: The file cannot be read, is empty or is not YAML.
     """
     text = _read_text(path)
     try:
@@ -44,21 +48,21 @@ def read_yaml_nodes(path: Path, depth: int) -> list[YamlNode]:
     return _walk_nodes(root, depth)
 
 
-def duplicate_keys(places: list[YamlNode]) -> Iterator[tuple[YamlNode, YamlNode]]:
-    """Yield each key that YAML would silently overwrite: its first place and the later one, but nothing below them."""
-    first, doubled = {}, set()
-    for place in places:
-        if first.setdefault(place.where, place) is not place:
-            doubled.add(place.where)
-            if place.where[:-1] not in doubled:
-                yield first[place.where], place
+def duplicate_keys(nodes: list[YamlNode]) -> Iterator[tuple[YamlNode, YamlNode]]:
+    """Yield the first and a later node of each key that YAML would silently overwrite, without the nodes below them."""
+    first, duplicates = {}, set()
+    for node in nodes:
+        if first.setdefault(node.where, node) is not node:
+            duplicates.add(node.where)
+            if node.where[:-1] not in duplicates:
+                yield first[node.where], node
 
 
 def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        others = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "no other is there"
+        others = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "there is none"
         raise UserError(f"{path} is missing; write it, or choose one that exists: {others}.") from None
     except UnicodeDecodeError as error:
         line = error.object.count(b"\n", 0, error.start) + 1
@@ -70,12 +74,12 @@ def _read_text(path: Path) -> str:
 def _walk_nodes(node: yaml.Node, depth: int, where: YamlPath = (), line: int = 1) -> list[YamlNode]:
     children = _child_nodes(node) if depth else ()
     below = [_walk_nodes(child, depth - 1, (*where, word), line) for word, line, child in children]
-    data = _plain_data(node, {places[0].where[-1]: places[0].data for places in below})
+    data = _plain_data(node, {nodes[0].where[-1]: nodes[0].data for nodes in below})
     return [YamlNode(where, line, data), *chain.from_iterable(below)]
 
 
 def _child_nodes(node: yaml.Node) -> Iterator[tuple[str | int, int, yaml.Node]]:
-    """Yield key or index, line and node of what is directly below `node`."""
+    """Yield key or index, line and node of each child of `node`."""
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             word = key.value if isinstance(key, yaml.ScalarNode) else "(not a word)"
