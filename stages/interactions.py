@@ -1,7 +1,7 @@
 """interactions: the distilled student talking with itself -> data/interactions.jsonl.
 
-Two speakers share the model and the character. Each sees the conversation from its own side: what it said as assistant, what
-the other said as user. A kept conversation is the view of whoever spoke last, so that it ends with a reply.
+Two speakers share the model and the character. Each sees its own turns as the assistant's and those of the other as the
+user's. A conversation is saved as its last speaker sees it, and therefore ends with a reply.
 """
 
 from collections.abc import Sequence
@@ -38,32 +38,32 @@ class InteractionSettings(ParamsSection):
 
 @dataclass
 class Dialogue:
-    """A conversation in progress. `said` alternates between the opener's author and the first replier, oldest first."""
+    """A conversation in progress. `turns` has the texts in order: the opener, the first reply, and so on."""
 
     id: str
     sample: int
     guidance: str
     system: str
-    said: list[str]
+    turns: list[str]
     finish_reasons: list[str] = field(default_factory=list)
 
     def speaker_view(self) -> list[dict[str, str]]:
-        """Return the conversation as the next speaker sees it: it begins and ends with the other's words.
+        """Return the conversation as the next speaker sees it: it begins and ends with a turn of the other.
 
-        Whoever wrote the opener does not see it again: its view begins with the first reply.
+        The author of the opener does not see the opener: its view begins with the first reply.
         """
-        seen = self.said if len(self.said) % 2 else self.said[1:]
+        visible = self.turns if len(self.turns) % 2 else self.turns[1:]
         roles = ("user", "assistant")
-        turns = [{"role": roles[index % 2], "content": text} for index, text in enumerate(seen)]
-        return [{"role": "system", "content": self.system}, *turns]
+        messages = [{"role": roles[index % 2], "content": text} for index, text in enumerate(visible)]
+        return [{"role": "system", "content": self.system}, *messages]
 
     def add_reply(self, reply: Reply) -> None:
-        self.said.append(reply.text)
+        self.turns.append(reply.text)
         self.finish_reasons.append(reply.finish_reason)
 
     def to_conversation(self) -> Conversation:
         """Return the last speaker's view, its last reply included, with the finish reasons of that speaker's turns."""
-        *before, last = self.said
+        *before, last = self.turns
         earlier = Dialogue(self.id, self.sample, self.guidance, self.system, before)
         return Conversation(
             id=self.id,
@@ -75,7 +75,7 @@ class Dialogue:
 
 
 def open_dialogues(openers: Sequence[str], count: int, system: str, name: str) -> list[Dialogue]:
-    """Return `count` dialogues for each kind of guidance, the openers dealt in turn."""
+    """Return `count` dialogues for each kind of guidance, which use the openers in turn."""
     return [
         Dialogue(
             prompt_id(opener),
@@ -93,7 +93,7 @@ def open_dialogues(openers: Sequence[str], count: int, system: str, name: str) -
 def main():
     """Let the distilled student talk with itself."""
     params = read_section("interactions", InteractionSettings)
-    openers = [question.prompt for question in records.read_records("data/raw/prompts/openers.jsonl", RawPrompt)]
+    openers = [row.prompt for row in records.read_records("data/raw/prompts/openers.jsonl", RawPrompt)]
     system = Path("data/system.txt").read_text(encoding="utf-8")
     dialogues = open_dialogues(openers, params.conversations, system, read_value("student.name"))
     print(f"interactions: {len(dialogues)} conversations of {params.turns} turns", flush=True)

@@ -1,6 +1,6 @@
 """pairs: chosen + rejected -> data/pairs.jsonl (TRL's preference format), results/pairs.json.
 
-Every pair that is dropped is counted under each reason that speaks against it.
+A dropped pair is counted under each of its reasons.
 """
 
 from collections import Counter
@@ -20,22 +20,24 @@ from character.dataset.filters import FilterSettings, drop_reasons, replace_name
 class PairSettings(ParamsSection):
     samples: int = Field(gt=0)  # answers of teacher and student to each prompt
     filters: FilterSettings
-    unfinished_rejected: Literal["trim", "drop"]  # trim: end a cut-off answer of the student at its last whole sentence
+    unfinished_rejected: Literal["trim", "drop"]  # trim: cut the student's unfinished answer after its last sentence
 
 
 def join_answers(chosen: Sequence[Completion], rejected: Sequence[Completion]) -> list[tuple[Completion, Completion]]:
-    """Return the two answers to each prompt, in the order of `chosen`."""
+    """Return the two answers to each sample of each prompt, in the order of `chosen`."""
     others = {(answer.id, answer.sample): answer for answer in rejected}
-    lonely = [answer for answer in chosen if (answer.id, answer.sample) not in others]
-    if lonely:
-        raise UserError(f"data/rejected.jsonl: no answer to {len(lonely)} prompts of data/chosen.jsonl; run `dvc repro`.")
+    unmatched = [answer for answer in chosen if (answer.id, answer.sample) not in others]
+    if unmatched:
+        raise UserError(f"data/rejected.jsonl: no answer to {len(unmatched)} prompts of data/chosen.jsonl; run `dvc repro`.")
     return [(answer, others[answer.id, answer.sample]) for answer in chosen]
 
 
-def pair_drop_reasons(chosen: Completion, rejected: Completion, count, filters: FilterSettings) -> Iterator[str]:
-    """Yield the reasons to drop a pair. A refusal is a fault of the teacher only: the student may learn not to refuse."""
+def pair_drop_reasons(chosen: Completion, rejected: Completion, count_tokens, filters: FilterSettings) -> Iterator[str]:
+    """Yield the reasons to drop a pair. A refusal counts only against the teacher: the student may learn not to refuse."""
     for side, answer in (("chosen", chosen), ("rejected", rejected)):
-        for reason in drop_reasons(answer.response, answer.finish_reason, count(answer.response), [answer.prompt], filters):
+        for reason in drop_reasons(
+            answer.response, answer.finish_reason, count_tokens(answer.response), [answer.prompt], filters
+        ):
             if (side, reason) != ("rejected", "refusal"):
                 yield f"{side}_{reason}"
     if chosen.response == rejected.response:
@@ -43,19 +45,19 @@ def pair_drop_reasons(chosen: Completion, rejected: Completion, count, filters: 
 
 
 def build_pair(chosen: Completion, rejected: Completion) -> PreferencePair:
-    def turn(role: str, content: str) -> list[Message]:
+    def single_turn(role: str, content: str) -> list[Message]:
         return [Message(role=role, content=content)]
 
     return PreferencePair(
-        prompt=turn("user", chosen.prompt),
-        chosen=turn("assistant", chosen.response),
-        rejected=turn("assistant", rejected.response),
+        prompt=single_turn("user", chosen.prompt),
+        chosen=single_turn("assistant", chosen.response),
+        rejected=single_turn("assistant", rejected.response),
     )
 
 
 @click.command()
 def main():
-    """Join the answers, filter them and write preference pairs."""
+    """Join and filter the answers, and write preference pairs."""
     params, names, name = read_section("pairs", PairSettings), read_value("teacher")["names"], read_value("student.name")
     tokenizer = models.load_tokenizer()
     both = join_answers(
@@ -64,7 +66,7 @@ def main():
     )
     print(f"pairs: {len(both)} pairs to filter", flush=True)
 
-    def count(text: str) -> int:
+    def count_tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     pairs, dropped, tokens, counts = [], Counter(), Counter(), Counter()
@@ -72,16 +74,16 @@ def main():
     for chosen, rejected in both:
         own = chosen.model_copy(update={"response": replace_names(chosen.response, names, name)})
         other = trim_completion(rejected) if params.unfinished_rejected == "trim" else rejected
-        said = {(own.id, "chosen", own.response), (own.id, "rejected", other.response)}
-        reasons = list(pair_drop_reasons(own, other, count, params.filters))
-        if said & kept:  # another sample of the prompt, but not another answer
+        identities = {(own.id, "chosen", own.response), (own.id, "rejected", other.response)}
+        reasons = list(pair_drop_reasons(own, other, count_tokens, params.filters))
+        if identities & kept:  # an earlier sample of the prompt had the same answer
             reasons.append("repeated")
         counts.update(renamed=own != chosen, trimmed=other != rejected, dropped=bool(reasons))
         dropped.update(reasons)
         if not reasons:
-            kept |= said
+            kept |= identities
             pairs.append(build_pair(own, other))
-            tokens.update(chosen=count(own.response), rejected=count(other.response))
+            tokens.update(chosen=count_tokens(own.response), rejected=count_tokens(other.response))
     if not pairs:
         raise UserError(f"data/pairs.jsonl would be empty: every pair was dropped ({dict(dropped)}); see params.yaml: pairs.")
     records.write_records("data/pairs.jsonl", pairs)

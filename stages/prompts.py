@@ -1,8 +1,8 @@
 """prompts: constitution, general.jsonl -> data/prompts.jsonl, data/system.txt (the persona's system prompt), results/.
 
-What teacher and student are asked: the constitution's own prompts, general ones that show how the character carries over to
-other subjects, and on request more of either: of the constitution's kind, written by a model, or from a data set. What is
-added is no near copy of a held-out prompt, and a hand-written one that is stops the stage.
+The prompts for teacher and student: those of the constitution, and general ones, which show the character on other subjects.
+Two options add more: a model writes prompts like those of the constitution, or a data set gives general ones. Near duplicates
+of held-out prompts are not added; a hand-written prompt that is one stops the stage.
 """
 
 from collections import Counter
@@ -37,12 +37,12 @@ def constitution_prompts(persona: constitution.Constitution, per_trait: int) -> 
     ]
 
 
-def refuse_held_out(prompts: Sequence[Prompt], heldout: Sequence[str], file: str) -> None:
-    """Stop at a hand-written prompt that the evaluations ask too: what is trained on proves nothing."""
+def check_not_held_out(prompts: Sequence[Prompt], heldout: Sequence[str], file: str) -> None:
+    """Raise a UserError for a near duplicate of a held-out prompt: training on it would bias the evaluations."""
     for prompt in prompts:
         if (same := next((other for other in heldout if near_duplicate(prompt.prompt, other)), None)) is not None:
             raise UserError(
-                f"{file}: the prompt {prompt.prompt[:60]!r} is too near {same[:60]!r} of {HELDOUT_PROMPTS}; change it."
+                f"{file}: the prompt {prompt.prompt[:60]!r} is too similar to {same[:60]!r} of {HELDOUT_PROMPTS}; change it."
             )
 
 
@@ -59,15 +59,15 @@ def main():
     print(f"prompts: {persona.name}, {params.per_trait} per trait, {params.general} general", flush=True)
     heldout = load_prompts(HELDOUT_PROMPTS)
     prompts, metrics = constitution_prompts(persona, params.per_trait), {}
-    refuse_held_out(prompts, heldout, f"constitutions/{persona.name}.yaml")
+    check_not_held_out(prompts, heldout, f"constitutions/{persona.name}.yaml")
     if params.expansion.per_trait:
         more, metrics["expansion"] = expand_prompts(persona, params.expansion, heldout, read_value("seed"))
         prompts += more
-    shared = load_general_prompts(params.general)
-    refuse_held_out(shared, heldout, GENERAL_PROMPTS)
-    prompts += shared
-    for wanted in params.outside:
-        prompts += load_external_prompts(wanted, heldout)
+    general = load_general_prompts(params.general)
+    check_not_held_out(general, heldout, GENERAL_PROMPTS)
+    prompts += general
+    for dataset in params.outside:
+        prompts += load_external_prompts(dataset, heldout)
     if not prompts:
         raise UserError("params.yaml: prompts selects no prompt at all; raise per_trait or general.")
     unique: dict[str, Prompt] = {}

