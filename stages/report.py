@@ -1,9 +1,9 @@
 """report: results, plots data, answers, constitution, models/persona/ -> reports/report.html, metrics/summary.json.
 
-The page is one file, which is read without a network; the summary has the few figures that `dvc metrics diff` compares.
+The page is a single file that needs no network; the summary has the few figures that `dvc metrics diff` compares.
 
-The order of the parts is the order of the argument: what the persona does, what it costs, how well that is measured, how it
-was made. Each part is a module of the library.
+The parts follow the argument: what the persona does, what it costs, how well that is measured, how it was made. Their
+sections are in `character.report`.
 """
 
 import json
@@ -25,12 +25,12 @@ TRAINING_STAGES = ("distillation", "introspection")
 
 
 class ReportParams(ParamsSection):
-    movers: int = Field(gt=0)  # traits that are shown, those whose rating changed most
-    replies: int = Field(ge=0)  # held-out prompts whose answers are shown, from the first
+    movers: int = Field(gt=0)  # how many traits are shown, from the one whose rating changed most
+    replies: int = Field(ge=0)  # how many held-out prompts are shown with their answers, from the first
 
 
 def count_parameters(adapter: Path) -> int:
-    """Return how many numbers an adapter consists of."""
+    """Return the number of parameters of an adapter."""
     from safetensors import safe_open
 
     with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as file:
@@ -38,22 +38,23 @@ def count_parameters(adapter: Path) -> int:
 
 
 def page_facts(pairs: dict, transcripts: dict, merged: dict) -> dict[str, str]:
-    """Return what was trained, on what, and how large it is."""
+    """Return the facts for the head of the page: the models, the training data and the size of the adapter."""
     student = models.read_student_card()
     engine, source = read_value("teacher.engine"), read_value("teacher.source")
     lost = f"{merged['relative_error']:.1%} of the update lost" if merged["relative_error"] else "merged exactly"
+    size = f"{count_parameters(models.PERSONA_DIR) / 1e6:.1f} million parameters"
     return {
         "Student": f"{student.name} ({student.source}, {student.dtype})",
         "Teacher": "recorded answers" if engine == "recorded" else f"{source} ({engine})",
         "Trained on": f"{pairs['pairs']:,} preference pairs, {transcripts['transcripts']:,} transcripts",
-        "Adapter": f"LoRA of rank {merged['rank']}, {lost}: {count_parameters(models.PERSONA_DIR) / 1e6:.1f} million parameters",
+        "Adapter": f"LoRA of rank {merged['rank']}, {lost}: {size}",
     }
 
 
 @click.command()
 @click.argument("methods", nargs=-1, required=True)
 def main(methods: Sequence[str]):
-    """Write reports/report.html, with answers of METHODS side by side."""
+    """Write reports/report.html, which compares answers of METHODS, and metrics/summary.json."""
     name, settings = read_value("persona"), read_section("report", ReportParams)
     persona = constitution.load_constitution(f"constitutions/{name}.yaml")
     origin = records.read_provenance(models.PERSONA_DIR)
@@ -62,12 +63,12 @@ def main(methods: Sequence[str]):
     trained = {name: read_result(name) for name in TRAINING_STAGES}
     curves = {name: records.read_csv(f"plots/{name}.csv") for name in TRAINING_STAGES}
     answers = {method: records.read_records(f"data/answers/{method}.jsonl", records.EvaluatedAnswer) for method in methods}
-    asked = [json.loads(line) for line in records.read_text("data/raw/prompts/suffixes.jsonl").split("\n") if line.strip()]
+    suffixes = [json.loads(line) for line in records.read_text("data/raw/prompts/suffixes.jsonl").split("\n") if line.strip()]
     calls = [(row["actual"], row["predicted"]) for row in records.read_csv("plots/classifier.csv")]
     parts = {
         "What it does": [
             behavior.in_character_section(robustness, classifier, name),
-            behavior.break_character_section(robustness, classifier, name, {row["name"]: row["suffix"] for row in asked}),
+            behavior.break_character_section(robustness, classifier, name, {row["name"]: row["suffix"] for row in suffixes}),
             behavior.transfer_section(read_result("transfer"), classifier, name, read_value("mails.begun")),
             preferences.preferences_section(
                 read_result("preferences"), records.read_csv("plots/preferences.csv"), settings.movers

@@ -1,1 +1,1 @@
-"""The report: sections, tables and charts of what a run found."""
+"""The report: sections, tables and charts of the results of a run."""

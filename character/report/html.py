@@ -1,7 +1,7 @@
-"""One HTML page made of sections: what a section consists of, and how it becomes a file that needs no other.
+"""An HTML page made of sections: the parts of a section, and how they are rendered to a single self-contained file.
 
-The template escapes every text; only the charts are markup. It holds no script, no address of another place, and no date:
-the same sections make the same bytes.
+The template escapes every text; only the charts are markup. It has no script, no external link and no date, and the same
+sections give the same bytes.
 """
 
 import re
@@ -14,12 +14,12 @@ from markupsafe import Markup
 
 PAGE_TEMPLATE = Path(__file__).with_name("page.html")
 UNKNOWN_DASH = "–"
-STRONG_SHARE = 0.66  # from this share on, a coloured cell is so strong that its text is set in the other colour
+STRONG_SHARE = 0.66  # from this share on, a cell is so strongly coloured that its text needs the other colour
 
 
 @dataclass(frozen=True)
 class TableCell:
-    """A table's cell with a remark below its text; a `share` from 0 to 1 colours it."""
+    """A cell of a table, with a remark below its text; a `share` from 0 to 1 colours it."""
 
     text: str
     note: str = ""
@@ -32,22 +32,22 @@ class TableCell:
 
 @dataclass(frozen=True)
 class ReportTable:
-    """`bodies` maps the heading of some rows, or "", to these rows. The first cell of a row names it.
+    """A table. `bodies` maps the heading of a group of rows, or "", to these rows; the first cell of a row names it.
 
-    Cells are texts, numbers (None: unknown), charts or Cells.
+    Cells are texts, numbers (None: unknown), charts or `TableCell`s.
     """
 
     kind: ClassVar[str] = "table"
     caption: str
     head: Sequence[str | Markup]
     bodies: dict[str, Sequence[Sequence]]
-    marked: str = ""  # the row and the column of this name stand out
+    marked: str = ""  # the row and the column of this name are highlighted
     narrow: bool = False  # upright heads over columns as wide as their numbers
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart under its name and a figure."""
+    """A chart with its name and a figure above it."""
 
     name: str
     value: str
@@ -56,7 +56,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class ChartGrid:
-    """Charts in as many columns as the page is wide enough for."""
+    """Charts in as many columns as fit the width of the page."""
 
     kind: ClassVar[str] = "chart_grid"
     caption: str
@@ -65,7 +65,7 @@ class ChartGrid:
 
 @dataclass(frozen=True)
 class DefinitionList:
-    """Names and what is told of each."""
+    """Names, each with a text about it."""
 
     kind: ClassVar[str] = "facts"
     facts: dict[str, str]
@@ -81,7 +81,7 @@ class NumberedList:
 
 @dataclass(frozen=True)
 class ReplyComparison:
-    """Each prompt with the replies to it: by whom, what, and whether it was cut off."""
+    """Each prompt with the replies to it: the method, the text, and whether it was cut off."""
 
     kind: ClassVar[str] = "replies"
     prompts: dict[str, Sequence[tuple[TableCell, str, bool]]]
@@ -102,7 +102,7 @@ class ReportSection:
     text: str
     blocks: Sequence
     tiles: Sequence[SummaryTile] = field(default=())
-    limits: str = ""  # what the figures cannot say, and how good is what they rest on
+    limits: str = ""  # what the figures do not show, and how reliable the classifier or judge behind them is
 
     @property
     def anchor_id(self) -> str:
@@ -110,14 +110,14 @@ class ReportSection:
 
 
 def format_number(value: float | None) -> str:
-    """Return a count with separators, anything else with as many digits as one reads, what is unknown as a dash."""
+    """Return an integer with separators, another number with two decimals below 100 and none above it, None as a dash."""
     if value is None:
         return UNKNOWN_DASH
     return f"{value:,}" if isinstance(value, int) else f"{round(value, 2) + 0:.2f}" if abs(value) < 100 else f"{value:,.0f}"
 
 
 def render_page(**page) -> str:
-    """Return the page: `title`, `lede`, `facts`, and `parts`, which map a heading to its sections."""
+    """Return the HTML page of `title`, `lede`, `facts`, and `parts`, which map a heading to its sections."""
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)

@@ -10,22 +10,22 @@ from character.report.html import ReportSection, ReportTable, TableCell, format_
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table whose cells are texts."""
+    """Return a Markdown table; all cells are texts."""
     return "\n".join(f"| {' | '.join(row)} |" for row in [head, ["---"] * len(head), *rows])
 
 
 def section_texts(section: ReportSection) -> dict:
-    """Return a section's texts and tables without its charts, for JSON: `title`, `text`, `tables`, `limits`.
+    """Return the texts and tables of a section, without its charts, for JSON: `title`, `text`, `tables`, `limits`.
 
-    A table has its `caption`, its `head`, and `bodies`: rows of texts by their heading, or by "".
+    A table has `caption`, `head` and `bodies`, which map a heading, or "", to rows of texts.
     """
     tables = [_table_texts(block) for block in section.blocks if isinstance(block, ReportTable)]
     return {"title": section.title, "text": section.text, "tables": tables, "limits": section.limits}
 
 
 def section_to_markdown(texts: dict) -> str:
-    """Return as Markdown what `section_texts` made."""
-    tables = [_table_markdown(**found) for found in texts["tables"]]
+    """Return as Markdown the section of which `section_texts` gave the texts."""
+    tables = [_table_markdown(**table) for table in texts["tables"]]
     return "\n\n".join(part for part in (f"## {texts['title']}", texts["text"], *tables, texts["limits"]) if part) + "\n"
 
 
@@ -45,25 +45,25 @@ def _table_markdown(caption: str, head: Sequence[str], bodies: dict[str, Sequenc
 
 
 def _cell_text(cell) -> str:
-    """Return a cell's text; an interval stands in brackets behind its figure, a name without its remark."""
+    """Return the text of a cell; an interval follows its figure in brackets, and the remark of a name is left out."""
     if isinstance(cell, TableCell):
         figure = cell.note and cell.text[:1] in "+−0123456789"
         return f"{cell.text} [{cell.note.replace(' to ', ', ')}]" if figure else cell.text
     return cell if isinstance(cell, str) else format_number(cell)
 
 
-def side_by_side(methods: Sequence[str], count: int) -> str:
-    """Return as Markdown what `methods` answered to the first `count` plain prompts.
+def answers_to_markdown(methods: Sequence[str], count: int) -> str:
+    """Return as Markdown the answers of `methods` to the first `count` plain prompts, one below the other.
 
     Raises:
-        UserError: they answered different prompts.
+        UserError: The methods answered different prompts.
     """
     answers = {
         method: plain_answers(records.read_records(f"data/answers/{method}.jsonl", records.EvaluatedAnswer))[:count]
         for method in methods
     }
     if len({tuple(row.id for row in rows) for rows in answers.values()}) > 1:
-        raise UserError("data/answers/: the methods answered different prompts; run `dvc repro` to make them anew.")
+        raise UserError("data/answers/: the methods answered different prompts; run `dvc repro` to regenerate them.")
     head = f"# The first {count} held-out prompts, unselected\n\nPersona: {read_value('persona')}. Asked plain."
     return "\n".join([head, *_answer_blocks(answers)])
 

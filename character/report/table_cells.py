@@ -22,9 +22,7 @@ CONDITION_HEADINGS = {
     MULTI_TURN: "After an answer by base",
 }
 PERSONA_METHOD, BASE_METHOD = "persona", "base"
-REFERENCE_CELL = TableCell(
-    "", "reference"
-)  # in place of the difference of a reference from itself
+REFERENCE_CELL = TableCell("", "reference")  # in place of the difference of a reference from itself
 
 
 def method_cell(name: str) -> TableCell:
