@@ -178,14 +178,14 @@ def test_a_fault_that_passes_loses_nothing(fault, server, capsys):
     assert ask(asking("topic 0")) == ["echo topic 0"], "an endpoint that has answered is given more time"
     assert ask(asking(*TOPICS)) == ECHOES
     told = capsys.readouterr().out
-    assert sum(map(int, re.findall(r"\((\d+)\)", told.rpartition("asked again after ")[2]))) == len(fault), told
+    assert sum(map(int, re.findall(r"\((\d+)\)", told.rpartition("retried after ")[2]))) == len(fault), told
 
 
 def test_a_hanging_request_is_given_up_and_asked_again(server, capsys):
     settle(server.url, timeout=0.3)
     server.script = {"topic 3": ["hang 1"]}
     assert ask(asking(*TOPICS)) == ECHOES
-    assert "asked again after timeout (1)" in capsys.readouterr().out
+    assert "retried after timeout (1)" in capsys.readouterr().out
 
 
 def test_retry_after_is_obeyed(server):
@@ -231,7 +231,7 @@ def test_a_dead_endpoint_ends_in_one_sentence(capsys):
     url = closed_port()
     settle(url)
     told = ended(asking(*TOPICS))
-    assert f"5 failures in a row ({url}: " in told and "check the endpoints" in told and "run again to go on" in told
+    assert f"5 failures in a row ({url}: " in told and "check the endpoints" in told and "run again to continue" in told
 
 
 def test_after_max_failures_the_run_stops_and_keeps_what_is_finished(server):
@@ -276,7 +276,7 @@ def test_an_empty_reply_is_asked_for_again_and_taken_at_the_third_time(server, c
     server.script = {"tea": ["empty"], "rain": ["empty"] * 9}
     assert ask(asking("tea", "rain")) == ["echo tea", ""]
     assert len(server.script["rain"]) == 6
-    assert "asked again after empty (3)" in capsys.readouterr().out
+    assert "retried after empty (3)" in capsys.readouterr().out
 
 
 def test_what_the_server_filters_is_an_empty_reply_and_counted(server, capsys):

@@ -1,1 +1,1 @@
-"""How models are run: engines, their caches, and the sampling of replies."""
+"""Inference: engines, their caches, and the sampling of replies."""

@@ -1,4 +1,4 @@
-"""The endpoints of the openai engine, shared by all of its workers: whose turn it is, who rests, what failed, what was used."""
+"""The endpoints of the openai engine, shared by all its workers: round robin, pauses after failures, usage."""
 
 import os
 import threading
@@ -15,34 +15,34 @@ from character.core.params import ParamsSection
 from character.inference.generate import Reply
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
-RESUME_HINT = "Finished replies are kept; run again to go on."
-FAILURES_BEFORE_PAUSE = 3  # failures in a row after which an endpoint is left out
-FIRST_PAUSE = 5.0  # seconds that it is left out for at first, doubled with each further failure
-LONGEST_PAUSE = 60.0
-FIRST_CONTACT_FAILURES = 5  # failures in a row that are borne from endpoints that have never answered
+RESUME_HINT = "Finished replies are kept; run again to continue."
+FAILURES_BEFORE_PAUSE = 3  # failures in a row after which an endpoint is paused
+FIRST_PAUSE = 5.0  # seconds, doubled with each further failure
+LONGEST_PAUSE = 60.0  # seconds
+FIRST_CONTACT_FAILURES = 5  # failures in a row after which a run stops if no endpoint has ever answered
 RETRYABLE_STATUSES = {408, 409, 425, 429}  # and every 5xx
 
 
 class OpenAISettings(ParamsSection):
-    """runtime.openai."""
+    """The section runtime.openai of params.yaml."""
 
     endpoints: list[str]
-    concurrency: int = Field(gt=0)
-    timeout: float = Field(gt=0)
-    max_failures: int = Field(gt=0)
+    concurrency: int = Field(gt=0)  # requests in flight
+    timeout: float = Field(gt=0)  # seconds
+    max_failures: int = Field(gt=0)  # in a row
     prices: list[float] = Field(min_length=2, max_length=2)  # for a million tokens read and written
 
 
 class RetryableError(Exception):
-    """A failure that may pass. `wait` is how many seconds the server asked for."""
+    """A temporary failure. `wait` is how many seconds the server asked to wait."""
 
-    def __init__(self, kind: str, told: str, wait: float = 0.0):
-        super().__init__(told)
+    def __init__(self, kind: str, message: str, wait: float = 0.0):
+        super().__init__(message)
         self.kind, self.wait = kind, wait
 
 
 class RunAborted(Exception):
-    """Another request has stopped the run."""
+    """The run was stopped by the failure of another request."""
 
 
 @dataclass
@@ -50,14 +50,18 @@ class Endpoint:
     url: str
     client: object
     failures: int = 0  # in a row
-    failed_at: float = 0.0
-    rests_until: float = 0.0
-    told: str = ""
+    failed_at: float = 0.0  # seconds, like all times here by time.monotonic
+    paused_until: float = 0.0
+    last_error: str = ""
 
 
 @dataclass
 class EndpointPool:
-    """The servers, used in turn by all workers: who rests, what failed, what was used."""
+    """Distributes the requests of all workers over the servers in turn; counts failures, replies and tokens.
+
+    Raises:
+        UserError: there is no endpoint, or one is not a plain base URL.
+    """
 
     settings: OpenAISettings
     closed: threading.Event = field(default_factory=threading.Event)
@@ -65,56 +69,57 @@ class EndpointPool:
     def __post_init__(self):
         from openai import OpenAI
 
-        key = os.environ.get(API_KEY_VARIABLE) or "none"  # local servers want none
+        key = os.environ.get(API_KEY_VARIABLE) or "none"  # local servers need none
         urls = self.settings.endpoints or [url for url in [os.environ.get("OPENAI_BASE_URL")] if url]
         if not urls:
             raise UserError("params.yaml: runtime.openai.endpoints is empty; name a server, such as http://localhost:8000/v1.")
         for url in urls:
             parts = urlsplit(url)
             if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-                shown = f"one at {parts.hostname}" if parts.username or parts.query else repr(url)  # no secret is told
+                shown = f"one at {parts.hostname}" if parts.username or parts.query else repr(url)  # prints no secret
                 raise UserError(
-                    f"params.yaml: runtime.openai.endpoints: {shown} is not a plain base URL, "
-                    f"such as http://localhost:8000/v1; correct it, and put a key into the environment variable {API_KEY_VARIABLE}."
+                    f"params.yaml: runtime.openai.endpoints: {shown} is not a plain base URL, such as "
+                    f"http://localhost:8000/v1; correct it, and put a key into the environment variable {API_KEY_VARIABLE}."
                 )
         options = {"api_key": key, "timeout": self.settings.timeout, "max_retries": 0}
         self._key = key
         self._all = [Endpoint(url, OpenAI(base_url=url, **options)) for url in urls]
         self._lock = threading.Lock()
         self._turn = 0
-        self._in_a_row = 0
+        self._failures = 0
         self._answered = False
-        self.troubles: Counter = Counter()
+        self.failure_counts: Counter = Counter()
         self.replies = self.read = self.written = 0
 
     @property
     def failure_limit(self) -> int:
-        """How many failures in a row are borne."""
+        """The number of failures in a row that stops the run."""
         return self.settings.max_failures if self._answered else min(self.settings.max_failures, FIRST_CONTACT_FAILURES)
 
     def send_request(self, body: dict) -> Reply:
-        """Send one request to the endpoint whose turn it is.
+        """Send one request to the next endpoint that is not paused.
 
         Raises:
-            Trouble: it may be sent again.
-            UserError: it may not, or there were too many failures.
+            RetryableError: the request failed and may be sent again.
+            RunAborted: the pool was closed.
+            UserError: the request was refused, or there were too many failures.
         """
         endpoint = self._pick_endpoint()
         began = time.monotonic()
         try:
             reply = self._call_endpoint(endpoint, body)
-        except RetryableError as trouble:
-            self._handle_failure(endpoint, trouble, began)
+        except RetryableError as error:
+            self._handle_failure(endpoint, error, began)
             raise
         with self._lock:
-            endpoint.failures = self._in_a_row = 0
+            endpoint.failures = self._failures = 0
             self._answered = True
             self.replies += 1
         return reply
 
     def count_failure(self, kind: str) -> None:
         with self._lock:
-            self.troubles[kind] += 1
+            self.failure_counts[kind] += 1
 
     def raise_final_error(self, error: BaseException):
         if self.closed.is_set():
@@ -124,12 +129,12 @@ class EndpointPool:
         ) from None
 
     def usage_summary(self, prices: Sequence[float]) -> str:
-        """Return what was used, for the user."""
+        """Return one line: replies, tokens, cost by `prices` (read and written, for a million tokens), and retries."""
         line = f"openai: {self.replies} replies, {self.read:,} tokens read, {self.written:,} written"
         if any(prices):
             line += f", cost {(self.read * prices[0] + self.written * prices[1]) / 1e6:.2f}"
-        told = ", ".join(f"{kind} ({count})" for kind, count in sorted(self.troubles.items()))
-        return line + (f"; asked again after {told}" if told else "")
+        retries = ", ".join(f"{kind} ({count})" for kind, count in sorted(self.failure_counts.items()))
+        return line + (f"; retried after {retries}" if retries else "")
 
     def _pick_endpoint(self) -> Endpoint:
         while not self.closed.is_set():
@@ -137,10 +142,10 @@ class EndpointPool:
                 now = time.monotonic()
                 for step in range(len(self._all)):
                     endpoint = self._all[(self._turn + step) % len(self._all)]
-                    if endpoint.rests_until <= now:
+                    if endpoint.paused_until <= now:
                         self._turn += step + 1
                         return endpoint
-                wait = min(endpoint.rests_until for endpoint in self._all) - now
+                wait = min(endpoint.paused_until for endpoint in self._all) - now
             self.closed.wait(wait)
         raise RunAborted
 
@@ -161,12 +166,12 @@ class EndpointPool:
                 f"{endpoint.url} refuses the request with HTTP {error.status_code} ({self._redact_key(error.message)[:200]}); "
                 f"check the model's name, {API_KEY_VARIABLE} and the sampling settings. {RESUME_HINT}"
             ) from None
-        except (openai.OpenAIError, ValueError) as error:  # a body that is no JSON
+        except (openai.OpenAIError, ValueError) as error:  # a body that is not JSON
             raise RetryableError("malformed", f"a malformed body ({type(error).__name__})") from None
         return self._parse_reply(answer)
 
     def _parse_reply(self, answer) -> Reply:
-        """Return the reply in `answer`, which the client has not checked."""
+        """Return the reply in `answer`, which the client does not validate."""
         try:
             choice = answer.choices[0]
             text, finish = choice.message.content or "", choice.finish_reason
@@ -183,32 +188,32 @@ class EndpointPool:
             text = ""
         return Reply(text.strip(), "length" if finish == "length" else "stop", written, reproducible=False)
 
-    def _handle_failure(self, endpoint: Endpoint, trouble: RetryableError, began: float) -> None:
+    def _handle_failure(self, endpoint: Endpoint, error: RetryableError, began: float) -> None:
         with self._lock:
-            self.troubles[trouble.kind] += 1
+            self.failure_counts[error.kind] += 1
             now = time.monotonic()
-            endpoint.told = str(trouble)
-            self._answered |= trouble.kind == "429"  # it is busy, so it is there
-            if trouble.wait:
-                endpoint.rests_until = max(endpoint.rests_until, now + trouble.wait)
+            endpoint.last_error = str(error)
+            self._answered |= error.kind == "429"  # a busy server exists
+            if error.wait:
+                endpoint.paused_until = max(endpoint.paused_until, now + error.wait)
             if began < endpoint.failed_at:
-                return  # many requests in flight fail together: that is one failure
+                return  # requests in flight fail together and count as one failure
             endpoint.failed_at = now
             endpoint.failures += 1
-            self._in_a_row += 1
+            self._failures += 1
             if endpoint.failures >= FAILURES_BEFORE_PAUSE:
-                rest = min(FIRST_PAUSE * 2 ** (endpoint.failures - FAILURES_BEFORE_PAUSE), LONGEST_PAUSE)
-                endpoint.rests_until = max(endpoint.rests_until, now + rest)
-            if self._in_a_row >= self.failure_limit:
-                told = "; ".join(f"{one.url}: {one.told or 'not asked'}" for one in self._all)
-                raise UserError(f"{self._in_a_row} failures in a row ({told}); check the endpoints. {RESUME_HINT}") from None
+                pause = min(FIRST_PAUSE * 2 ** (endpoint.failures - FAILURES_BEFORE_PAUSE), LONGEST_PAUSE)
+                endpoint.paused_until = max(endpoint.paused_until, now + pause)
+            if self._failures >= self.failure_limit:
+                errors = "; ".join(f"{one.url}: {one.last_error or 'not used'}" for one in self._all)
+                raise UserError(f"{self._failures} failures in a row ({errors}); check the endpoints. {RESUME_HINT}") from None
 
     def _redact_key(self, text: str) -> str:
         return text.replace(self._key, "***")
 
 
 def _retry_after_seconds(header: str | None) -> float:
-    """Return the seconds of a Retry-After header, which may also be a date."""
+    """Return the wait in seconds of a Retry-After header, which gives seconds or a date; 0 if it cannot be read."""
     from email.utils import parsedate_to_datetime
 
     if not header:

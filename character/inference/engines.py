@@ -1,4 +1,4 @@
-"""Which engine answers, by its name in params.yaml."""
+"""Opens an engine by its name in params.yaml."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,9 +9,12 @@ from character.inference.generate import Engine
 
 
 def open_engine(kind: str, source: str, field: str) -> Engine:
-    """Return the engine `kind` on the model `source`: `hub:<repo>@<revision>`, `path:<dir>`, or a name at the endpoints.
+    """Return an engine.
 
-    `field` is where params.yaml names the source; the engine `student` needs none.
+    Args:
+        kind: `student`, `transformers`, `vllm` or `openai`.
+        source: the model: `hub:<repo>@<revision>`, `path:<dir>`, or its name at the endpoints; not used by `student`.
+        field: the entry of params.yaml that holds `source`, for error messages.
     """
     if kind == "student":
         return student_engine()
@@ -23,7 +26,7 @@ def open_engine(kind: str, source: str, field: str) -> Engine:
 
 
 def student_engine(adapters: Sequence[str | Path] = ()) -> Engine:
-    """Return the engine that runs the student, with LoRA adapters, or with a control vector, which vLLM does not know."""
+    """Return the engine of the student with LoRA adapters or a control vector; the latter needs the transformers engine."""
     kind = "transformers" if any(map(models.is_control_vector, adapters)) else read_value("student.engine")
     return _local_engine(kind, models.STUDENT_DIR, [Path(adapter) for adapter in adapters])
 

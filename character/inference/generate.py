@@ -1,4 +1,4 @@
-"""Generation: requests in, replies out, in order; whatever the engine, every finished reply is kept in the sample cache."""
+"""Generation: replies to requests, in order. With every engine, each finished reply is stored in the sample cache."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -11,21 +11,21 @@ from tqdm import tqdm
 from character.core.params import ParamsSection
 from character.inference import reply_cache
 
-ENGINE_VERSION = 2  # raise with every fix that changes replies: it is part of each cache key
+ENGINE_VERSION = 2  # part of each cache key; increase it with every fix that changes replies
 
 
 class SamplingSettings(ParamsSection):
-    """How replies are drawn. A temperature of 0 is greedy."""
+    """How replies are sampled. A temperature of 0 means greedy decoding."""
 
     max_new_tokens: int = Field(gt=0)
     temperature: float = Field(ge=0)
     top_p: float = Field(gt=0, le=1)
-    repetition_penalty: float = Field(1.0, gt=0)  # divides the positive logits of tokens already there, multiplies others
+    repetition_penalty: float = Field(1.0, gt=0)  # divides positive logits of tokens already present, multiplies negative ones
 
 
 @dataclass(frozen=True)
 class Request:
-    """One reply that is wanted. Equal `id` and `sample` under equal settings mean the same reply; `prefill` opens it."""
+    """A request for one reply, which begins with `prefill`. Equal `id` and `sample` give the same seed."""
 
     id: str
     messages: Sequence[dict[str, str]]
@@ -35,9 +35,9 @@ class Request:
 
 @dataclass(frozen=True)
 class Reply:
-    """The text after the prefill; `finish_reason` is `length` where `max_new_tokens` cut it off.
+    """The text after the prefill; `finish_reason` is `length` if `max_new_tokens` cut it off.
 
-    `reproducible` says whether the engine would give the same bits again, whatever else it is asked.
+    `reproducible` says whether the engine would give the same bits again, in any batch.
     """
 
     text: str
@@ -47,10 +47,10 @@ class Reply:
 
 
 class Engine(Protocol):
-    """What answers requests; `character.inference.engines` opens one by its name in params.yaml.
+    """Answers requests; `character.inference.engines` opens one by its name in params.yaml.
 
-    `identity` is everything about the engine that shapes its replies (weights, template, precision), as JSON;
-    `stream` yields each reply, with the index of its request, as soon as it is finished.
+    `identity` is everything about the engine that affects its replies (weights, template, precision), as JSON.
+    `stream` yields the index of a request and its reply as soon as the reply is finished.
     """
 
     identity: dict
@@ -61,13 +61,18 @@ class Engine(Protocol):
 
 
 def request_seed(seed: int, request: Request) -> int:
-    """Return the seed of one request, so that its reply does not hang on what shares its batch."""
+    """Return the seed of one request, which makes its reply independent of the rest of the batch."""
     digest = hashlib.sha256(f"{seed}/{request.id}/{request.sample}".encode()).digest()
     return int.from_bytes(digest[:8], "big")
 
 
 def generate(engine: Engine, requests: Sequence[Request], sampling: SamplingSettings, seed: int, desc: str = "") -> list[Reply]:
-    """Answer `requests`, in order: from the sample cache where it has them, otherwise by `engine`."""
+    """Return the replies to `requests`, in order, from the sample cache or else from `engine`.
+
+    Args:
+        seed: the global seed; see `request_seed`.
+        desc: the label of the progress bar and of the printed line.
+    """
     seeds = [request_seed(seed, request) for request in requests]
     keys = [_request_key(engine, request, sampling, own) for request, own in zip(requests, seeds, strict=True)]
     with reply_cache.ReplyCache() as cache:

@@ -1,10 +1,19 @@
-"""How a model attends in the sampler: a key/value cache with a row per conversation, masks for it, decoding without repeats."""
+"""Attention of the transformers engine: a key/value cache with one row per conversation, its masks, and grouped decoding."""
 
 from character.core.errors import UserError
 
 
 def attention_masks(config, positions, columns: int):
-    """Return what each of `positions` `[rows, width]` sees: a mask `[rows, 1, width, columns]`, or one per kind of layer."""
+    """Return the boolean attention mask of `positions`, or a dictionary with one mask per type of layer; True means visible.
+
+    Args:
+        config: the text configuration of the model.
+        positions: `[rows, width]`.
+        columns: how many cached positions attention reads. A mask is `[rows, 1, width, columns]`.
+
+    Raises:
+        UserError: the model has layers that are neither full nor sliding attention.
+    """
     import torch
 
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -22,18 +31,19 @@ def attention_masks(config, positions, columns: int):
 
 
 def build_kv_cache(rows: int, length: int):
-    """Return a key/value cache of `rows` rows by `length` positions, allocated once and filled in place.
+    """Return a key/value cache of `rows` rows and `length` positions, allocated once and filled in place.
 
-    `set_target(rows, positions, columns)` says where the next forward pass writes, and how many positions it looks at.
+    `set_target(rows, positions, columns)` sets where the next forward pass writes (a slice of rows, and `positions`
+    `[rows, width]`), and how many columns it reads.
     """
     import torch
     from transformers.cache_utils import Cache, CacheLayerMixin
 
-    class Layer(CacheLayerMixin):
+    class PreallocatedLayer(CacheLayerMixin):
         is_sliding = False
 
         def lazy_initialization(self, key_states, value_states):
-            # Zeros, because what is hidden is multiplied by zero, and must not be NaN.
+            # Zeros, because masked values are multiplied by zero and must not be NaN.
             kind = {"dtype": key_states.dtype, "device": key_states.device}
             self.keys = torch.zeros(rows, key_states.shape[1], length, key_states.shape[3], **kind)
             self.values = torch.zeros(rows, value_states.shape[1], length, value_states.shape[3], **kind)
@@ -57,18 +67,18 @@ def build_kv_cache(rows: int, length: int):
         def get_max_length(self):
             return length
 
-    class Aim:
+    class WriteTarget:
         rows, index, columns = slice(0), None, 0
 
-    class Slotted(Cache):
-        target = Aim()
+    class PreallocatedCache(Cache):
+        target = WriteTarget()
 
         def set_target(self, rows, positions, columns):
             row = torch.arange(len(positions), device=positions.device)[:, None]
             self.target.rows, self.target.index, self.target.columns = rows, (row, positions), columns
 
         def repeat_first_row(self, positions):
-            """Give all rows the first row's first positions."""
+            """Copy the first `positions` positions of the first row to all other rows."""
             for layer in self.layers:
                 layer.keys[1:, :, :positions] = layer.keys[:1, :, :positions]
                 layer.values[1:, :, :positions] = layer.values[:1, :, :positions]
@@ -78,12 +88,16 @@ def build_kv_cache(rows: int, length: int):
                 layer.keys[target, :, :positions] = layer.keys[source, :, :positions]
                 layer.values[target, :, :positions] = layer.values[source, :, :positions]
 
-    Layer.target = Slotted.target
-    return Slotted(layer_class_to_replicate=Layer)
+    PreallocatedLayer.target = PreallocatedCache.target
+    return PreallocatedCache(layer_class_to_replicate=PreallocatedLayer)
 
 
 def enable_grouped_attention(model):
-    """Let `model` attend without repeating keys and values for each of their query heads while it decodes."""
+    """Set `model` to decode without repeating keys and values for the query heads that share them, and return it.
+
+    Raises:
+        UserError: the model uses attn_logit_softcapping.
+    """
     import torch
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
@@ -96,8 +110,8 @@ def enable_grouped_attention(model):
         rows, heads, length, width = query.shape
         if length > 1:
             return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        # With one position to decode, the heads of a group stand in the place of positions. Plain products are three times
-        # as fast here as the fused kernel, which is made for many positions.
+        # With one position to decode, the heads of a group take the dimension of the positions. Plain matrix products are
+        # three times as fast here as the fused kernel, which is designed for many positions.
         groups = key.shape[1]
         query = query.view(rows, groups, heads // groups, width) * (width**-0.5 if scaling is None else scaling)
         scores = (query @ key.transpose(-1, -2)).masked_fill(~attention_mask, float("-inf"))

@@ -1,7 +1,7 @@
-"""How likely a chat model finds a text as its own turn, or each of several endings of a turn.
+"""Log-probabilities that a chat model assigns to a text as its own turn, or to each of several endings of a turn.
 
-The endings are laid out as a tree: each of its tokens sees the conversation and the tokens that lead to it, and no others. So
-the conversation is read once, however many endings there are.
+The endings form a trie, in which each token sees only the conversation and the tokens on its path. The conversation is
+therefore read once for all endings.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,13 +12,16 @@ from tqdm import tqdm
 from character.core import models
 from character.inference.chat_format import Messages, render_messages
 
-BATCH_POSITIONS = 2048  # positions that are read at once; those that are scored need logits over the whole vocabulary
+BATCH_POSITIONS = 2048  # positions in one forward pass; scored positions need logits over the whole vocabulary
 
 
 def length_batches(sizes: Mapping[int, int]) -> Iterator[list[int]]:
-    """Yield the rows, whose `sizes` are in tokens, in batches that take no more than TOKENS positions with their padding.
+    """Yield batches of row numbers; a batch takes at most BATCH_POSITIONS positions, padding included, or is a single row.
 
-    Rows of like length are read together, the longest first: little padding, and too little memory shows at once.
+    Rows of similar length share a batch, which saves padding. The longest come first, so a lack of memory shows at once.
+
+    Args:
+        sizes: the tokens of each row, by row number.
     """
     order = sorted(sizes, key=lambda row: -sizes[row])
     while order:
@@ -30,21 +33,21 @@ def length_batches(sizes: Mapping[int, int]) -> Iterator[list[int]]:
 def reply_log_probs(prompts: Sequence[Messages], replies: Sequence[str]) -> list[list[float]]:
     """Return the log-probability (nats) of each token of `replies[i]` as the student's turn after `prompts[i]`.
 
-    The end of the turn is not counted: a reply that was cut off has none. An empty reply has no tokens.
+    The token that ends the turn is not scored, since a truncated reply has none. An empty reply gives an empty list.
     """
     import torch
 
     tokenizer, model = models.load_tokenizer(), models.load_model()
     heads = [render_messages(tokenizer, prompt) for prompt in prompts]
     tails = [tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies]
-    found: list[list[float]] = [[] for _ in tails]
+    log_probs: list[list[float]] = [[] for _ in tails]
     sizes = {row: len(heads[row]) + len(tail) for row, tail in enumerate(tails) if tail}
     with torch.inference_mode(), tqdm(total=len(sizes), desc="likelihood", unit="text") as bar:
         for rows in length_batches(sizes):
             for row, logps in zip(rows, _token_log_probs(model, [(heads[row], tails[row]) for row in rows]), strict=True):
-                found[row] = logps
+                log_probs[row] = logps
             bar.update(len(rows))
-    return found
+    return log_probs
 
 
 def _token_log_probs(model, pairs: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
@@ -52,13 +55,13 @@ def _token_log_probs(model, pairs: Sequence[tuple[list[int], list[int]]]) -> lis
 
     longest = max(len(head) + len(tail) for head, tail in pairs)
     ids = torch.zeros(len(pairs), longest, dtype=torch.long)
-    scored = torch.zeros(len(pairs), longest, dtype=torch.bool)  # the positions whose next token is the reply's
+    scored = torch.zeros(len(pairs), longest, dtype=torch.bool)  # positions whose next token belongs to the reply
     for row, (head, tail) in enumerate(pairs):
         ids[row, : len(head) + len(tail)] = torch.tensor(head + tail)
         scored[row, len(head) - 1 : len(head) + len(tail) - 1] = True
     ids, scored = ids.to(model.device), scored.to(model.device)
     kept = scored.any(0).nonzero()[:, 0]
-    # Padding stands to the right of causal attention: no position that is used sees it.
+    # Padding is on the right, so causal attention hides it from all positions that are used.
     logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits.float()
     logps = logits.gather(-1, ids.roll(-1, 1)[:, kept, None])[..., 0] - logits.logsumexp(-1)
     return [row[mask].tolist() for row, mask in zip(logps, scored[:, kept], strict=True)]
@@ -66,9 +69,10 @@ def _token_log_probs(model, pairs: Sequence[tuple[list[int], list[int]]]) -> lis
 
 @dataclass(frozen=True)
 class TokenTrie:
-    """Token sequences that share their beginnings; node numbers go up along each path.
+    """Token sequences as a trie of their prefixes; node numbers increase along each path.
 
-    `paths` has the nodes of each sequence, `parents` each node's predecessor, -1 for the end of the conversation.
+    `tokens`, `parents` and `depths` have one entry per node: its token, its predecessor (-1: the end of the conversation) and
+    its depth, from 1. `paths` has the nodes of each sequence.
     """
 
     tokens: list[int]
@@ -92,27 +96,27 @@ def build_trie(sequences: Sequence[Sequence[int]]) -> TokenTrie:
 
 
 def ending_log_probs(prompts: Sequence[Messages], endings: Sequence[Sequence[str]]) -> list[list[float]]:
-    """Return the log-probability (nats) of each of `endings[i]` as what the student's turn after `prompts[i]` begins with."""
+    """Return the log-probability (nats) of each of `endings[i]` as the beginning of the student's turn after `prompts[i]`."""
     import torch
 
     tokenizer, model = models.load_tokenizer(), models.load_model()
     heads = [render_messages(tokenizer, prompt) for prompt in prompts]
-    trees = [build_trie([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]) for texts in endings]
-    sizes = {row: len(head) + len(trees[row].tokens) for row, head in enumerate(heads)}
-    found: list[list[float]] = [[] for _ in heads]
+    tries = [build_trie([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]) for texts in endings]
+    sizes = {row: len(head) + len(tries[row].tokens) for row, head in enumerate(heads)}
+    log_probs: list[list[float]] = [[] for _ in heads]
     with torch.inference_mode(), tqdm(total=len(sizes), desc="likelihood", unit="text") as bar:
         for rows in length_batches(sizes):
-            for row, logps in zip(rows, _node_log_probs(model, [(heads[row], trees[row]) for row in rows]), strict=True):
-                found[row] = [sum(logps[node] for node in path) for path in trees[row].paths]
+            for row, logps in zip(rows, _node_log_probs(model, [(heads[row], tries[row]) for row in rows]), strict=True):
+                log_probs[row] = [sum(logps[node] for node in path) for path in tries[row].paths]
             bar.update(len(rows))
-    return found
+    return log_probs
 
 
 def _node_log_probs(model, rows: Sequence[tuple[list[int], TokenTrie]]) -> list[list[float]]:
-    """Return the log-probability of each node of each row's tree after its head and the nodes that lead to it."""
+    """Return the log-probability (nats) of each node of each row's trie, given the row's head and the nodes before it."""
     import torch
 
-    length = max(len(head) + len(branches.tokens) for head, branches in rows)
+    length = max(len(head) + len(trie.tokens) for head, trie in rows)
     first = min(len(head) for head, _ in rows) - 1
     ids, positions, seen = _trie_inputs(rows, length)
     hidden = torch.zeros(len(rows), 1, length, length, dtype=model.dtype)
@@ -123,29 +127,29 @@ def _node_log_probs(model, rows: Sequence[tuple[list[int], TokenTrie]]) -> list[
         input_ids=ids, position_ids=positions, attention_mask=hidden, logits_to_keep=kept, use_cache=False
     ).logits.float()
     totals = logits.logsumexp(-1)
-    found = []
-    for row, (head, branches) in enumerate(rows):
-        # Where each node's token is foretold: at its parent, which for the first ones is the head's last token.
-        at = torch.tensor([len(head) + parent - first for parent in branches.parents], device=model.device, dtype=torch.long)
-        tokens = torch.tensor(branches.tokens, device=model.device, dtype=torch.long)
-        found.append((logits[row, at, tokens] - totals[row, at]).tolist())
-    return found
+    log_probs = []
+    for row, (head, trie) in enumerate(rows):
+        # A node's token is predicted at its parent; for the first nodes that is the last token of the head.
+        at = torch.tensor([len(head) + parent - first for parent in trie.parents], device=model.device, dtype=torch.long)
+        tokens = torch.tensor(trie.tokens, device=model.device, dtype=torch.long)
+        log_probs.append((logits[row, at, tokens] - totals[row, at]).tolist())
+    return log_probs
 
 
 def _trie_inputs(rows: Sequence[tuple[list[int], TokenTrie]], length: int):
-    """Return ids and positions `[rows, length]`, and what each token sees `[rows, length, length]`."""
+    """Return token ids and positions `[rows, length]`, and which tokens each token sees `[rows, length, length]`."""
     import torch
 
     ids = torch.zeros(len(rows), length, dtype=torch.long)
     positions = torch.zeros(len(rows), length, dtype=torch.long)
-    seen = torch.eye(length, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding too: what sees nothing becomes NaN
-    for row, (head, branches) in enumerate(rows):
-        start, end = len(head), len(head) + len(branches.tokens)
-        ids[row, :end] = torch.tensor(head + branches.tokens)
-        positions[row, :end] = torch.tensor([*range(start), *(start - 1 + depth for depth in branches.depths)])
+    seen = torch.eye(length, dtype=torch.bool).repeat(len(rows), 1, 1)  # padding too, since a token that sees nothing gives NaN
+    for row, (head, trie) in enumerate(rows):
+        start, end = len(head), len(head) + len(trie.tokens)
+        ids[row, :end] = torch.tensor(head + trie.tokens)
+        positions[row, :end] = torch.tensor([*range(start), *(start - 1 + depth for depth in trie.depths)])
         seen[row, :start, :start] = torch.ones(start, start).tril().bool()
         seen[row, start:end, :start] = True
-        for node, parent in enumerate(branches.parents):
+        for node, parent in enumerate(trie.parents):
             if parent >= 0:
                 seen[row, start + node] |= seen[row, start + parent]
     return ids, positions, seen

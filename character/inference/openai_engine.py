@@ -1,8 +1,8 @@
-"""The `openai` engine: any server that speaks OpenAI's protocol (`vllm serve`, llama.cpp, a hosted API), or several.
+"""The `openai` engine: one or several servers with an OpenAI-compatible API (`vllm serve`, llama.cpp, a hosted API).
 
-Made to be left running overnight: a busy server is asked again later, one that is gone is left out and tried again, and a
-stage that must stop keeps what is finished. The key comes from the environment variable OPENAI_API_KEY and goes nowhere
-but to the endpoints.
+Designed for unattended runs: requests to a busy server are retried, a server that does not answer is paused and tried again
+later, and a stage that has to stop keeps its finished replies. The key comes from the environment variable OPENAI_API_KEY
+and is sent only to the endpoints.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,11 @@ from character.core.params import read_section
 from character.inference.endpoint_pool import EndpointPool, OpenAISettings, RetryableError, RunAborted
 from character.inference.generate import Reply, Request, SamplingSettings
 
-MAX_EMPTY_REPLIES = 3  # an empty reply is asked for again; the last one is taken as it is
+MAX_EMPTY_REPLIES = 3  # an empty reply is requested again; the last one is accepted
 
 
 class OpenAIEngine:
-    """A chat model behind one or more HTTP endpoints, which may round as they please."""
+    """A chat model behind one or more HTTP endpoints, whose replies need not be reproducible."""
 
     def __init__(self, model: str, field: str):
         if not model:
@@ -43,11 +43,11 @@ class OpenAIEngine:
                         if error is None:
                             yield jobs[job], job.result()
                         elif not isinstance(error, RunAborted):
-                            # What is on its way is still waited for, and kept.
+                            # Requests in flight are awaited, and their replies kept.
                             stop = stop or error
                             endpoints.closed.set()
                 finally:
-                    endpoints.closed.set()  # what still waits for its turn then ends at once
+                    endpoints.closed.set()  # requests that have not started then end at once
         finally:
             print(endpoints.usage_summary(settings.prices), flush=True)
         if stop:
@@ -65,7 +65,7 @@ class OpenAIEngine:
         )
         body, empty = self._request_body(request, sampling, seed), 0
 
-        def once() -> Reply:
+        def send_once() -> Reply:
             nonlocal empty
             reply = endpoints.send_request(body)
             if not reply.text and reply.finish_reason == "stop" and (empty := empty + 1) < MAX_EMPTY_REPLIES:
@@ -74,15 +74,15 @@ class OpenAIEngine:
             return reply
 
         try:
-            return retrying(once)
+            return retrying(send_once)
         except UserError:
-            endpoints.closed.set()  # here and not where it is caught, so that no other request begins meanwhile
+            endpoints.closed.set()  # here and not where it is caught, so no other request starts meanwhile
             raise
 
     def _request_body(self, request: Request, sampling: SamplingSettings, seed: int) -> dict:
         messages, extra = list(request.messages), {}
         if request.prefill:
-            # vLLM's way to say that the last message goes on; llama.cpp takes it that way unasked.
+            # vLLM needs these flags to continue the last message; llama.cpp continues it by default.
             messages.append({"role": "assistant", "content": request.prefill})
             extra |= {"add_generation_prompt": False, "continue_final_message": True}
         if sampling.repetition_penalty != 1:

@@ -1,4 +1,4 @@
-"""More prompts of the constitution's kind, written by a model after the examples of each trait."""
+"""New prompts like those of the constitution, written by a model from the examples of each trait."""
 
 import random
 from collections import Counter
@@ -29,13 +29,13 @@ LENGTH_INSTRUCTIONS = {"short": "at most 15 words", "medium": "16 to 40 words", 
 
 
 class ExpansionSettings(ParamsSection):
-    """More prompts of the constitution's kind, written by the student or by another engine's model."""
+    """Settings of the expansion; the prompts are written by the student or by another engine's model."""
 
     per_trait: int = Field(ge=0)
     engine: Literal["student", "transformers", "vllm", "openai"]
-    source: str  # of any engine but the student
+    source: str  # the model; not used by the engine `student`
     rounds: int = Field(gt=0)
-    short: float = Field(ge=0)  # shares of the lengths that are asked for
+    short: float = Field(ge=0)  # shares of the requested lengths
     medium: float = Field(ge=0)
     long: float = Field(ge=0)
     sampling: SamplingSettings
@@ -43,31 +43,35 @@ class ExpansionSettings(ParamsSection):
 
 @dataclass
 class ExpansionQuota:
-    """The prompts that one trait still lacks, for each length that is asked for."""
+    """The number of prompts that one trait still lacks, by requested length."""
 
     trait: int
     missing: Counter
     known: list[str]  # a new prompt must differ from all of these
-    asked: int = 0
+    request_count: int = 0
 
     def build_requests(self, examples: Sequence[str], seed: int) -> Iterator[tuple[str, Request]]:
-        """Yield a request for each missing prompt, its length first; every request sees the examples in another order."""
+        """Yield length and request for each missing prompt; every request shows the examples in another order."""
         for length in sorted(self.missing):
             for _ in range(self.missing[length]):
-                order = random.Random(f"{seed}/{self.trait}/{self.asked}").sample(examples, len(examples))
+                order = random.Random(f"{seed}/{self.trait}/{self.request_count}").sample(examples, len(examples))
                 text = fill_template(
                     EXPANSION_TEMPLATE, examples="\n".join(f"- {one}" for one in order), words=LENGTH_INSTRUCTIONS[length]
                 )
-                yield length, Request(f"expand-{self.trait}-{length}", [{"role": "user", "content": text}], self.asked)
-                self.asked += 1
+                yield length, Request(f"expand-{self.trait}-{length}", [{"role": "user", "content": text}], self.request_count)
+                self.request_count += 1
 
 
 def expand_prompts(
     persona: constitution.Constitution, params: ExpansionSettings, heldout: Sequence[str], seed: int
 ) -> tuple[list, dict]:
-    """Return new prompts for each trait, and what became of the replies: kept by length, refused by reason.
+    """Return new prompts for each trait, and counts: wanted, requested and kept by length, rejected by reason.
 
-    What is refused is asked for again, `rounds` times in all.
+    Rejected prompts are requested again, in at most `rounds` rounds.
+
+    Args:
+        heldout: prompts of the evaluation, of which no new prompt may be a near duplicate.
+        seed: the global seed.
     """
     engine = engines.open_engine(params.engine, params.source, "prompts.expansion.source")
     mix = {length: getattr(params, length) for length in LENGTH_INSTRUCTIONS}
@@ -97,7 +101,11 @@ def expand_prompts(
 
 
 def apportion_count(count: int, mix: dict[str, float]) -> Counter:
-    """Split `count` in the proportions of `mix`, by largest remainders."""
+    """Split `count` in the proportions of `mix` by the largest remainder method.
+
+    Raises:
+        UserError: all proportions are 0.
+    """
     total = sum(mix.values())
     if count and not total:
         raise UserError("params.yaml: prompts.expansion: short, medium and long are all 0; raise one.")
@@ -114,7 +122,10 @@ def length_class(text: str) -> str:
 
 
 def rejection_reason(reply: Reply, text: str, known: Sequence[str], heldout: Sequence[str]) -> str:
-    """Return why a reply is no new prompt, or nothing."""
+    """Return why a reply is rejected as a new prompt, or an empty string.
+
+    `known` are the prompts of the trait, `heldout` those of the evaluation.
+    """
     if reply.finish_reason == "length":
         return "unfinished"
     if not text:

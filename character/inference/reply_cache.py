@@ -1,7 +1,7 @@
-"""The sample cache: one generated reply per record, beside DVC and shared by all experiments of the repository.
+"""The sample cache: one record per generated reply, separate from DVC's cache and shared by all experiments of the repository.
 
-DVC deletes a stage's outputs before each run; what is kept here lets a killed stage resume, an edited prompt regenerate
-only its own rows, and stages and experiments share rows. A record's key covers everything that shapes the reply.
+DVC deletes a stage's outputs before each run. With this cache, a killed stage resumes, an edited prompt regenerates only its
+own rows, and stages and experiments share rows. A record's key covers everything that affects the reply.
 """
 
 import hashlib
@@ -16,21 +16,21 @@ from pathlib import Path
 from character.core.errors import UserError
 
 SAVE_INTERVAL = 2.0  # seconds
-KEYS_PER_QUERY = 500  # keys in one query
+KEYS_PER_QUERY = 500
 
 
 def default_cache_path() -> Path:
-    # DVC_ROOT is the original repository even where an experiment runs in a temporary copy of it.
+    # DVC_ROOT is the original repository even if an experiment runs in a temporary copy of it.
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "samples" / "samples.sqlite"
 
 
 def reply_key(**shapes) -> str:
-    """Return the hash of everything that shapes one reply."""
+    """Return the hash of everything that affects one reply."""
     return _bytes_sha256(json.dumps(shapes, sort_keys=True, ensure_ascii=False).encode())
 
 
 class ReplyCache:
-    """Records by key in SQLite (WAL mode: several processes read and write at once)."""
+    """Records by key in SQLite, in WAL mode: several processes can read and write at once."""
 
     def __init__(self, path: Path | None = None):
         path = path or default_cache_path()
@@ -50,7 +50,7 @@ class ReplyCache:
         self._db.close()
 
     def get(self, keys: Sequence[str]) -> dict[str, dict]:
-        """Return the intact records among `keys`; damaged ones are counted in `damaged` and left out."""
+        """Return the intact records of `keys`; damaged ones are omitted and counted in `damaged`."""
         found = {}
         for start in range(0, len(keys), KEYS_PER_QUERY):
             some = keys[start : start + KEYS_PER_QUERY]
@@ -65,19 +65,19 @@ class ReplyCache:
         return found
 
     def put(self, records: Iterable[tuple[str, dict]]) -> None:
-        """Store records in one transaction: all of a batch or nothing."""
+        """Store records in one transaction, all or none."""
         now = time.time()
         rows = [(name, text := json.dumps(row, ensure_ascii=False), _bytes_sha256(text.encode()), now) for name, row in records]
         with self._report_corruption(), self._db:
             self._db.executemany("INSERT OR REPLACE INTO samples VALUES (?, ?, ?, ?)", rows)
 
     def count_records(self, older_than: float = 0.0) -> int:
-        """Return how many records were made more than `older_than` seconds ago."""
+        """Return the number of records that are more than `older_than` seconds old."""
         with self._report_corruption():
             return self._db.execute("SELECT count(*) FROM samples WHERE made <= ?", (time.time() - older_than,)).fetchone()[0]
 
     def delete_records(self, older_than: float = 0.0) -> int:
-        """Delete the records made more than `older_than` seconds ago, give their space back, return how many they were."""
+        """Delete the records that are more than `older_than` seconds old, shrink the file, and return their number."""
         with self._report_corruption():
             with self._db:
                 gone = self._db.execute("DELETE FROM samples WHERE made <= ?", (time.time() - older_than,)).rowcount
@@ -85,12 +85,12 @@ class ReplyCache:
         return gone
 
     def size_in_bytes(self) -> int:
-        """Return the bytes of the file, with those that SQLite keeps beside it."""
+        """Return the size of the file and of SQLite's files next to it, in bytes."""
         return sum(path.stat().st_size for path in self._path.parent.glob(f"{self._path.name}*"))
 
     @contextmanager
     def save_periodically(self) -> Iterator[Callable[[str, dict], None]]:
-        """Yield a function that stores records a few at a time, so that a kill costs two seconds and an error nothing."""
+        """Yield a function that stores records in batches: a kill loses at most two seconds of them, an error none."""
         held: list[tuple[str, dict]] = []
         last = time.monotonic()
 
@@ -109,14 +109,14 @@ class ReplyCache:
 
     @contextmanager
     def _report_corruption(self) -> Iterator[None]:
-        """Tell what to do where not a record is damaged but the file."""
+        """Turn a damaged file into a UserError that says how to remove it."""
         try:
             yield
         except sqlite3.OperationalError:  # locked, or no space left
             raise
         except sqlite3.DatabaseError as error:
             raise UserError(
-                f"{self._path}: {error}; delete the directory {self._path.parent} and run again: only time is lost."
+                f"{self._path}: {error}; delete the directory {self._path.parent} and run again, which costs only time."
             ) from None
 
 

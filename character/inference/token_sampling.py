@@ -1,14 +1,19 @@
-"""How the next tokens are drawn: by the nucleus of each row's distribution, at random numbers from a seed of its own."""
+"""Nucleus (top-p) sampling of the next tokens, with random numbers from a seed per row."""
 
 from collections.abc import Sequence
 
 from character.inference.generate import SamplingSettings
 
-TOP_P_CANDIDATES = 256  # where the nucleus is larger than this, the row's vocabulary is sorted after all
+TOP_P_CANDIDATES = 256  # if the nucleus is larger than this, the row's whole vocabulary is sorted
 
 
 class TokenSampler:
-    """The random numbers of the rows, each from its prompt's own seed, and the tokens that a repetition penalty counts."""
+    """Samples tokens for the rows of a batch, each with random numbers from its prompt's own seed.
+
+    Args:
+        rows: rows of the batch.
+        longest: the most new tokens of any row.
+    """
 
     def __init__(self, model, sampling: SamplingSettings, rows: int, longest: int):
         import torch
@@ -20,6 +25,7 @@ class TokenSampler:
         self._used = torch.zeros(rows, vocabulary, dtype=torch.bool, device=device) if penalised else None
 
     def add_row(self, row: int, prompt: list[int], seed: int, limit: int) -> None:
+        """Start row `row` with the token ids of its prompt; `limit` is its number of new tokens at most."""
         import numpy
         import torch
 
@@ -35,7 +41,12 @@ class TokenSampler:
             self._used[target] = self._used[source]
 
     def sample_tokens(self, logits, steps: Sequence[int]) -> list[int]:
-        """Return a token for each row of which `steps` says how many it has drawn; the rows after those are ignored."""
+        """Return the next token of the first `len(steps)` rows; the other rows are padding.
+
+        Args:
+            logits: float32 `[rows, vocabulary]`.
+            steps: how many tokens each row has already sampled.
+        """
         import torch
 
         rows = len(logits)
@@ -51,7 +62,7 @@ class TokenSampler:
 
 
 def sample_top_p(logits, temperature: float, top_p: float, uniform):
-    """Draw one token per row by inverting the distribution of the nucleus at `uniform`.
+    """Return one token per row, by inverting the cumulative distribution of the nucleus at `uniform`.
 
     Args:
         logits: float32 `[rows, vocabulary]`.
@@ -72,11 +83,11 @@ def sample_top_p(logits, temperature: float, top_p: float, uniform):
 
 
 def _invert_nucleus(probabilities, tokens, top_p: float, uniform):
-    """Return the token at `uniform` of the nucleus of sorted `probabilities` `[rows, candidates]`."""
+    """Return the nucleus token at `uniform`; `probabilities` and `tokens` `[rows, candidates]` are in descending order."""
     import torch
 
     cumulative = probabilities.cumsum(-1)
-    # The nucleus: the fewest tokens that together reach top_p; the first is always in.
+    # The nucleus is the smallest set of tokens that reaches top_p; it always has the first token.
     nucleus = (cumulative - probabilities) < top_p
     cumulative = (probabilities * nucleus).cumsum(-1)
     target = uniform[:, None].to(cumulative.dtype) * cumulative[:, -1:]

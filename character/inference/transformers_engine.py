@@ -1,12 +1,12 @@
-"""The `transformers` engine: continuous batching with a loop of its own, in which a reply does not hang on its neighbours.
+"""The `transformers` engine: continuous batching, in which a reply does not depend on the rest of its batch.
 
-Faster than `model.generate` on a CPU: top-p looks at the largest logits instead of sorting the vocabulary, the key/value
-cache is written in place, attention reads grouped keys and values without repeating them, what all prompts share is computed
-once, and a row that is finished makes room for the next prompt.
+It is faster than `model.generate` on a CPU: top-p reads the largest logits instead of sorting the vocabulary, the key/value
+cache is written in place, attention reads grouped keys and values without repeating them, the common prefix of all prompts is
+computed once, and a finished row is replaced by the next prompt.
 
-Rounding depends on the shapes of matrix products, so shapes only come in coarse steps (`ROWS`, `COLUMNS`), and each row's
-tokens stand at the positions they would have alone. Then, with oneDNN's kernels (see `models.settle`), a row's numbers are the
-same bits whatever the batch size, the order of the requests, or what shares the batch.
+Rounding depends on the shapes of matrix products. Shapes are therefore rounded up to multiples of ROW_MULTIPLE and
+COLUMN_MULTIPLE, and each row's tokens have the positions that they would have in a batch of one. With oneDNN's kernels (see
+`models.configure_torch`), a row then has the same bits for any batch size and any order of requests.
 """
 
 from collections.abc import Iterator, Sequence
@@ -19,13 +19,13 @@ from character.inference.generate import Reply, Request, SamplingSettings
 from character.inference.kv_cache import attention_masks, build_kv_cache, enable_grouped_attention
 from character.inference.token_sampling import TokenSampler
 
-ROW_MULTIPLE = 8  # matrix products have a multiple of this many rows
-COLUMN_MULTIPLE = 64  # attention looks at a multiple of this many positions
-PREFILL_TOKENS = 4096  # tokens of new prompts that are read at once
+ROW_MULTIPLE = 8  # the rows of matrix products are a multiple of this
+COLUMN_MULTIPLE = 64  # the positions that attention reads are a multiple of this
+PREFILL_TOKENS = 4096  # prompt tokens in one forward pass
 
 
 class TransformersEngine:
-    """A local chat model with LoRA adapters folded in, on CPU or GPU; loaded at the first reply, not before."""
+    """A local chat model with LoRA adapters merged into it, on a CPU or GPU; loaded when the first reply is needed."""
 
     def __init__(self, student: Path = models.STUDENT_DIR, adapters: Sequence[Path] = ()):
         self._student, self._adapters = Path(student), [Path(adapter) for adapter in adapters]
@@ -42,7 +42,7 @@ class TransformersEngine:
         if self._model is None:
             self._tokenizer = models.load_tokenizer(self._student)
             self._model = enable_grouped_attention(models.load_model(self._student, self._adapters))
-            # No gradient is taken, but where weights want none, torch copies the output layer for each row of a prefill: 7 GB.
+            # No gradient is computed. If weights require none, torch copies the output layer for each prefilled row: 7 GB.
             self._model.requires_grad_(True)
         context = self._model.config.get_text_config().max_position_embeddings
         prompts = render_requests(self._tokenizer, requests, context, sampling.max_new_tokens, str(self._student))
@@ -54,14 +54,14 @@ class TransformersEngine:
 
 
 def stop_token_ids(model, tokenizer) -> set[int]:
-    """Return the ids that end a turn: the tokenizer's EOS, the chat template's, and all that the generation config names."""
+    """Return the ids that end a turn: the tokenizer's EOS, the chat template's, and those of the generation config."""
     named = model.generation_config.eos_token_id
     return {tokenizer.eos_token_id, turn_end_token(tokenizer), *(named if isinstance(named, list) else [named])} - {None}
 
 
 @dataclass
 class ActiveReply:
-    """A reply in progress; `number` is its prompt's, `token` the one to read next, at `position`."""
+    """A reply in progress: the number of its prompt, the token to read next and its position, and the new tokens so far."""
 
     number: int
     token: int
@@ -84,50 +84,56 @@ def sample_continuations(
     slots: int,
     limits: Sequence[int] | None = None,
 ) -> Iterator[tuple[int, list[int], bool]]:
-    """Continue prompts (token ids), at most `slots` at once.
+    """Yield a continuation of each prompt: its number, the new token ids, and whether it ended with a stop token.
 
-    Yields, as each is done, the prompt's number, the new ids without the stop token, and whether it stopped by itself.
-    `limits` gives each prompt a `max_new_tokens` of its own.
+    Continuations are yielded as they finish; the stop token is not part of them.
+
+    Args:
+        prompts: token ids.
+        seeds: one for each prompt.
+        stops: token ids that end a continuation.
+        slots: how many prompts are decoded at once, at most.
+        limits: a `max_new_tokens` for each prompt, instead of that of `sampling`.
     """
     import torch
 
     limits = limits or [sampling.max_new_tokens] * len(prompts)
     lengths = [len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)]
-    # The longest first: little padding, and too little memory shows at once.
+    # The longest first, which saves padding and shows a lack of memory at once.
     waiting = sorted(range(len(prompts)), key=lambda number: lengths[number])
     slots = min(slots, len(prompts))
     rows: list[ActiveReply] = []
     with torch.inference_mode():
         batch = DecodingBatch(model, _round_up(slots, ROW_MULTIPLE), _round_up(max(lengths) + ROW_MULTIPLE, COLUMN_MULTIPLE))
-        draws = TokenSampler(model, sampling, _round_up(slots, ROW_MULTIPLE), max(limits))
+        sampler = TokenSampler(model, sampling, _round_up(slots, ROW_MULTIPLE), max(limits))
         shared = batch.prefill_shared(prompts)
     while waiting or rows:
         with torch.inference_mode():
-            # One prompt alone is slow to read, so they wait for each other.
+            # A single prompt is slow to prefill, so prompts wait until several slots are free.
             if waiting and slots - len(rows) >= min(ROW_MULTIPLE, slots):
                 new = _take_waiting(waiting, prompts, slots - len(rows))
                 batch.prefill_rows(len(rows), [prompts[number] for number in new], shared)
                 for number in new:
-                    draws.add_row(len(rows), prompts[number], seeds[number], limits[number])
+                    sampler.add_row(len(rows), prompts[number], seeds[number], limits[number])
                     rows.append(ActiveReply(number, prompts[number][-1], len(prompts[number]) - 1))
-            tokens = draws.sample_tokens(batch.decode_step(rows), [len(row.output) for row in rows])
+            tokens = sampler.sample_tokens(batch.decode_step(rows), [len(row.output) for row in rows])
             for row, token in zip(rows, tokens, strict=True):
                 row.append_token(token, stops)
             done = [slot for slot, row in enumerate(rows) if row.stopped or len(row.output) == limits[row.number]]
             finished = [rows[slot] for slot in done]
             for slot in reversed(done):
-                # The last row takes the place of the finished one.
+                # The last row replaces the finished one.
                 last = rows.pop()
                 if slot < len(rows):
                     rows[slot] = last
                     batch.move_row(len(rows), slot, last.position)
-                    draws.move_row(len(rows), slot)
+                    sampler.move_row(len(rows), slot)
         for row in finished:
             yield row.number, row.output, row.stopped
 
 
 def _take_waiting(waiting: list[int], prompts: Sequence[list[int]], free: int) -> list[int]:
-    """Take from `waiting` the prompts to read now: as many as there is room for, but not too many tokens at once."""
+    """Remove and return the numbers of the prompts to prefill now: at most `free`, and about PREFILL_TOKENS tokens."""
     new = [waiting.pop()]
     while waiting and len(new) < free and len(new) * len(prompts[new[0]]) < PREFILL_TOKENS:
         new.append(waiting.pop())
@@ -135,7 +141,7 @@ def _take_waiting(waiting: list[int], prompts: Sequence[list[int]], free: int) -
 
 
 class DecodingBatch:
-    """Up to `rows` conversations in one key/value cache, each from position 0 on, and the forward passes on it."""
+    """Forward passes over up to `rows` conversations in one key/value cache of `length` positions, each from position 0."""
 
     def __init__(self, model, rows: int, length: int):
         self._model, self._length = model, length
@@ -143,7 +149,7 @@ class DecodingBatch:
         self._cache = build_kv_cache(rows, length)
 
     def prefill_shared(self, prompts: Sequence[list[int]]) -> int:
-        """Read what all prompts begin with, once for all rows; return how many tokens that is."""
+        """Prefill the common prefix of all prompts, once for all rows; return its length in tokens."""
         shared = _common_prefix_length(prompts) if len(prompts) > 1 else 0
         if shared:
             self._prefill_cache([prompts[0][:shared]], 0, slice(0, 1))
@@ -151,7 +157,10 @@ class DecodingBatch:
         return shared
 
     def prefill_rows(self, first: int, prompts: Sequence[list[int]], shared: int) -> None:
-        """Read prompts into the rows from `first` on, but for what is shared and for the last token: `step` reads that."""
+        """Prefill the rows from `first` on with prompts, without their `shared` first tokens and without their last one.
+
+        `decode_step` reads the last one.
+        """
         own = [prompt[shared:-1] for prompt in prompts]
         if any(own):
             self._prefill_cache(own, shared, slice(first, first + len(own)))
@@ -159,7 +168,7 @@ class DecodingBatch:
     def _prefill_cache(self, prompts: Sequence[list[int]], start: int, rows: slice) -> None:
         import torch
 
-        # What stands to the right of a shorter prompt is hidden from it, and overwritten when it gets there.
+        # The padding to the right of a shorter prompt is masked, and overwritten as the reply grows.
         width = _round_up(max(map(len, prompts)), ROW_MULTIPLE)
         ids = torch.zeros(len(prompts), width, dtype=torch.long)
         for row, prompt in enumerate(prompts):
@@ -167,7 +176,7 @@ class DecodingBatch:
         self._run_forward(ids, torch.arange(start, start + width).repeat(len(prompts), 1), rows, start + width)
 
     def decode_step(self, rows: Sequence[ActiveReply]):
-        """Read each row's token; return float32 logits `[rows, vocabulary]`, with rows of no meaning at the end."""
+        """Read each row's token; return float32 logits `[rows, vocabulary]`, in which rows beyond those given are padding."""
         import torch
 
         padding = _round_up(len(rows), ROW_MULTIPLE) - len(rows)
@@ -187,7 +196,7 @@ class DecodingBatch:
         return output.logits[:, -1].float()
 
     def move_row(self, source: int, target: int, length: int) -> None:
-        """Put row `source`, of `length` positions, in the place of row `target`."""
+        """Copy the first `length` positions of row `source` to row `target`."""
         self._cache.move_row(source, target, length)
 
 
@@ -196,7 +205,7 @@ def _round_up(count: int, step: int) -> int:
 
 
 def _common_prefix_length(prompts: Sequence[list[int]]) -> int:
-    """Return how many leading tokens all prompts share, leaving each at least one of its own."""
+    """Return the length of the prefix that all prompts share, without the last token of any of them."""
     shortest = min(map(len, prompts)) - 1
     first = prompts[0]
     return next((i for i in range(shortest) if any(prompt[i] != first[i] for prompt in prompts)), shortest)

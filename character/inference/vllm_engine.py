@@ -1,7 +1,7 @@
-"""The `vllm` engine: vLLM in this process, on GPUs or a CPU; LoRA adapters by request, shared prefixes computed once.
+"""The `vllm` engine: vLLM in this process, on GPUs or a CPU, with LoRA adapters per request and prefix caching.
 
-Seeds make a reply independent of its neighbours' random numbers, but vLLM's kernels round by the batch, so its replies are
-not promised to be the same bits again.
+Every request has its own seed, but rounding in vLLM's kernels depends on the batch, so replies are not reproducible bit for
+bit.
 """
 
 import asyncio
@@ -21,18 +21,18 @@ from character.core.params import ParamsSection, read_section
 from character.inference.chat_format import render_requests, turn_end_token
 from character.inference.generate import Reply, Request, SamplingSettings
 
-VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # that vLLM has kernels for
+VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM has kernels
 
 
 class VLLMSettings(ParamsSection):
-    """runtime.vllm."""
+    """The section runtime.vllm of params.yaml."""
 
-    tensor_parallel: int = Field(gt=0)
-    data_parallel: int = Field(gt=0)
+    tensor_parallel: int = Field(gt=0)  # GPUs per replica of the model
+    data_parallel: int = Field(gt=0)  # replicas
 
 
 class VLLMEngine:
-    """A local chat model with at most one LoRA adapter; vLLM starts at the first reply, not before."""
+    """A local chat model with at most one LoRA adapter; vLLM starts when the first reply is needed."""
 
     def __init__(self, student: Path = models.STUDENT_DIR, adapters: Sequence[Path] = ()):
         if len(adapters) > 1:
@@ -53,14 +53,14 @@ class VLLMEngine:
         prompts = render_requests(self._tokenizer, requests, self._context, sampling.max_new_tokens, str(self._student))
         done: SimpleQueue = SimpleQueue()
 
-        async def answer(index: int, ids: list[int], seed: int) -> None:
+        async def put_reply(index: int, ids: list[int], seed: int) -> None:
             try:
                 done.put((index, await self._generate_reply(ids, sampling, seed)))
             except Exception as error:
                 done.put((index, error))
 
         for index, (ids, seed) in enumerate(zip(prompts, seeds, strict=True)):
-            asyncio.run_coroutine_threadsafe(answer(index, ids, seed), self._loop)
+            asyncio.run_coroutine_threadsafe(put_reply(index, ids, seed), self._loop)
         for _ in requests:
             index, reply = done.get()
             if isinstance(reply, Exception):
@@ -68,7 +68,7 @@ class VLLMEngine:
             yield index, reply
 
     def close(self) -> None:
-        """End vLLM's processes, which otherwise end with this one."""
+        """Stop vLLM's processes, which otherwise run until this one ends."""
         if self._llm is not None:
             self._llm.shutdown()
             self._loop.call_soon_threadsafe(self._loop.stop)
@@ -94,17 +94,17 @@ class VLLMEngine:
             data_parallel_size=settings.data_parallel,
             enable_prefix_caching=True,
             enforce_eager=models.select_device() == "cpu",
-            generation_config="vllm",  # sampling settings come from params.yaml alone
+            generation_config="vllm",  # sampling settings come only from params.yaml
             disable_log_stats=True,
             **self._lora_arguments(),
         )
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
 
-        async def start():
+        async def create_engine():
             return AsyncLLM.from_engine_args(arguments)
 
-        self._llm = asyncio.run_coroutine_threadsafe(start(), self._loop).result()
+        self._llm = asyncio.run_coroutine_threadsafe(create_engine(), self._loop).result()
         self._context = self._llm.model_config.max_model_len
 
     def _lora_arguments(self) -> dict:
