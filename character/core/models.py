@@ -168,14 +168,14 @@ def load_tokenizer(student: Path = STUDENT_DIR):
     return load_pretrained(AutoTokenizer, student)
 
 
-def load_pretrained(kind: type, folder: Path, **how):
+def load_pretrained(kind: type, folder: Path, **options):
     """Return `kind.from_pretrained(folder)`, without ever running code that comes with the model.
 
     Raises:
         UserError: The model needs such code.
     """
     try:
-        return kind.from_pretrained(folder, trust_remote_code=False, **how)
+        return kind.from_pretrained(folder, trust_remote_code=False, **options)
     except ValueError as error:
         if "trust_remote_code" not in str(error):
             raise
@@ -199,9 +199,9 @@ def load_model(student: Path = STUDENT_DIR, adapters: Sequence[Path] = (), load_
 
     disable_progress_bar()  # loading takes a second; progress bars are for minutes
     configure_torch()
-    how = {"quantization_config": _nf4_config(), "device_map": select_device()} if load_in_4bit else {}
-    how |= {"dtype": read_student_card(student).dtype, "use_safetensors": True}
-    model = load_pretrained(AutoModelForCausalLM, verified_weights_dir(student), **how).to(select_device())
+    options = {"quantization_config": _nf4_config(), "device_map": select_device()} if load_in_4bit else {}
+    options |= {"dtype": read_student_card(student).dtype, "use_safetensors": True}
+    model = load_pretrained(AutoModelForCausalLM, verified_weights_dir(student), **options).to(select_device())
     if load_in_4bit:
         _keep_differentiable(model)
     for adapter in adapters:

@@ -21,7 +21,7 @@ class ParamsSection(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
-SectionT = TypeVar("S", bound=ParamsSection)
+SectionT = TypeVar("SectionT", bound=ParamsSection)
 
 
 def read_section(section: str, model: type[SectionT], path: Path = PARAMS_FILE) -> SectionT:

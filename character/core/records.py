@@ -97,7 +97,7 @@ class TeacherAnswer(Record):
     traits: str | None = None
 
 
-RecordT = TypeVar("R", bound=Record)
+RecordT = TypeVar("RecordT", bound=Record)
 
 
 def prompt_id(prompt: str) -> str:

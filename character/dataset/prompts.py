@@ -12,7 +12,7 @@ GENERAL_PROMPTS = "data/raw/prompts/general.jsonl"
 HELDOUT_PROMPTS = "data/raw/prompts/heldout.jsonl"  # no training stage uses them
 NEAR_DUPLICATE_OVERLAP = 0.6  # Jaccard similarity of the words of two prompts that count as the same
 
-RowT = TypeVar("T")
+RowT = TypeVar("RowT")
 
 
 def load_prompts(file: str) -> list[str]:
