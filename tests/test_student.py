@@ -163,7 +163,7 @@ BAD_TEMPLATES = {
     "that renders another text": (
         MARKED.replace("[{{", "<{{"),
         OWN,
-        r"own\.jinja renders another text than the model's own",
+        r"own\.jinja renders a different text than the model's own",
     ),
     "without markers": (OWN, OWN, r"own\.jinja: no {% generation %} markers; put them around assistant turns"),
     "that is missing": (None, OWN, r"student\.chat_template: own\.jinja is missing; correct the path"),

