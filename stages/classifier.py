@@ -1,6 +1,6 @@
 """classifier: recorded answers of all personas, neutral and student's -> models/classifier, its score, its confusions.
 
-Every class answers the same general prompts, so that topics tell nothing; a persona's own prompts are never used.
+Every class answers the same general prompts, so topics carry no information; a persona's own prompts are never used.
 """
 
 from collections.abc import Sequence
@@ -28,16 +28,16 @@ class ClassifierParams(ParamsSection):
     layers: list[Annotated[float, Field(gt=0, le=1)]] = Field(
         min_length=1
     )  # depths in the student that are read, as shares of its layers
-    max_tokens: int = Field(gt=0)  # of a text that are read
+    max_tokens: int = Field(gt=0)  # how many tokens of a text are read
     shrinkage: float = Field(gt=0, le=1)  # of the within-class scatter towards a sphere
-    topic_weight: float = Field(ge=1)  # of what the answers to one prompt share, in that scatter
-    shortest_cut: float = Field(gt=0, le=1)  # texts are also learned cut to a random share of their tokens, at least this
-    cut_weight: float = Field(ge=0)  # of those shortened copies; a whole text counts 1
+    topic_weight: float = Field(ge=1)  # weight in that scatter of what the answers to one prompt share
+    shortest_cut: float = Field(gt=0, le=1)  # training also uses copies cut to a random share of their tokens, at least this
+    cut_weight: float = Field(ge=0)  # weight of those shortened copies; a whole text has 1
 
 
 @dataclass(frozen=True)
 class LabelledTexts:
-    """Texts with class and prompt as indices; `weight` makes both kinds of `none` together count as one class."""
+    """Texts with indices of class and prompt; with `weight`, both kinds of `none` together count as one class."""
 
     texts: list[str]
     label: numpy.ndarray
@@ -47,25 +47,29 @@ class LabelledTexts:
 
 
 def gather_texts(personas: Sequence[str], prompts: Sequence[str], own: Sequence[str]) -> LabelledTexts:
-    """Return all texts, class by class: the personas', the neutral ones, the student's `own`."""
+    """Return all texts, class by class: the personas', the neutral ones and the student's `own`.
+
+    Raises:
+        UserError: a recorded answer is missing.
+    """
     blocks = [*(recorded_answers(name, prompts, "classifier.personas") for name in (*personas, NO_PERSONA)), own]
     kind, prompt = numpy.divmod(numpy.arange(len(blocks) * len(prompts)), len(prompts))
-    # One class `none` on purpose: the way in which the student differs from the neutral answers then counts as scatter
-    # within a class, so that `none` does not come to mean "written by a small model".
+    # Both are one class: the difference between the student and the neutral answers then counts as scatter within a class,
+    # and `none` does not come to mean "written by a small model".
     none = len(personas)
     weight = numpy.where(kind < none, 1.0, 0.5)
     return LabelledTexts([text for block in blocks for text in block], kind.clip(max=none), prompt, weight, kind > none)
 
 
 def assign_folds(count: int, folds: int, seed: int) -> numpy.ndarray:
-    """Return the fold of each prompt; all answers to a prompt share it."""
+    """Return the fold of each prompt, `[count]`; all answers to a prompt are in the same fold."""
     return numpy.random.default_rng(seed).permutation(count) % folds
 
 
 def text_features(texts: Sequence[str], settings: ClassifierParams, seed: int) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Return the features `[texts, features]` of whole texts and of their shortened copies, from one pass.
+    """Return the features `[texts, features]` of whole texts and of their shortened copies, from one forward pass.
 
-    The copies keep the classifier from telling classes by length or by where an answer was cut off.
+    With the copies, the classifier does not learn classes from length or from where an answer was cut off.
     """
     shares = numpy.random.default_rng(seed).uniform(settings.shortest_cut, 1, len(texts))
     whole, cut = [None] * len(texts), [None] * len(texts)
@@ -76,14 +80,25 @@ def text_features(texts: Sequence[str], settings: ClassifierParams, seed: int) -
 
 
 def train_discriminant(whole, cut, rows: LabelledTexts, use, settings: ClassifierParams) -> tuple[numpy.ndarray, numpy.ndarray]:
-    """Fit on the texts that `use` selects, whole and shortened."""
+    """Fit on the texts that `use` selects, whole and shortened.
+
+    Args:
+        whole: features of whole texts, `[texts, features]`.
+        cut: features of their shortened copies, `[texts, features]`.
+        rows: the texts.
+        use: a mask or a slice of texts.
+        settings: section `classifier` of params.yaml.
+
+    Returns:
+        Weight `[features, classes]` and bias `[classes]`.
+    """
     x, weight = [whole[use], cut[use]], [rows.weight[use], settings.cut_weight * rows.weight[use]]
     twice = [numpy.concatenate(x), numpy.tile(rows.label[use], 2), numpy.tile(rows.prompt[use], 2)]
     return lda.fit_lda(*twice, numpy.concatenate(weight), settings.shrinkage, settings.topic_weight)
 
 
 def held_out_scores(whole, cut, rows: LabelledTexts, settings: ClassifierParams, seed: int) -> numpy.ndarray:
-    """Return the scores `[texts, classes]` of whole texts, each by a fit that saw no answer to the same prompt."""
+    """Return the scores `[texts, classes]` of whole texts, each from a fit that saw no answer to the same prompt."""
     fold = assign_folds(rows.prompt.max() + 1, settings.folds, seed)[rows.prompt]
     scores = numpy.zeros((len(rows.texts), rows.label.max() + 1))
     for number in range(settings.folds):
@@ -93,7 +108,10 @@ def held_out_scores(whole, cut, rows: LabelledTexts, settings: ClassifierParams,
 
 
 def classifier_metrics(rows: LabelledTexts, called: numpy.ndarray, classes: Sequence[str], seed: int) -> dict:
-    """Return the metrics of held-out calls; the interval resamples prompts, as answers to one prompt go together."""
+    """Return the metrics of held-out predictions.
+
+    The interval resamples prompts, because answers to the same prompt are not independent.
+    """
     confusion = numpy.zeros((rows.prompt.max() + 1, len(classes), len(classes)))
     numpy.add.at(confusion, (rows.prompt, rows.label, called), rows.weight)
     low, high = lda.bootstrap_macro_f1(confusion, numpy.random.default_rng(seed))
@@ -112,11 +130,11 @@ def classifier_metrics(rows: LabelledTexts, called: numpy.ndarray, classes: Sequ
 
 @click.command()
 def main():
-    """Train the classifier, and score it on prompts that it did not see."""
+    """Train the classifier and score it on held-out prompts."""
     settings, seed = read_section("classifier", ClassifierParams), read_value("seed")
     prompts, classes = load_prompts(GENERAL_PROMPTS), [*settings.personas, NO_PERSONA]
     for name in classes:
-        recorded_answers(name, prompts, "classifier.personas")  # a missing answer stops the stage before the student writes
+        recorded_answers(name, prompts, "classifier.personas")  # a missing answer stops the stage before the student generates
     print(f"classifier: {len(classes)} classes, {(len(classes) + 1) * len(prompts)} texts to read", flush=True)
     requests = [Request(prompt_id(prompt), [{"role": "user", "content": prompt}]) for prompt in prompts]
     own = generate(engines.student_engine(), requests, read_section("sampling", SamplingSettings), seed, "classifier")

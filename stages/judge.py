@@ -1,9 +1,10 @@
 """judge: recorded answers, trait words -> models/judge (a calibration), results/judge.json (how often the judge is right).
 
-About traits: of a persona's word and another persona's, does it name the first for an answer recorded in character, cut to the
-length of `choices`? About coherence: does it prefer a recorded answer to itself with its words shuffled or its sentences
-reversed, and to the answer to another prompt? That leaves the style as it is, so a third figure tells what style is worth: how
-often it prefers an answer in character to a neutral one. Calibration, choice of templates and measurement share no prompt.
+Traits: does the judge choose a persona's word over another persona's, for an answer recorded in character and cut to the length
+of `choices`? Coherence: does it prefer a recorded answer to the same answer with its words shuffled or its sentences reversed,
+and to the answer to another prompt? The damage does not change the style, so a third figure measures the effect of style: how
+often the judge prefers an answer in character to a neutral one. Calibration, choice of templates and measurement share no
+prompt.
 """
 
 import json
@@ -28,13 +29,21 @@ from character.evaluation.judge.questions import JudgeQuestion, VerdictLabel, co
 
 
 def judge_labels(personas: dict[str, list[str]], count: int) -> dict[str, VerdictLabel]:
-    """Return by word what the judge may have to say: the traits in use, and the words of the personas."""
+    """Return the labels that the judge may have to choose, by word: the traits in use and the words of the personas.
+
+    Args:
+        personas: the trait words of each persona.
+        count: how many traits are in use.
+
+    Raises:
+        UserError: a word of a persona is not a known trait word.
+    """
     every = trait_words.load_trait_words()
     known = {trait.word: VerdictLabel.from_trait(trait) for trait in every}
     own = [word for words in personas.values() for word in words]
     if unknown := [word for word in own if word not in known]:
         raise UserError(
-            f"params.yaml: judge.personas: {unknown[0]!r} is no word of {trait_words.TRAIT_WORDS_FILE}; add it there."
+            f"params.yaml: judge.personas: {unknown[0]!r} is not a word in {trait_words.TRAIT_WORDS_FILE}; add it there."
         )
     return {word: known[word] for word in [*(trait.word for trait in trait_words.select_trait_words(every, count)), *own]}
 
@@ -47,9 +56,18 @@ def calibration_terms(
     settings: JudgeSettings,
     seed: int,
 ) -> dict:
-    """Return what the likelihood judge subtracts: about traits over short texts, about coherence over pairs of whole answers.
+    """Return the calibration of the likelihood judge, by kind of question.
 
-    Half of the texts are neutral, the others are those of all personas in turn.
+    The texts for traits are short, those for coherence are pairs of whole answers. Half of the texts for traits are neutral,
+    the others are from all personas in turn.
+
+    Args:
+        answers: whole answers of all personas and the neutral ones.
+        short: the same answers, cut to the length of `choices`.
+        prompts: those that are used for calibration only.
+        known: the label of each trait word.
+        settings: section `judge` of params.yaml.
+        seed: of the draws.
     """
     generator, names = random.Random(seed), list(settings.personas)
     plain = benchmark.draw_case_prompts(prompts, settings.calibration_texts, generator, "calibration_texts")
@@ -68,22 +86,22 @@ def calibration_terms(
 
 
 def train_word_classifier(wanted: Collection[str], settings: ExampleSettings, max_tokens: int) -> classifier.Classifier:
-    """Return a classifier of the trait words in use, learned from the written examples of them."""
+    """Return a classifier of the trait words in use, trained on the example texts."""
     rows = [
         row
         for row in records.read_records(trait_examples.TRAIT_EXAMPLES_FILE, trait_examples.TraitExample)
         if row.word in wanted
     ]
     words, prompts = (list(dict.fromkeys(getattr(row, field) for row in rows)) for field in ("word", "prompt"))
-    found = [None] * len(rows)
+    features = [None] * len(rows)
     for index, states in classifier.hidden_states([row.text for row in rows], settings.layers, max_tokens):
-        found[index] = classifier.pool_states(states, trait_examples.EXAMPLE_PARTS)
+        features[index] = classifier.pool_states(states, trait_examples.EXAMPLE_PARTS)
     label, prompt = (
         numpy.array([names.index(getattr(row, field)) for row in rows])
         for field, names in (("word", words), ("prompt", prompts))
     )
     weights = lda.fit_lda(
-        numpy.stack(found), label, prompt, numpy.ones(len(rows), "float32"), settings.shrinkage, settings.topic_weight
+        numpy.stack(features), label, prompt, numpy.ones(len(rows), "float32"), settings.shrinkage, settings.topic_weight
     )
     return classifier.Classifier(
         words, settings.layers, max_tokens, *(part.astype("float32") for part in weights), parts=trait_examples.EXAMPLE_PARTS
@@ -91,22 +109,25 @@ def train_word_classifier(wanted: Collection[str], settings: ExampleSettings, ma
 
 
 def verdict_figures(name: str, points: Sequence[float | None], rows: Sequence[JudgeTestCase], seed: int) -> dict:
-    """Return as `name` the mean point (1: right, 0.5: a tie, 0: wrong) of the verdicts that could be read (not None).
+    """Return as `name` the mean of the points (1: right, 0.5: a tie, 0: wrong) of the parsed verdicts, those that are not None.
 
-    Personas and prompts recur, and the 95% interval draws both; but it is no narrower than for verdicts that share nothing,
-    and so does not vanish where all are right. `of_all` takes what could not be read for wrong.
+    Personas and prompts recur, and the 95% interval resamples both. It is never narrower than the interval of independent
+    verdicts, so it does not shrink to zero width if all are right. `of_all` counts unparsed verdicts as wrong.
     """
     kept = [(point, row.persona, row.prompt) for point, row in zip(points, rows, strict=True) if point is not None]
     total = sum(point for point, *_ in kept)
-    found = rate_summary(name, total, len(kept))
+    figures = rate_summary(name, total, len(kept))
     if kept:
         low, high = crossed_bootstrap(*zip(*kept, strict=True), seed)
-        found |= {"low": min(low, found["low"]), "high": max(high, found["high"])}
-    return found | {"of_all": total / len(rows), "ties": points.count(0.5), "unparsed": points.count(None)}
+        figures |= {"low": min(low, figures["low"]), "high": max(high, figures["high"])}
+    return figures | {"of_all": total / len(rows), "ties": points.count(0.5), "unparsed": points.count(None)}
 
 
 def grouped_figures(name: str, points: Sequence[float | None], rows: Sequence[JudgeTestCase], seed: int, **fields: str) -> dict:
-    """Return the figures of all rows, and as `by_<key>` those of the rows that are alike in a field of Case."""
+    """Return the figures of all rows, and as `by_<key>` those of each group of rows with the same value in a field.
+
+    `fields` maps each key to a field of JudgeTestCase.
+    """
     scores = verdict_figures(name, points, rows, seed)
     for key, field in fields.items():
         groups: dict[str, list] = {}
@@ -123,20 +144,20 @@ def verdict_points(words: Sequence[str | None], rows: Sequence[JudgeTestCase]) -
 
 
 def template_figures(rows: Sequence[JudgeTestCase], settings: JudgeSettings, terms: dict, seed: int) -> dict[str, dict]:
-    """Return the figures of each template alone, of all together, and of all where no label's mean is subtracted."""
-    asked, chosen = [row.judged for row in rows], settings.templates
-    scores = likelihood_judge.score_labels("trait", asked, chosen)
-    adjusted = likelihood_judge.apply_calibration(scores, asked, chosen, terms)
-    leaning = {name: {word: (0.0, spread) for word, (_, spread) in own.items()} for name, own in terms.items()}
+    """Return the figures of each template, of all together, and of all together without subtracting the labels' means."""
+    questions, chosen = [row.question for row in rows], settings.templates
+    scores = likelihood_judge.score_labels("trait", questions, chosen)
+    adjusted = likelihood_judge.apply_calibration(scores, questions, chosen, terms)
+    uncentred = {name: {word: (0.0, spread) for word, (_, spread) in own.items()} for name, own in terms.items()}
     parts = {template: adjusted[:, [at]] for at, template in enumerate(chosen)}
-    parts |= {"together": adjusted, "uncalibrated": likelihood_judge.apply_calibration(scores, asked, chosen, leaning)}
-    said = {part: likelihood_judge.pick_labels(found, asked) for part, found in parts.items()}
-    return {part: verdict_figures("accuracy", verdict_points(words, rows), rows, seed) for part, words in said.items()}
+    parts |= {"together": adjusted, "uncalibrated": likelihood_judge.apply_calibration(scores, questions, chosen, uncentred)}
+    verdicts = {part: likelihood_judge.pick_labels(figures, questions) for part, figures in parts.items()}
+    return {part: verdict_figures("accuracy", verdict_points(words, rows), rows, seed) for part, words in verdicts.items()}
 
 
 @click.command()
 def main():
-    """Calibrate the judge, and measure it."""
+    """Calibrate the judge and measure it."""
     settings, seed = read_section("judge", JudgeSettings), read_value("seed")
     prompts = load_prompts(GENERAL_PROMPTS)
     to_calibrate, to_choose, to_measure = prompts[::4], prompts[2::4], prompts[1::2]
@@ -161,15 +182,15 @@ def main():
     with records.replace_atomically(likelihood_judge.CALIBRATION_FILE) as file:
         json.dump(terms, file, indent=2)
     judge = load_judge()
-    points = verdict_points(judge.decide([row.judged for row in words]), words)
+    points = verdict_points(judge.decide([row.question for row in words]), words)
     metrics = grouped_figures("accuracy", points, words, seed, persona="persona", word="kind")
     metrics["coherence"] = grouped_figures(
-        "accuracy", compare_coherence(judge, [row.judged for row in broken]), broken, seed, damage="kind"
+        "accuracy", compare_coherence(judge, [row.question for row in broken]), broken, seed, damage="kind"
     )
     metrics["style"] = grouped_figures(
-        "win_rate", compare_coherence(judge, [row.judged for row in styles]), styles, seed, persona="persona"
+        "win_rate", compare_coherence(judge, [row.question for row in styles]), styles, seed, persona="persona"
     )
-    if embedded:  # on prompts of their own: to choose templates by, without a look at what is measured
+    if embedded:  # on prompts of their own, so that templates are not chosen on the prompts of the measurement
         metrics["templates"] = template_figures(choosing, settings, terms["trait"], seed)
     records.write_json("results/judge.json", metrics)
 

@@ -1,10 +1,10 @@
 """steering: data/system.txt, prompts, the student's answers -> models/steering/ (a control vector), plots/ and results/.
 
-A baseline without training: what the persona's system prompt adds to the student's hidden states, added without the prompt. It
-is the mean difference between reading the same answers after the system prompt and without it (representation engineering,
-arXiv 2310.01405; contrastive addition, arXiv 2312.06681). How strongly it is added is chosen as the classifier sees most of
-the persona, among strengths that leave the text well-formed. It is asked the constitution's own prompts, since the classifier
-learned `none` from the student's replies to the general ones.
+A baseline without training: a vector that changes the student's hidden states as the persona's system prompt does, without the
+prompt. It is the mean difference between reading the same answers with the system prompt and without it (representation
+engineering, arXiv 2310.01405; contrastive addition, arXiv 2312.06681). The strength is the one at which the classifier finds
+the persona most probable, among those that leave the text well-formed. It is chosen on the constitution's own prompts, because
+the classifier learned `none` from the student's replies to the general ones.
 """
 
 import tempfile
@@ -28,24 +28,30 @@ STEERING_DIR = Path("models/steering")
 
 
 class SteeringParams(ParamsSection):
-    texts: int = Field(gt=0)  # answers that are read both ways
-    tokens: int = Field(gt=0)  # of each answer's beginning
-    layers: list[float] = Field(min_length=2, max_length=2)  # from and to, as shares of the depth
-    strengths: list[float] = Field(min_length=1)  # times the difference that the system prompt makes
+    texts: int = Field(gt=0)  # answers that are read, with and without the system prompt
+    tokens: int = Field(gt=0)  # how many of each answer are read, from the first one
+    layers: list[float] = Field(min_length=2, max_length=2)  # the first and the last (exclusive), as shares of the depth
+    strengths: list[float] = Field(min_length=1)  # factors on the difference that the system prompt makes
     prompts: int = Field(gt=0)  # of the constitution's own, on which the strength is chosen
-    # What breaks the text: a perplexity of so many times that of the student as it is, and so much more repetition than it has.
+    # Limits of well-formed text: perplexity as a multiple of the unsteered student's, and the increase in repetition.
     max_perplexity: float = Field(gt=1)
     max_repetition: float = Field(gt=0, le=1)
 
 
 def evenly_spaced(rows: Sequence, count: int) -> list:
-    """Return `count` of the rows, evenly spread over them."""
+    """Return `count` of the rows at even intervals, or all if there are fewer."""
     count = min(count, len(rows))
     return [rows[index * len(rows) // count] for index in range(count)]
 
 
 def state_differences(completions: Sequence[Completion], system: str, tokens: int):
-    """Return `[layers, width]`: what the system prompt adds to the mean hidden state of the same answers, after each layer."""
+    """Return what the system prompt adds to the answers' mean hidden state after each layer, a tensor `[layers, width]`.
+
+    Args:
+        completions: the answers, with their prompts.
+        system: the system prompt.
+        tokens: how many tokens of each answer are read.
+    """
     import torch
 
     tokenizer, model = models.load_tokenizer(), models.load_model()
@@ -63,12 +69,12 @@ def state_differences(completions: Sequence[Completion], system: str, tokens: in
 
 
 def _mean_states(model, head: list[int], tail: list[int]):
-    """Return the mean over the tail's tokens of the output of each decoder layer, before the final norm."""
+    """Return the output of each decoder layer, averaged over the tail's tokens, before the final norm: `[layers, width]`."""
     import torch
 
-    found = []
+    outputs = []
     hooks = [
-        layer.register_forward_hook(lambda module, inputs, output: found.append(output[0, len(head) :].float().mean(0)))
+        layer.register_forward_hook(lambda module, inputs, output: outputs.append(output[0, len(head) :].float().mean(0)))
         for layer in model.get_decoder().layers
     ]
     try:
@@ -76,13 +82,17 @@ def _mean_states(model, head: list[int], tail: list[int]):
     finally:
         for hook in hooks:
             hook.remove()
-    return torch.stack(found)
+    return torch.stack(outputs)
 
 
 def layer_increments(differences, layers: Sequence[float]):
-    """Return `[layers, width]`: what to add to each layer's output, so that the sum so far is the difference there.
+    """Return what to add to each layer's output, `[layers, width]`, for the hidden states to shift by `differences`.
 
-    What is added to one layer is still there in the next. Nothing is added outside of `layers`, shares of the depth.
+    What is added after one layer persists in the next, so each layer adds only the change since the one before.
+
+    Args:
+        differences: `[layers, width]`, of `state_differences`.
+        layers: the range that is steered, as shares of the depth; nothing is added outside of it.
     """
     import torch
 
@@ -93,9 +103,9 @@ def layer_increments(differences, layers: Sequence[float]):
 
 
 def save_control_vector(folder: Path, vectors) -> None:
-    """Write a control vector, `[layers, width]`, as `models.load_model` takes it in an adapter's place.
+    """Write a control vector `[layers, width]` in the format that `models.load_model` accepts instead of an adapter.
 
-    It is rounded, so that processors which add up differently write the same.
+    It is rounded, so that processors that sum in different orders write the same file.
     """
     from safetensors.torch import save_file
 
@@ -104,12 +114,20 @@ def save_control_vector(folder: Path, vectors) -> None:
 
 
 def steering_scores(vectors, prompts: Sequence[records.Prompt], classifier, persona: str, strength: float) -> dict:
-    """Return how much of the persona the steered student shows, and how well-formed its text is."""
+    """Return how often the steered student shows the persona, and how well-formed its text is.
+
+    Args:
+        vectors: `[layers, width]`, at strength 1.
+        prompts: to which the student replies.
+        classifier: of personas.
+        persona: the one that is looked for.
+        strength: the factor on `vectors`; 0 is the unsteered student.
+    """
     with tempfile.TemporaryDirectory() as folder:
         if strength:
             save_control_vector(Path(folder), strength * vectors)
-        asked = [[{"role": "user", "content": prompt.prompt}] for prompt in prompts]
-        requests = [Request(prompt.id, messages) for prompt, messages in zip(prompts, asked, strict=True)]
+        chats = [[{"role": "user", "content": prompt.prompt}] for prompt in prompts]
+        requests = [Request(prompt.id, messages) for prompt, messages in zip(prompts, chats, strict=True)]
         engine = engines.student_engine([folder] if strength else [])
         replies = generate(
             engine, requests, read_section("sampling", SamplingSettings), read_value("seed"), f"steering at {strength}"
@@ -120,40 +138,40 @@ def steering_scores(vectors, prompts: Sequence[records.Prompt], classifier, pers
     return {
         "recall": float((shares.argmax(1) == column).mean()),
         "probability": float(shares[:, column].mean()),
-        "perplexity": text_metrics.token_perplexity(log_probs.reply_log_probs(asked, texts)),
+        "perplexity": text_metrics.token_perplexity(log_probs.reply_log_probs(chats, texts)),
         "repetition": text_metrics.mean_repetition(texts),
         "empty": sum(not text for text in texts) / len(texts),
     }
 
 
 def best_strength(sweep: dict[float, dict], settings: SteeringParams) -> float:
-    """Return the strength of those that do not break the text at which the persona is most probable.
+    """Return the strength at which the persona is most probable, among those that leave the text well-formed.
 
-    `sweep` has the figures of strength 0, the student as it is, by which the others are judged.
+    `sweep` maps strengths to their scores. It must contain strength 0, the unsteered student, the reference for the limits.
     """
     own = sweep[0.0]
-    whole = {
-        strength: found
-        for strength, found in sweep.items()
-        if found["perplexity"] <= settings.max_perplexity * own["perplexity"]
-        and found["repetition"] <= settings.max_repetition + own["repetition"]
-        and found["empty"] <= own["empty"]
+    well_formed = {
+        strength: scores
+        for strength, scores in sweep.items()
+        if scores["perplexity"] <= settings.max_perplexity * own["perplexity"]
+        and scores["repetition"] <= settings.max_repetition + own["repetition"]
+        and scores["empty"] <= own["empty"]
     }
-    return max(whole, key=lambda strength: (whole[strength]["probability"], -strength))
+    return max(well_formed, key=lambda strength: (well_formed[strength]["probability"], -strength))
 
 
 @click.command()
 def main():
-    """Find the control vector and its strength."""
+    """Compute the control vector and choose its strength."""
     settings, persona = read_section("steering", SteeringParams), read_value("persona")
     completions = [row for row in records.read_records("data/rejected.jsonl", Completion) if row.response.strip()]
     if not completions:
-        raise UserError("data/rejected.jsonl: all answers are empty, nothing can be read; look at the student and at sampling.")
+        raise UserError("data/rejected.jsonl: all answers are empty, so nothing can be read; check the student and sampling.")
     completions = evenly_spaced(completions, settings.texts)
     own = [row for row in records.read_records("data/prompts.jsonl", records.Prompt) if row.source == "constitution"]
     if not own:
         raise UserError(
-            "data/prompts.jsonl: no prompt of the constitution's own; set prompts.per_trait in params.yaml above 0."
+            "data/prompts.jsonl: there are no prompts of the constitution; set prompts.per_trait in params.yaml above 0."
         )
     prompts = evenly_spaced(own, settings.prompts)
     system = Path("data/system.txt").read_text(encoding="utf-8")
@@ -166,7 +184,7 @@ def main():
     }
     chosen = best_strength(sweep, settings)
     save_control_vector(STEERING_DIR, chosen * vectors)
-    rows = [{"strength": strength, **found} for strength, found in sweep.items()]
+    rows = [{"strength": strength, **scores} for strength, scores in sweep.items()]
     records.write_csv("plots/steering.csv", rows)
     records.write_json("results/steering.json", {"strength": chosen, "n": len(prompts), **sweep[chosen]})
 

@@ -5,27 +5,29 @@ import pytest
 
 from character.evaluation.agreement import ErrorCounts, cohen_kappa, confusions_by_unit, corrected_share
 
-GOOD = ErrorCounts(caught=108, shown=120, taken=7, clean=240)
+GOOD = ErrorCounts(true_positives=108, positives=120, false_positives=7, negatives=240)
 
 
 def test_the_errors_are_those_on_the_persona_and_on_what_the_student_wrote():
     actual = ["pirate"] * 4 + ["none"] * 5 + ["humor"] * 2
     called = ["pirate", "pirate", "humor", "none", "pirate", "pirate", "pirate", "none", "humor", "pirate", "humor"]
     students = [False] * 6 + [True] * 3 + [False] * 2
-    assert ErrorCounts.from_labels(actual, called, students, "pirate") == ErrorCounts(caught=2, shown=4, taken=1, clean=3)
+    assert ErrorCounts.from_labels(actual, called, students, "pirate") == ErrorCounts(
+        true_positives=2, positives=4, false_positives=1, negatives=3
+    )
 
 
 @pytest.mark.parametrize("truth", [0.0, 0.2, 0.5, 0.8, 1.0])
 def test_what_an_erring_classifier_would_say_of_a_known_share_is_corrected_to_that_share(truth):
     seen = truth * 0.9 + (1 - truth) * 0.05
-    errors = ErrorCounts(caught=90, shown=100, taken=5, clean=100)
+    errors = ErrorCounts(true_positives=90, positives=100, false_positives=5, negatives=100)
     share, low, high = corrected_share(seen, 10_000, errors, seed=0)
     assert share == pytest.approx(truth)
     assert low <= truth <= high
 
 
 def test_shares_that_no_persona_could_explain_are_cut_off_at_the_ends():
-    errors = ErrorCounts(caught=90, shown=100, taken=10, clean=100)
+    errors = ErrorCounts(true_positives=90, positives=100, false_positives=10, negatives=100)
     assert corrected_share(0.02, 100, errors, seed=0)[0] == 0.0
     assert corrected_share(0.99, 100, errors, seed=0)[0] == 1.0
 

@@ -1,1 +1,1 @@
-"""How answers are measured: classifiers, judges, ratings and intervals."""
+"""Measurement of answers: classifiers, judges, ratings and intervals."""

@@ -1,4 +1,4 @@
-"""What the calls of a classifier are worth: shares corrected for its errors, and agreement with another classifier."""
+"""How far a classifier can be trusted: rates corrected for its errors, and its agreement with another classifier."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,61 +12,85 @@ CORRECTION_DRAWS = 4000  # of the bootstrap
 
 @dataclass(frozen=True)
 class ErrorCounts:
-    """What a classifier did with texts that it did not see: of `shown` texts of the persona it called `caught` the persona's,
-    of `clean` texts of the untrained student `taken`."""
+    """The errors of a classifier on held-out texts, for one persona.
 
-    caught: int
-    shown: int
-    taken: int
-    clean: int
+    The positives are texts of the persona, the negatives texts of the untrained student.
+    """
+
+    true_positives: int
+    positives: int
+    false_positives: int
+    negatives: int
 
     @classmethod
     def from_labels(cls, actual: Sequence[str], called: Sequence[str], students: Sequence[bool], persona: str) -> "ErrorCounts":
-        """Count; `students` are the texts that the untrained student wrote, which show no persona."""
-        shown = [name == persona for truth, name in zip(actual, called, strict=True) if truth == persona]
-        clean = [name == persona for own, name in zip(students, called, strict=True) if own]
-        return cls(sum(shown), len(shown), sum(clean), len(clean))
+        """Count the errors from one label of each text.
+
+        Args:
+            actual: the true classes.
+            called: the predicted classes.
+            students: whether the untrained student wrote the text, which then shows no persona.
+            persona: the class whose errors are counted.
+        """
+        positives = [name == persona for truth, name in zip(actual, called, strict=True) if truth == persona]
+        negatives = [name == persona for own, name in zip(students, called, strict=True) if own]
+        return cls(sum(positives), len(positives), sum(negatives), len(negatives))
 
 
 def corrected_share(share: float, n: int, errors: ErrorCounts, seed: int) -> tuple[float | None, float, float]:
-    """Return the share of `n` texts that have the persona where `share` of them are called so, with its 95% interval.
+    """Correct the share of texts that a classifier assigns to the persona for the classifier's errors.
 
-    The confusion matrix of persona and none, inverted, within [0, 1] (Rogan and Gladen 1978, American Journal of Epidemiology
-    107, 71); unknown where the classifier does no better than chance, or was not tried. The interval is a parametric bootstrap
-    over the texts and over both error rates. Each rate is drawn with half a case more on either side (Jeffreys), because plain
-    resampling takes for impossible what was not seen. A draw no better than chance tells nothing, and widens the interval on
-    both sides. An interval that shrinks to one end says that fewer (or more) were called so than by the classifier's errors
-    alone.
+    The estimate inverts the confusion matrix of persona and none and is clipped to [0, 1] (Rogan and Gladen 1978, American
+    Journal of Epidemiology 107, 71). The interval is a parametric bootstrap over the texts and over both error rates. Each rate
+    is drawn with half a case added on either side (Jeffreys), because plain resampling gives zero probability to what was not
+    seen. A draw no better than chance carries no information and widens the interval on both sides. An interval that shrinks to
+    one end means that fewer (or more) texts were assigned to the persona than the classifier's errors explain.
+
+    Args:
+        share: the share of the texts that the classifier assigns to the persona.
+        n: the number of texts.
+        errors: the classifier's errors on held-out texts.
+        seed: of the bootstrap.
+
+    Returns:
+        The corrected share, and the ends of its 95% interval. The share is None if the classifier is no better than chance or
+        was not tested.
     """
     import numpy
 
     generator = numpy.random.default_rng(seed)
-    counts = [(share * n, n), (errors.caught, errors.shown), (errors.taken, errors.clean)]
-    apparent, caught, taken = (generator.beta(hits + 0.5, of - hits + 0.5, CORRECTION_DRAWS) for hits, of in counts)
-    useful = caught > taken
-    shares = ((apparent - taken) / numpy.where(useful, caught - taken, 1)).clip(0, 1)
+    counts = [(share * n, n), (errors.true_positives, errors.positives), (errors.false_positives, errors.negatives)]
+    apparent, hit_rate, false_rate = (generator.beta(hits + 0.5, of - hits + 0.5, CORRECTION_DRAWS) for hits, of in counts)
+    useful = hit_rate > false_rate
+    shares = ((apparent - false_rate) / numpy.where(useful, hit_rate - false_rate, 1)).clip(0, 1)
     low = numpy.quantile(numpy.where(useful, shares, 0), 0.025)
     high = numpy.quantile(numpy.where(useful, shares, 1), 0.975)
-    if not errors.shown or not errors.clean:
+    if not errors.positives or not errors.negatives:
         return None, float(low), float(high)
-    found, wrong = errors.caught / errors.shown, errors.taken / errors.clean
-    point = min(1.0, max(0.0, (share - wrong) / (found - wrong))) if found > wrong else None
+    hit_rate, false_rate = errors.true_positives / errors.positives, errors.false_positives / errors.negatives
+    point = min(1.0, max(0.0, (share - false_rate) / (hit_rate - false_rate))) if hit_rate > false_rate else None
     return point, float(low), float(high)
 
 
 def confusions_by_unit(units: Sequence[str], first: Sequence[str], second: Sequence[str]) -> "list[numpy.ndarray]":
-    """Return for each unit (a prompt, say) how often each pair of classes was given to its texts `[classes, classes]`."""
+    """Return a confusion matrix `[classes, classes]` for each unit, such as a prompt.
+
+    Args:
+        units: the unit of each text.
+        first: the class of each text by one rater, the rows of a matrix.
+        second: the class by the other rater, the columns.
+    """
     import numpy
 
     classes = {name: index for index, name in enumerate(sorted({*first, *second}))}
-    found = {unit: numpy.zeros((len(classes), len(classes))) for unit in units}
+    tables = {unit: numpy.zeros((len(classes), len(classes))) for unit in units}
     for unit, one, other in zip(units, first, second, strict=True):
-        found[unit][classes[one], classes[other]] += 1
-    return list(found.values())
+        tables[unit][classes[one], classes[other]] += 1
+    return list(tables.values())
 
 
 def cohen_kappa(confusion: "numpy.ndarray") -> float:
-    """Return Cohen's kappa (1960): how much more often two raters agree than by chance, 1 where they give one class alone."""
+    """Return Cohen's kappa (1960), the agreement of two raters beyond chance; 1 if both give every text the same class."""
     shares = confusion / confusion.sum()
     chance = float(shares.sum(0) @ shares.sum(1))
     return (float(shares.trace()) - chance) / (1 - chance) if chance < 1 else 1.0

@@ -1,10 +1,10 @@
-"""Ratings from comparisons of two: Bradley-Terry on an Elo scale, with bootstrap intervals.
+"""Ratings from pairwise comparisons: Bradley-Terry on an Elo scale, with bootstrap intervals.
 
-The chance that i is preferred to j is 1 / (1 + 10 ** ((rating j - rating i) / 400)). All comparisons count at once, unlike in a
-sequential Elo pass, whose ratings hang on the order. Ratings have mean 1000 and are the most probable ones where each, before
-any comparison, is normally distributed around that mean: so one that was always preferred stays finite. choix fits the same
-(`opt_pairwise` with alpha = 1 / (2 deviation ** 2) in logits; a test compares them), one data set at a time; here thousands of
-bootstrap samples are fitted together.
+The probability that i is preferred to j is 1 / (1 + 10 ** ((rating j - rating i) / 400)). All comparisons are fitted together,
+unlike in sequential Elo updates, whose ratings depend on the order. Ratings have mean 1000 and are maximum a posteriori
+estimates under a normal prior around that mean, so a trait that was always preferred keeps a finite rating. choix fits the same
+model (`opt_pairwise` with alpha = 1 / (2 deviation ** 2) in logits; a test compares them), one data set at a time; this module
+fits thousands of bootstrap samples together.
 """
 
 import math
@@ -16,24 +16,25 @@ from character.evaluation.intervals import Z_95
 if TYPE_CHECKING:
     from numpy import ndarray
 
-ELO_PER_LOGIT = 400 / math.log(10)  # points of a logit
+ELO_PER_LOGIT = 400 / math.log(10)
 MEAN_RATING = 1000
-MAX_NEWTON_STEPS = 100  # of Newton's method; some ten are needed
+MAX_NEWTON_STEPS = 100  # about ten are needed
 
 
 def win_counts(pairs: "ndarray", preferred: "ndarray", size: int, weights: "ndarray") -> "ndarray":
     """Return how often i was preferred to j, `[tables, size, size]`.
 
     Args:
-        pairs: `[comparisons, 2]`, who was compared.
-        preferred: for each comparison 0 or 1, the column of `pairs`, or -1 where it has no result.
-        weights: `[tables, comparisons]`, how often each comparison counts.
+        pairs: `[comparisons, 2]`, the indices of the two that were compared.
+        preferred: `[comparisons]`, the preferred column of `pairs` (0 or 1), or -1 if there is no result.
+        size: the number of things that are rated.
+        weights: `[tables, comparisons]`, how often each comparison counts in each table.
     """
     import numpy
 
     winner = numpy.where(preferred == 0, *pairs.T)
     loser = pairs.sum(1) - winner
-    cell = numpy.where(preferred < 0, size * size, winner * size + loser)  # one cell more, for those without a result
+    cell = numpy.where(preferred < 0, size * size, winner * size + loser)  # an extra cell for comparisons without a result
     counts = [numpy.bincount(cell, weight, size * size + 1)[:-1] for weight in weights]
     return numpy.reshape(counts, (-1, size, size))
 
@@ -41,7 +42,8 @@ def win_counts(pairs: "ndarray", preferred: "ndarray", size: int, weights: "ndar
 def bootstrap_weights(units: Sequence[str], rounds: int, seed: int) -> "ndarray":
     """Return how often each comparison counts in each bootstrap sample, `[rounds, comparisons]`.
 
-    Drawn with replacement are the `units` to which the comparisons belong, since those of one unit (a prompt) go together.
+    Whole units are drawn with replacement, because comparisons of one unit (a prompt) are not independent. `units` names the
+    unit of each comparison.
     """
     import numpy
 
@@ -50,7 +52,18 @@ def bootstrap_weights(units: Sequence[str], rounds: int, seed: int) -> "ndarray"
 
 
 def fit_ratings(wins: "ndarray", deviation: float) -> "ndarray":
-    """Return ratings `[tables, size]` of tables `[tables, size, size]`; `deviation` is that of the prior, in Elo."""
+    """Fit ratings by Newton's method.
+
+    Args:
+        wins: `[tables, size, size]`, how often i was preferred to j.
+        deviation: the standard deviation of the prior, in Elo points.
+
+    Returns:
+        Ratings in Elo points, `[tables, size]`.
+
+    Raises:
+        ArithmeticError: the fit did not converge.
+    """
     import numpy
 
     games, won = wins + wins.swapaxes(1, 2), wins.sum(2)
@@ -65,14 +78,18 @@ def fit_ratings(wins: "ndarray", deviation: float) -> "ndarray":
         logits += step
         if numpy.abs(step).max() < 1e-6:
             return MEAN_RATING + ELO_PER_LOGIT * logits
-    raise ArithmeticError(f"Bradley-Terry did not settle within {MAX_NEWTON_STEPS} steps")
+    raise ArithmeticError(f"Bradley-Terry did not converge within {MAX_NEWTON_STEPS} steps")
 
 
 def bias_corrected_interval(estimate: "ndarray", samples: "ndarray") -> tuple["ndarray", "ndarray"]:
     """Return the ends of the 95% bias-corrected percentile interval (Efron 1981) of each column.
 
-    The plain percentile interval covers too little: a fit to a bootstrap sample overshoots the estimate as that one overshoots
-    the truth. The correction looks at the share of `samples` `[samples, columns]` below the `estimate`.
+    The plain percentile interval covers too little: a fit to a bootstrap sample overshoots the estimate in the same way as the
+    estimate overshoots the truth. The correction uses the share of samples below the estimate.
+
+    Args:
+        estimate: `[columns]`.
+        samples: `[samples, columns]`.
     """
     import numpy
     from scipy.special import ndtr, ndtri
@@ -86,11 +103,11 @@ def bias_corrected_interval(estimate: "ndarray", samples: "ndarray") -> tuple["n
 
 
 def spearman_correlation(first: "ndarray", second: "ndarray") -> "ndarray":
-    """Return the rank correlation of the rows of two tables `[tables, size]`; 0 where one of them has no order at all."""
+    """Return the rank correlation of the rows of two tables `[tables, size]`; 0 if all ranks in one of the rows are tied."""
     import numpy
     from scipy.stats import rankdata
 
-    # Ratings that differ by the error of the fit alone are equal.
+    # Ratings that differ only by the error of the fit count as equal.
     ranks = [rankdata(table.round(4), axis=1) - (table.shape[1] + 1) / 2 for table in (first, second)]
     norm = numpy.sqrt((ranks[0] ** 2).sum(1) * (ranks[1] ** 2).sum(1))
     return numpy.divide((ranks[0] * ranks[1]).sum(1), norm, out=numpy.zeros(len(norm)), where=norm > 0)

@@ -1,6 +1,6 @@
-"""Which persona does a text show? A linear classifier on the student's own hidden states, read without any prompt.
+"""Which persona does a text show? A linear classifier on the student's hidden states, which reads texts without a prompt.
 
-The student is frozen and every text is read once, so scoring costs one forward pass through a part of its layers.
+The student is frozen and reads each text once, so scoring costs one forward pass through some of its layers.
 """
 
 import json
@@ -18,15 +18,24 @@ if TYPE_CHECKING:
     import numpy
 
 NO_PERSONA = "none"  # the class of texts that show no persona
-TEXT_QUARTERS = 4  # characters show most at the start and the end of an answer, which one mean over the text would blur
+TEXT_QUARTERS = 4  # a persona shows most at the start and end of an answer, which one mean over the text would blur
 CLASSIFIER_DIR = Path("models/classifier")
 CLASSIFIER_CARD, CLASSIFIER_WEIGHTS = "classifier.json", "classifier.safetensors"
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """`weight` is `[features, classes]`, `bias` `[classes]`; `layers`: the depths read, as shares of the student's; `parts`: of
-    a text, each with features of its own."""
+    """A linear classifier of texts.
+
+    Attributes:
+        classes: the names of the classes.
+        layers: the depths at which hidden states are read, as shares of the student's depth.
+        max_tokens: how many tokens of a text are read.
+        weight: `[features, classes]`.
+        bias: `[classes]`.
+        parts: how many parts of a text have features of their own.
+        student: the folder of the model that reads texts.
+    """
 
     classes: list[str]
     layers: list[float]
@@ -41,7 +50,7 @@ class Classifier:
         return softmax_rows(self.class_scores(texts))
 
     def class_scores(self, texts: Sequence[str]) -> "numpy.ndarray":
-        """Return the logarithms of the probabilities, but for a constant of each text."""
+        """Return unnormalised log-probabilities (nats), `[texts, classes]`."""
         import numpy
 
         features = numpy.zeros((len(texts), len(self.weight)), "float32")
@@ -54,7 +63,7 @@ class Classifier:
         return [self.classes[index] for index in self.predict(texts).argmax(1)]
 
     def check_persona(self, persona: str) -> None:
-        """Raise a UserError where no text can be called `persona`."""
+        """Raise a UserError if `persona` is not among the classes."""
         if persona not in self.classes:
             raise UserError(
                 f"params.yaml: persona {persona} is not known to the classifier; add it to classifier.personas and its answers "
@@ -62,7 +71,7 @@ class Classifier:
             )
 
     def save(self, folder: Path) -> None:
-        """Write numbers and names into `folder`, without pickle."""
+        """Write weights and class names to `folder`, without pickle."""
         from safetensors.numpy import save_file
 
         folder.mkdir(parents=True, exist_ok=True)
@@ -72,14 +81,26 @@ class Classifier:
 
 
 def load_classifier_for(persona: str) -> Classifier:
-    """Return the classifier that the pipeline made, which must know `persona`."""
+    """Load the pipeline's classifier.
+
+    Raises:
+        UserError: the classifier is missing or does not know `persona`.
+    """
     classifier = load_classifier(CLASSIFIER_DIR)
     classifier.check_persona(persona)
     return classifier
 
 
 def load_classifier(folder: Path, student: Path = models.STUDENT_DIR) -> Classifier:
-    """Return the classifier saved in `folder`, which the stage of that name made, and which reads texts with `student`."""
+    """Load the classifier saved in `folder` by the stage of that name.
+
+    Args:
+        folder: where `Classifier.save` wrote it.
+        student: the folder of the model that reads texts.
+
+    Raises:
+        UserError: `folder` has no classifier.
+    """
     from safetensors.numpy import load_file
 
     if not (folder / CLASSIFIER_CARD).is_file() or not (folder / CLASSIFIER_WEIGHTS).is_file():
@@ -93,18 +114,24 @@ def hidden_states(
 ) -> Iterator[tuple[int, "numpy.ndarray"]]:
     """Yield each text's index and the hidden states `[layers, tokens, width]` of its first `max_tokens` tokens.
 
-    Texts of like length are read together, the longest first: little padding, and too little memory shows at once.
+    Texts of similar length are read together, the longest first. This keeps padding low, and a lack of memory shows at once.
 
-    The model is causal, so the first n states of a text are those of its first n tokens alone.
+    The model is causal, so the first n states of a text are those of its first n tokens on their own.
+
+    Args:
+        texts: yielded in another order than given.
+        layers: depths, as shares of the student's depth.
+        max_tokens: how many tokens of each text are read.
+        student: the folder of the model that reads.
     """
     import torch
 
     tokenizer = models.load_tokenizer(student)
     body = models.load_model(student).get_decoder()
     depths = [round(share * len(body.layers)) for share in layers]
-    # Layers above the highest that is read are left out; one more is kept because the last one's output is normalised.
+    # Layers above the highest one read are dropped, except the next one: the output of the last layer is normalised.
     body.layers = body.layers[: max(depths) + 1]
-    # The first position collects attention whatever it holds: it gets a special token, and its state is dropped.
+    # The first position collects attention whatever its token is: it gets a special token, and its state is dropped.
     start = tokenizer.eos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     ids = [[start, *tokenizer(text, add_special_tokens=False).input_ids[:max_tokens]] for text in texts]
     order = sorted(range(len(ids)), key=lambda index: -len(ids[index]))
@@ -114,7 +141,7 @@ def hidden_states(
             batch = order[first : first + size]
             rows = [torch.tensor(ids[index]) for index in batch]
             padded = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=start).to(body.device)
-            # Padding stands to the right of causal attention: no state that is used sees it.
+            # Padding is on the right and attention is causal: no state that is used depends on it.
             hidden = body(padded, output_hidden_states=True, use_cache=False).hidden_states
             read = torch.stack([hidden[depth] for depth in depths], dim=1).float().cpu().numpy()
             for row, index in zip(read, batch, strict=True):
@@ -124,7 +151,15 @@ def hidden_states(
 
 
 def pool_states(states: "numpy.ndarray", parts: int = TEXT_QUARTERS) -> "numpy.ndarray":
-    """Return the features of a text from its states `[layers, tokens, width]`: means of its parts, spread."""
+    """Return the features of a text: the mean of its hidden states in each part, and their standard deviation.
+
+    Args:
+        states: `[layers, tokens, width]`.
+        parts: into how many parts of equal length the text is cut.
+
+    Returns:
+        `[layers * (parts + 1) * width]`.
+    """
     import numpy
 
     tokens = states.shape[1]

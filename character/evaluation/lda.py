@@ -1,7 +1,7 @@
-"""Linear discriminant analysis for a crossed design, where every class answers every prompt, and its score.
+"""Linear discriminant analysis for a crossed design, in which every class answers every prompt, and its score.
 
-What the answers to one prompt share is its topic. The design shows it, so it is suppressed: it counts more than the
-rest of the scatter within classes, and directions of large scatter weigh little.
+What the answers to one prompt share is its topic. The crossed design makes the topic measurable, so it can be suppressed: its
+scatter is weighted more than the rest of the scatter within classes, and directions of large scatter get little weight.
 """
 
 from typing import TYPE_CHECKING
@@ -13,14 +13,20 @@ MACRO_F1_DRAWS = 1000  # of the bootstrap
 
 
 def fit_lda(x, label, prompt, weight, shrinkage: float, topic_weight: float) -> tuple["numpy.ndarray", "numpy.ndarray"]:
-    """Return weight `[features, classes]` and bias `[classes]` of a discriminant with equal priors.
+    """Fit a linear discriminant with equal class priors.
+
+    Time grows with the cube of the rows but linearly with the features: it suits many features and a few thousand rows.
 
     Args:
-        x: `[rows, features]`; fast where features are many and rows some thousands.
-        label, prompt: indices of each row's class and prompt.
-        weight: of each row.
+        x: `[rows, features]`.
+        label: `[rows]`, the index of each row's class.
+        prompt: `[rows]`, the index of each row's prompt.
+        weight: `[rows]`.
         shrinkage: of the within-class scatter towards a sphere, 0 < shrinkage <= 1.
-        topic_weight: of the part of that scatter which lies between prompts.
+        topic_weight: the weight of the part of that scatter that lies between prompts.
+
+    Returns:
+        Weight `[features, classes]` and bias `[classes]`.
     """
     import numpy
 
@@ -42,7 +48,10 @@ def fit_lda(x, label, prompt, weight, shrinkage: float, topic_weight: float) -> 
 
 
 def fit_temperature(scores, label, weight) -> float:
-    """Return the factor on held-out scores `[rows, classes]` that makes their softmax most likely (raw: too sure)."""
+    """Return the factor on held-out scores `[rows, classes]` that minimises their weighted cross-entropy.
+
+    Unscaled scores are overconfident.
+    """
     import numpy
 
     rows = numpy.arange(len(scores))
@@ -55,7 +64,7 @@ def fit_temperature(scores, label, weight) -> float:
 
 
 def macro_f1_score(confusion):
-    """Return the mean F1 over the classes of confusion matrices `[..., actual, predicted]`."""
+    """Return the mean F1 over the classes, `[...]`, of confusion matrices `[..., actual, predicted]`."""
     import numpy
 
     hits = numpy.diagonal(confusion, axis1=-2, axis2=-1)
@@ -63,7 +72,7 @@ def macro_f1_score(confusion):
 
 
 def bootstrap_macro_f1(confusions, rng: "numpy.random.Generator") -> tuple[float, float]:
-    """Return the 95% bootstrap interval of macro-F1 over prompts, from one confusion matrix for each prompt."""
+    """Return the 95% bootstrap interval of macro-F1 over prompts, from confusion matrices `[prompts, actual, predicted]`."""
     import numpy
 
     count = len(confusions)
@@ -73,7 +82,7 @@ def bootstrap_macro_f1(confusions, rng: "numpy.random.Generator") -> tuple[float
 
 
 def _group_means(x, group, weight) -> "numpy.ndarray":
-    """Return the weighted mean of each group's rows, zero for a group without rows."""
+    """Return the weighted mean of each group's rows, `[groups, features]`; zero for a group without rows."""
     import numpy
 
     shares = numpy.zeros((group.max() + 1, len(x)), x.dtype)

@@ -1,6 +1,6 @@
-"""lm-evaluation-harness: what a chat model gets for each item of its tasks, those of data/raw/tasks and its own.
+"""lm-evaluation-harness: a chat model's score for each item of a task, one of data/raw/tasks or of the harness.
 
-A model is asked as it is used, under its chat template; what a task has as `gen_prefix` opens its answer.
+The model is prompted as in use, with its chat template. A task's `gen_prefix` opens the answer.
 """
 
 import logging
@@ -14,11 +14,14 @@ from character.core.errors import UserError
 from character.core.records import Record
 
 TASKS_DIR = Path("data/raw/tasks")
-NO_FILTER = "none"  # what lm-evaluation-harness calls the filter of answers that are taken as they are
+NO_FILTER = "none"  # lm-evaluation-harness's name for the filter that leaves answers as they are
 
 
 class TaskScore(Record):
-    """`task` as params.yaml names it; `item` is a single task, since a name may mean several, and a number within it."""
+    """The score of one item.
+
+    `task` is the name in params.yaml. It may stand for several tasks, so `item` gives the single task and a number within it.
+    """
 
     task: str
     item: str
@@ -26,9 +29,12 @@ class TaskScore(Record):
 
 
 def load_tasks(names: Sequence[str], seed: int) -> dict[str, dict]:
-    """Return the single tasks that each name means (a task, a tag or a group), by their own names.
+    """Return the single tasks of each name (a task, a tag or a group), keyed by their own names.
 
-    Whatever a task draws at random, such as its few-shot examples, is the same for every model.
+    Random choices of a task, such as its few-shot examples, are the same for every model.
+
+    Raises:
+        UserError: a name is unknown, or a task cannot be loaded.
     """
     from datasets.exceptions import DatasetsError
 
@@ -51,13 +57,13 @@ def load_tasks(names: Sequence[str], seed: int) -> dict[str, dict]:
 def _task_manager(names: Sequence[str]):
     from lm_eval.tasks import TaskManager
 
-    # Its own tasks are 14,000 files: they are looked through only where one is wanted.
+    # The harness has 14,000 task files: they are searched only if one of them is named.
     local = all((TASKS_DIR / f"{name}.yaml").is_file() for name in names)
     manager = TaskManager(include_path=TASKS_DIR, include_defaults=not local)
     if unknown := [name for name in names if name not in manager.all_tasks]:
         raise UserError(
-            f"params.yaml: tasks.metrics: {unknown[0]} is no task of lm-evaluation-harness (`lm-eval ls tasks` lists them) and "
-            f"{TASKS_DIR}/{unknown[0]}.yaml does not define it; correct the name or the file."
+            f"params.yaml: tasks.metrics: {unknown[0]} is not a task of lm-evaluation-harness (`lm-eval ls tasks` lists them), "
+            f"and {TASKS_DIR}/{unknown[0]}.yaml does not define it; correct the name or the file."
         )
     return manager
 
@@ -67,11 +73,11 @@ def _silence_logging() -> None:
 
     logging.getLogger("lm_eval").setLevel(logging.ERROR)
     disable_progress_bars()
-    config.HF_UPDATE_DOWNLOAD_COUNTS = False  # else the hub is told of every local file that is read
+    config.HF_UPDATE_DOWNLOAD_COUNTS = False  # otherwise every local file that is read is reported to the hub
 
 
 def _seed_generators(seed: int) -> None:
-    """Seed the global generators, from which tasks draw."""
+    """Seed the global generators, which tasks use."""
     import numpy
     from lm_eval.utils import set_torch_seed
 
@@ -81,9 +87,9 @@ def _seed_generators(seed: int) -> None:
 
 
 def language_model(adapters: Sequence[Path] = ()):
-    """Return the student with its adapters, as lm-evaluation-harness takes a model.
+    """Return the student with its adapters as a model of lm-evaluation-harness.
 
-    The template writes every special token itself, so none is added: a second BOS would go unnoticed and cost quality.
+    The chat template writes all special tokens, so none is added: a second BOS would go unnoticed and lower the scores.
     """
     from lm_eval.models.huggingface import HFLM
 
@@ -97,9 +103,17 @@ def language_model(adapters: Sequence[Path] = ()):
 
 
 def score_task_items(lm, name: str, tasks: Mapping, metric: str, limit: int) -> list[TaskScore]:
-    """Return what a model gets for each item of the single tasks that `name` means, or for the first `limit` of each.
+    """Return a model's score for each item of the tasks that `name` stands for.
 
-    `metric` is one of lm-evaluation-harness, followed by its filter where there is one: `exact_match,strict-match`.
+    Args:
+        lm: a model of lm-evaluation-harness.
+        name: the name in params.yaml.
+        tasks: its single tasks.
+        metric: a metric of lm-evaluation-harness, followed by its filter if it has one: `exact_match,strict-match`.
+        limit: how many items of each single task are scored, from the first one; 0 for all.
+
+    Raises:
+        UserError: the metric gives no number for some item.
     """
     from lm_eval import evaluate
 
@@ -116,6 +130,6 @@ def score_task_items(lm, name: str, tasks: Mapping, metric: str, limit: int) -> 
     if not rows or not all(isinstance(row.get(key), Real) for _, row in rows):
         known = sorted({f"{one},{row['filter']}" for single in samples.values() for row in single for one in row["metrics"]})
         raise UserError(
-            f"params.yaml: tasks.metrics: {name} gives no number to each item by {metric!r}; take one of {'; '.join(known)}."
+            f"params.yaml: tasks.metrics: {name} has no number for each item under {metric!r}; use one of {'; '.join(known)}."
         )
     return [TaskScore(task=name, item=f"{single}/{row['doc_id']}", score=float(row[key])) for single, row in rows]

@@ -1,4 +1,4 @@
-"""The methods that evaluations compare: each is a model and a system prompt. dvc.yaml names them, from `base` to `persona`."""
+"""The methods that evaluations compare, each a model and a system prompt. dvc.yaml lists them, from `base` to `persona`."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,11 @@ from character.inference.generate import Engine, Reply, Request, SamplingSetting
 
 @dataclass(frozen=True)
 class Method:
-    """`model`: the student, or an adapter on it; `system`: a file with a system prompt, or a directory, which means none."""
+    """A model with a system prompt.
+
+    `model` is the folder of the student or of an adapter on it. `system` is a file with a system prompt; a directory means no
+    system prompt.
+    """
 
     name: str
     model: Path
@@ -26,7 +30,12 @@ class Method:
         return engines.student_engine([] if self.model == models.STUDENT_DIR else [self.model])
 
     def build_messages(self, *said: str, more: str = "") -> list[dict[str, str]]:
-        """Return what user and assistant `said` in turn, the user first, below the method's system prompt and `more` of it."""
+        """Return a conversation under the method's system prompt.
+
+        Args:
+            said: the texts of user and assistant in turn, the user first.
+            more: text that is appended to the system prompt.
+        """
         own = self.system.read_text(encoding="utf-8") if self.system.is_file() else ""
         system = "\n\n".join(part for part in (own, more) if part)
         turns = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(said)]
@@ -37,7 +46,7 @@ class Method:
 
 
 def method_options(command: Callable[[Method], None]) -> Callable:
-    """Give a click command the options that say which method it is to run."""
+    """Add the options that select a method to a click command, which then receives a `Method`."""
 
     @click.option("--method", "name", required=True, help="Names the output: data/<stage>/METHOD.jsonl.")
     @click.option("--model", type=click.Path(path_type=Path), required=True, help="The student, or an adapter on it.")

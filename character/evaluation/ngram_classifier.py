@@ -1,6 +1,6 @@
-"""A classifier of another kind than character/evaluation/classifier.py: it counts words and letters, and no model reads for it.
+"""A second, independent classifier, which counts words and letters and needs no language model.
 
-Tf-idf of n-grams of words and of characters, and a logistic regression. Saved as numbers and terms, without pickle.
+Tf-idf of n-grams of words and of characters, and a logistic regression. It is saved as numbers and terms, without pickle.
 """
 
 import json
@@ -9,16 +9,18 @@ from pathlib import Path
 from character.core.errors import UserError
 
 NGRAM_CARD, NGRAM_WEIGHTS = "ngrams.json", "ngrams.npz"
-NGRAM_KINDS = {  # of n-grams: from and to how many, and in how many texts one must occur
+NGRAM_KINDS = {  # the lengths of n-grams, and in how many texts one must occur
     "word": {"ngram_range": (1, 2), "min_df": 2},
     "char_wb": {"ngram_range": (2, 5), "min_df": 3},  # within words
 }
 
 
 def build_ngram_classifier(features: int, c: float):
-    """Return an sklearn pipeline from texts to classes, each of which weighs the same however many texts it has.
+    """Return an untrained sklearn pipeline from texts to classes. All classes weigh the same, however many texts they have.
 
-    `features`: how many n-grams of each kind are kept; `c`: the inverse of the regression's L2 penalty.
+    Args:
+        features: how many n-grams of each kind are kept.
+        c: the inverse of the regression's L2 penalty.
     """
     from sklearn.linear_model import LogisticRegression
 
@@ -27,7 +29,7 @@ def build_ngram_classifier(features: int, c: float):
 
 
 def save_ngram_classifier(pipeline, folder: Path) -> None:
-    """Write a trained pipeline into `folder`."""
+    """Write a trained pipeline to `folder`."""
     import numpy
 
     vectorizers, regression = dict(pipeline["features"].transformer_list), pipeline["regression"]
@@ -42,7 +44,11 @@ def save_ngram_classifier(pipeline, folder: Path) -> None:
 
 
 def load_ngram_classifier(folder: Path):
-    """Return the pipeline saved in `folder`, which predicts as it did."""
+    """Load the pipeline saved in `folder`; its predictions are those of the pipeline that was saved.
+
+    Raises:
+        UserError: `folder` has no n-gram classifier.
+    """
     import numpy
     from sklearn.linear_model import LogisticRegression
 

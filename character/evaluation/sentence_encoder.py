@@ -1,4 +1,4 @@
-"""What texts are about: unit vectors of a sentence encoder, whose dot product is their likeness (arXiv 1908.10084)."""
+"""Sentence embeddings: unit vectors, whose dot product is the similarity of two texts' topics (arXiv 1908.10084)."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,11 +11,15 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 ENCODER_DIR = Path("models/encoder")
-ENCODER_BATCH = 32  # texts that are read at once
+ENCODER_BATCH = 32  # texts
 
 
 def embed_texts(texts: Sequence[str]) -> "ndarray":
-    """Return a vector of length 1 for each text, `[texts, width]`: the mean of the encoder's last hidden states."""
+    """Return a unit vector for each text, `[texts, width]`: the normalised mean of the encoder's last hidden states.
+
+    Raises:
+        UserError: models/encoder is missing.
+    """
     import torch
     from transformers import AutoModel, AutoTokenizer
 

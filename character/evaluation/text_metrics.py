@@ -1,4 +1,4 @@
-"""Figures of well-formed text that no judge is asked for."""
+"""Metrics of well-formed text that need no judge."""
 
 import math
 from collections.abc import Sequence
@@ -12,16 +12,16 @@ def token_perplexity(logps: Sequence[Sequence[float]]) -> float:
 
 
 def distinct_bigram_share(texts: Sequence[str], words: int) -> float:
-    """Return the share of distinct pairs among the pairs of neighbouring words (distinct-2, arXiv 1510.03055).
+    """Return the share of distinct pairs among all pairs of adjacent words (distinct-2, arXiv 1510.03055).
 
-    Of the first `words` words of each text alone: the share falls with the amount of text, and methods differ in length.
+    Only the first `words` words of each text count: the share falls with the amount of text, and methods differ in length.
     """
     pairs = [pair for text in texts for pair in _word_ngrams(text.split()[:words], DISTINCT_N)]
     return len(set(pairs)) / max(1, len(pairs))
 
 
 def mean_repetition(texts: Sequence[str]) -> float:
-    """Return the share of runs of four words that occurred before in the same text, as a mean over texts."""
+    """Return the mean over texts of the share of 4-grams of words that repeat an earlier one of the same text."""
     return sum(map(_text_repetition, texts)) / max(1, len(texts))
 
 

@@ -1,4 +1,4 @@
-"""Cases whose truth is known, by which a judge is measured: recorded answers, as they are and damaged."""
+"""Test cases with known labels, on which a judge is measured: recorded answers, intact and damaged."""
 
 import random
 import re
@@ -20,12 +20,16 @@ AnswerContest = tuple[str, str, str]  # prompt, first answer, second answer
 
 @dataclass(frozen=True)
 class JudgeTestCase:
-    """What is judged of a persona's answer to a prompt; `kind` is the word that is right, or what the answer is up against."""
+    """A question for the judge, about a persona's answer to a prompt.
+
+    `kind` is the correct word of a trait question, or what the answer is compared with: a kind of damage, or `none` for the
+    neutral answer.
+    """
 
     persona: str
     prompt: str
     kind: str
-    judged: JudgeQuestion | AnswerContest
+    question: JudgeQuestion | AnswerContest
 
 
 def answers_by_persona(names: Sequence[str], prompts: Sequence[str]) -> PersonaAnswers:
@@ -44,7 +48,15 @@ def draw_case_prompts(prompts: Sequence[str], count: int, generator: random.Rand
 def trait_cases(
     answers: PersonaAnswers, prompts: Sequence[str], known: dict[str, VerdictLabel], settings: JudgeSettings, seed: int
 ) -> list[JudgeTestCase]:
-    """Return for answers of every persona whether they show a word of their persona, or one of another persona."""
+    """Return trait questions about answers of every persona: is it a word of that persona, or one of another?
+
+    Args:
+        answers: of all personas in `settings`.
+        prompts: from which those of the cases are drawn.
+        known: the label of each trait word.
+        settings: section `judge` of params.yaml.
+        seed: of the draws.
+    """
     generator, rows = random.Random(seed), []
     for name, words in settings.personas.items():
         others = [other for other in settings.personas if other != name]
@@ -56,7 +68,7 @@ def trait_cases(
 
 
 def damage_cases(answers: PersonaAnswers, prompts: Sequence[str], settings: JudgeSettings, seed: int) -> list[JudgeTestCase]:
-    """Return answers, each beside what some kind of damage makes of it."""
+    """Return pairs of an intact answer and a damaged one, for each kind of damage."""
     generator, rows = random.Random(seed), []
     whole = [(name, prompt) for name in settings.personas for prompt in prompts if SENTENCE_BREAK.search(answers[name][prompt])]
     if settings.damaged > len(whole):
@@ -76,7 +88,7 @@ def damage_cases(answers: PersonaAnswers, prompts: Sequence[str], settings: Judg
 
 
 def style_cases(answers: PersonaAnswers, prompts: Sequence[str], settings: JudgeSettings, seed: int) -> list[JudgeTestCase]:
-    """Return answers in character, each beside the neutral one to the same prompt."""
+    """Return pairs of an answer in character and the neutral answer to the same prompt."""
     generator = random.Random(seed)
     return [
         JudgeTestCase(name, prompt, NO_PERSONA, (prompt, answers[name][prompt], answers[NO_PERSONA][prompt]))

@@ -1,4 +1,4 @@
-"""A judge that is a chat model, asked in words."""
+"""A judge that prompts a chat model and parses its verdict."""
 
 import re
 from collections.abc import Sequence
@@ -55,7 +55,7 @@ VERDICT_PATTERN = re.compile(r"^\W*verdict\W+([\w-]+)\W*$", re.IGNORECASE | re.M
 
 
 class ChatJudge:
-    """A chat model that is asked in words; where its reply has no verdict it is asked again, a bounded number of times."""
+    """Prompts a chat model; if a reply has no verdict it asks again, up to `tries` times in all."""
 
     def __init__(self, engine: Engine, tries: int, sampling: SamplingSettings, seed: int):
         self._engine, self._tries, self._sampling, self._seed = engine, tries, sampling, seed
@@ -81,7 +81,7 @@ class ChatJudge:
 
 
 def render_prompt(question: JudgeQuestion) -> str:
-    """Return what an asked judge reads."""
+    """Return the prompt of a chat judge."""
     first, second = question.labels
     if question.about == "coherence":
         return fill_template(
@@ -96,6 +96,6 @@ def answer_format(labels: tuple[VerdictLabel, VerdictLabel]) -> str:
 
 
 def parse_verdict(reply: str, labels: tuple[VerdictLabel, VerdictLabel]) -> str | None:
-    """Return the word of the label that the reply's last line of the right form names, None where it names none."""
+    """Return the word of the label in the last verdict line of a reply, or None if there is none."""
     found = VERDICT_PATTERN.findall(reply)
     return next((label.word for label in labels if found and found[-1].casefold() == label.word.casefold()), None)

@@ -1,12 +1,12 @@
-"""The judge of the embedded default: the student is asked for no words, its log-probabilities are compared.
+"""The default judge: it compares the student's log-probabilities of replies that name a label, and generates nothing.
 
-How likely is a reply that names the label, after the text? A label is told by several words of like meaning, because a small
-student knows some words better than others; their mean counts. Some labels are likelier whatever the text is, so each label's
-mean over neutral and mixed texts is subtracted (contextual calibration, arXiv 2102.09690). Templates of the reply are averaged
-in units of the spread of their scores over those texts.
+Each label is represented by several synonyms, because a small student knows some words better than others; their mean counts.
+Some labels are more likely than others for any text, so each label's mean over neutral and mixed texts is subtracted
+(contextual calibration, arXiv 2102.09690). The scores of several reply templates are averaged in units of their spread over
+those texts.
 
-About traits, `examples` may be one of the templates: no reply, but how near the text is to texts that were written in the
-manner of each label (see character/evaluation/judge/trait_examples.py). It errs about other texts than the replies do.
+For traits, `examples` may be one of the templates. It is not a reply: it scores how similar the text is to texts written in the
+manner of each label (see character/evaluation/judge/trait_examples.py). It is wrong about other texts than the replies are.
 """
 
 import json
@@ -25,12 +25,12 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 CALIBRATION_FILE = Path("models/judge/calibration.json")
-EXAMPLES_TEMPLATE = "examples"  # in the place of a template
+EXAMPLES_TEMPLATE = "examples"  # stands among the templates
 QuestionKind = Literal["trait", "coherence"]
 ShownFields = dict[str, str]
-CalibrationTerms = dict[str, dict[str, tuple[float, float]]]  # mean and spread, by template and word
+CalibrationTerms = dict[str, dict[str, tuple[float, float]]]  # template -> word -> mean and spread, in nats
 
-# What is judged, as the student reads it; no label is named.
+# The question as the student reads it; it names no label.
 QUESTION_HEADS: dict[QuestionKind, Callable[[ShownFields], str]] = {
     "trait": lambda shown: f"Text:\n{shown['text']}\n\nIn what manner is this text written?",
     "coherence": lambda shown: (
@@ -54,14 +54,18 @@ REPLY_TEMPLATES: dict[QuestionKind, dict[str, Callable[[str], str]]] = {
 
 
 class LikelihoodJudge:
-    """Prefers the label with the higher calibrated score; it always has a verdict."""
+    """Chooses the label with the higher calibrated score; it always has a verdict."""
 
     def __init__(self, chosen: Sequence[str], calibration: dict[QuestionKind, CalibrationTerms]):
         self._chosen, self._calibration = chosen, calibration
 
     @classmethod
     def load_calibrated(cls, chosen: Sequence[str]) -> "LikelihoodJudge":
-        """Return the judge with the calibration that the stage `judge` made."""
+        """Return the judge with the calibration that the stage `judge` wrote.
+
+        Raises:
+            UserError: the calibration is missing.
+        """
         if not CALIBRATION_FILE.is_file():
             raise UserError(f"{CALIBRATION_FILE} is missing; run `dvc repro judge`, or `dvc pull` to fetch it.")
         return cls(chosen, json.loads(CALIBRATION_FILE.read_text(encoding="utf-8")))
@@ -70,41 +74,41 @@ class LikelihoodJudge:
         if not questions:
             return []
         about = questions[0].about
-        found = score_labels(about, questions, self._chosen)
+        scores = score_labels(about, questions, self._chosen)
         return pick_labels(
-            apply_calibration(found, questions, template_names(about, self._chosen), self._calibration[about]), questions
+            apply_calibration(scores, questions, template_names(about, self._chosen), self._calibration[about]), questions
         )
 
 
 def template_names(about: QuestionKind, chosen: Sequence[str]) -> list[str]:
-    """Return the templates for a kind of question: about traits the `chosen` ones, otherwise all."""
+    """Return the templates for a kind of question: the `chosen` ones for traits, all for coherence."""
     if about != "trait":
         return list(REPLY_TEMPLATES[about])
     known = [*REPLY_TEMPLATES[about], EXAMPLES_TEMPLATE]
     if unknown := [name for name in chosen if name not in known]:
-        raise UserError(f"params.yaml: judge.templates: {unknown[0]!r} is none of {', '.join(known)}; correct it.")
+        raise UserError(f"params.yaml: judge.templates: {unknown[0]!r} is not one of {', '.join(known)}; correct it.")
     return list(chosen)
 
 
 def score_labels(about: QuestionKind, questions: Sequence[JudgeQuestion], chosen: Sequence[str]) -> "ndarray":
-    """Return the uncalibrated scores `[questions, templates, labels]`; all questions have as many labels."""
+    """Return uncalibrated scores `[questions, templates, labels]`; all questions must have the same number of labels."""
     import numpy
 
-    wanted = template_names(about, chosen)
-    replies = [name for name in wanted if name != EXAMPLES_TEMPLATE]
-    found = (
+    names = template_names(about, chosen)
+    replies = [name for name in names if name != EXAMPLES_TEMPLATE]
+    scores = (
         dict(zip(replies, numpy.moveaxis(_label_log_probs(about, questions, replies), 1, 0), strict=True)) if replies else {}
     )
-    if EXAMPLES_TEMPLATE in wanted:
+    if EXAMPLES_TEMPLATE in names:
         words = [[label.word for label in question.labels] for question in questions]
-        found[EXAMPLES_TEMPLATE] = trait_examples.example_similarity([question.shown["text"] for question in questions], words)
-    return numpy.stack([found[name] for name in wanted], axis=1)
+        scores[EXAMPLES_TEMPLATE] = trait_examples.example_similarity([question.shown["text"] for question in questions], words)
+    return numpy.stack([scores[name] for name in names], axis=1)
 
 
 def _label_log_probs(about: QuestionKind, questions: Sequence[JudgeQuestion], templates: Sequence[str]) -> "ndarray":
-    """Return the log-probabilities of the replies, of each label the mean over its words.
+    """Return log-probabilities of the replies in nats, `[questions, templates, labels]`; each is the mean over a label's words.
 
-    What several questions show is read once, with the labels of all of them.
+    A text that several questions share is read once, with the labels of all of them.
     """
     import numpy
 
@@ -112,11 +116,11 @@ def _label_log_probs(about: QuestionKind, questions: Sequence[JudgeQuestion], te
     words: dict[str, dict[str, None]] = {head: {} for head in heads}
     for head, question in zip(heads, questions, strict=True):
         words[head] |= dict.fromkeys(word for label in question.labels for word in label.all_words)
-    asked = [[{"role": "system", "content": JUDGE_SYSTEM_PROMPT}, {"role": "user", "content": head}] for head in words]
+    prompts = [[{"role": "system", "content": JUDGE_SYSTEM_PROMPT}, {"role": "user", "content": head}] for head in words]
     endings = [[REPLY_TEMPLATES[about][name](word) for name in templates for word in own] for own in words.values()]
     logps = {
-        head: dict(zip(product(templates, own), found, strict=True))
-        for (head, own), found in zip(words.items(), ending_log_probs(asked, endings), strict=True)
+        head: dict(zip(product(templates, own), row, strict=True))
+        for (head, own), row in zip(words.items(), ending_log_probs(prompts, endings), strict=True)
     }
     return numpy.array(
         [
@@ -129,32 +133,42 @@ def _label_log_probs(about: QuestionKind, questions: Sequence[JudgeQuestion], te
 def fit_calibration(
     questions: Sequence[JudgeQuestion], chosen: Sequence[str], how: Literal["mean", "scaled"]
 ) -> CalibrationTerms:
-    """Return what is subtracted from each label's scores, and by what they are divided.
+    """Return the mean and the spread by which each label's scores are calibrated: `(score - mean) / spread`.
 
-    `questions` show neutral and mixed texts and have all labels alike. Subtracted is the label's mean; divided is by the spread
-    of all labels together (`mean`), or by each label's own (`scaled`). Both are rounded, so that processors which add up
-    differently write the same.
+    Both are rounded, so that processors that sum in different orders write the same file.
+
+    Args:
+        questions: about neutral and mixed texts, each with all labels.
+        chosen: the templates for traits.
+        how: the spread is pooled over all labels (`mean`) or each label's own (`scaled`).
+
+    Raises:
+        UserError: all texts get the same score, so there is no spread.
     """
     import numpy
 
     about, labels = questions[0].about, questions[0].labels
-    found = score_labels(about, questions, chosen)
-    means, spreads = found.mean(0), found.std(0)
+    scores = score_labels(about, questions, chosen)
+    means, spreads = scores.mean(0), scores.std(0)
     if how == "mean":
         spreads = numpy.broadcast_to(numpy.sqrt((spreads**2).mean(1, keepdims=True)), spreads.shape)
     terms = numpy.stack([means, spreads], axis=-1).round(6)
     words, templates = [label.word for label in labels], template_names(about, chosen)
     if flat := [name for name, own in zip(templates, terms[..., 1], strict=True) if not (own > 0).all()]:
         raise UserError(
-            f"params.yaml: judge.calibration_texts: all texts score alike by template {flat[0]!r} ({about}); raise it."
+            f"params.yaml: judge.calibration_texts: all texts get the same score from template {flat[0]!r} ({about}); raise it."
         )
     return {name: dict(zip(words, row, strict=True)) for name, row in zip(templates, terms.tolist(), strict=True)}
 
 
 def apply_calibration(
-    found: "ndarray", questions: Sequence[JudgeQuestion], templates: Sequence[str], terms: CalibrationTerms
+    scores: "ndarray", questions: Sequence[JudgeQuestion], templates: Sequence[str], terms: CalibrationTerms
 ) -> "ndarray":
-    """Return calibrated scores, of the shape of `found`."""
+    """Return calibrated scores, in the shape of `scores`: `[questions, templates, labels]`.
+
+    Raises:
+        UserError: a template or a word was not calibrated.
+    """
     import numpy
 
     try:
@@ -162,10 +176,10 @@ def apply_calibration(
     except KeyError as missing:
         raise UserError(f"{CALIBRATION_FILE}: {missing} was not calibrated; run `dvc repro judge`.") from None
     mean, spread = numpy.moveaxis(numpy.array(own), -1, 0)
-    return (found - mean) / spread
+    return (scores - mean) / spread
 
 
-def pick_labels(found: "ndarray", questions: Sequence[JudgeQuestion]) -> list[str]:
-    """Return the word of each question's label with the highest mean score over the templates."""
-    best = found.mean(1).argmax(1)
+def pick_labels(scores: "ndarray", questions: Sequence[JudgeQuestion]) -> list[str]:
+    """Return for each question the word of the label with the highest mean score over the templates."""
+    best = scores.mean(1).argmax(1)
     return [question.labels[at].word for question, at in zip(questions, best, strict=True)]

@@ -1,6 +1,6 @@
-"""What a judge is asked: which of two labels fits what is shown? Two trait words for a text, or A and B for two answers.
+"""The questions of a judge: which of two labels fits? Two trait words for a text, or A and B for two answers.
 
-No judge is believed before it is measured: `stages/judge.py` does that, and every result repeats the figure.
+A judge is measured before it is used: `stages/judge.py` does that, and every result repeats the judge's accuracy.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ the question? Mood, style and length do not count."""
 
 @dataclass(frozen=True)
 class VerdictLabel:
-    """What a judge may say; `gloss` ends a sentence that begins with "somebody who", `like` are words of like meaning."""
+    """A label that a judge may choose. `gloss` completes a sentence that begins with "somebody who"; `like` are synonyms."""
 
     word: str
     gloss: str = ""
@@ -28,7 +28,7 @@ class VerdictLabel:
 
     @classmethod
     def from_trait(cls, trait) -> "VerdictLabel":
-        """Return the label of a Trait of character/dataset/trait_words.py."""
+        """Return the label of a TraitWord of character/dataset/trait_words.py."""
         return cls(trait.word, trait.gloss, trait.like)
 
     @property
@@ -41,7 +41,7 @@ LABEL_A, LABEL_B = VerdictLabel("A"), VerdictLabel("B")
 
 @dataclass(frozen=True)
 class JudgeQuestion:
-    """What a judge is asked: which of `labels` fits what `shown` tells, by the fields of the templates."""
+    """Which of `labels` fits what is shown? `shown` holds texts by the names of the templates' fields."""
 
     about: Literal["trait", "coherence"]
     shown: dict[str, str]
@@ -49,9 +49,9 @@ class JudgeQuestion:
 
 
 class Judge(Protocol):
-    """`decide` answers each question by the word of a label, or by None where no verdict can be read.
+    """`decide` returns for each question the word of a label, or None if no verdict can be parsed.
 
-    All questions of a call are about the same thing.
+    All questions of a call must have the same `about`.
     """
 
     def decide(self, questions: Sequence[JudgeQuestion]) -> list[str | None]: ...
@@ -59,7 +59,7 @@ class Judge(Protocol):
 
 def trait_question(prompt: str, text: str, labels: tuple[VerdictLabel, VerdictLabel]) -> JudgeQuestion:
     """Ask which of two traits `text` shows, the answer to `prompt`."""
-    # The text settles which label comes first, so that a preference for a place favours neither.
+    # The order of the labels depends on the text, so a judge that prefers a position favours neither label.
     turned = int(prompt_id(text), 16) % 2
     return JudgeQuestion("trait", {"prompt": prompt, "text": text}, labels[::-1] if turned else labels)
 
@@ -70,11 +70,13 @@ def coherence_question(prompt: str, first: str, second: str) -> JudgeQuestion:
 
 
 def compare_coherence(judge: Judge, contests: Sequence[tuple[str, str, str]]) -> list[float | None]:
-    """Judge for each (prompt, first answer, second answer), in both orders, which answer is the more coherent.
+    """Judge for each (prompt, first answer, second answer), in both orders, which answer is more coherent.
 
-    1: the first, 0: the second, 0.5: the verdict hangs on the order, a tie; None: a verdict could not be read.
+    Returns:
+        For each contest 1 if it is the first answer, 0 if it is the second, 0.5 (a tie) if the verdict depends on the order,
+        and None if a verdict could not be parsed.
     """
     orders = [(prompt, *order) for prompt, first, second in contests for order in ((first, second), (second, first))]
-    said = judge.decide([coherence_question(*order) for order in orders])
+    words = judge.decide([coherence_question(*order) for order in orders])
     points = {("A", "B"): 1.0, ("B", "A"): 0.0, ("A", "A"): 0.5, ("B", "B"): 0.5}
-    return [points.get(verdicts) for verdicts in zip(said[::2], said[1::2], strict=True)]
+    return [points.get(verdicts) for verdicts in zip(words[::2], words[1::2], strict=True)]

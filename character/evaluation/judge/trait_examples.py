@@ -1,7 +1,7 @@
-"""What the manner of a trait looks like: texts written as examples, and how near to them another text is.
+"""Example texts for each trait word, and how similar another text is to them.
 
-Each trait word has an answer in its manner to each of the same few prompts. A discriminant of the frozen student's hidden
-states learns the words from them, as the classifier learns personas.
+Each trait word has an answer in its manner to each of the same few prompts. A linear discriminant on the frozen student's
+hidden states learns the words from these answers, as the classifier learns personas.
 """
 
 from collections.abc import Sequence
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 TRAIT_EXAMPLES_FILE = "data/raw/manners.jsonl"
 JUDGE_DIR = Path("models/judge")
-EXAMPLE_PARTS = 1  # of a text, read apart: too few examples to learn from more
+EXAMPLE_PARTS = 1  # parts of a text with features of their own: there are too few examples to learn from more
 
 
 class TraitExample(Record):
-    """A text in the manner of `word`, as the answer to a prompt."""
+    """An answer to a prompt, in the manner of `word`."""
 
     word: str
     prompt: str
@@ -29,14 +29,20 @@ class TraitExample(Record):
 
 
 def example_similarity(texts: Sequence[str], words: Sequence[Sequence[str]]) -> "numpy.ndarray":
-    """Return how near each text is to the examples of each of its own words, `[texts, words]`; words do not compare."""
+    """Return how similar each text is to the examples of each of its words, `[texts, words]`.
+
+    The scores of different words are not comparable before calibration.
+
+    Raises:
+        UserError: a word has no examples.
+    """
     import numpy
 
     reader = classifier.load_classifier(JUDGE_DIR)
     place = {word: at for at, word in enumerate(reader.classes)}
     if unknown := [word for row in words for word in row if word not in place]:
         raise UserError(
-            f"{TRAIT_EXAMPLES_FILE}: no example of {unknown[0]!r}; add some, or take `examples` out of judge.templates."
+            f"{TRAIT_EXAMPLES_FILE}: no example of {unknown[0]!r}; add some, or remove `examples` from judge.templates."
         )
     once = list(dict.fromkeys(texts))
     scores = dict(zip(once, reader.class_scores(once), strict=True))
