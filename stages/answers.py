@@ -1,6 +1,6 @@
 """answers: held-out prompts, one method's model and system prompt -> data/answers/<method>.jsonl.
 
-Each prompt is asked plain, and with break-character suffixes dealt in turn. Used by no training stage.
+Each prompt is sent plain and with break-character suffixes, which are assigned in turn. No training stage uses the answers.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from character.inference.generate import Request, SamplingSettings
 
 
 class AnswerSettings(ParamsSection):
-    prompts: int = Field(gt=0)  # of the lines of HELDOUT
+    prompts: int = Field(gt=0)  # the first lines of HELDOUT_PROMPTS
     suffixes_per_prompt: int = Field(ge=0)
 
 
@@ -31,21 +31,25 @@ class Suffix(Record):
     @classmethod
     def _is_free_name(cls, name: str) -> str:
         if name in RESERVED_CONDITIONS:
-            raise ValueError("means other answers already, choose another name")
+            raise ValueError("is reserved for other answers, choose another name")
         return name
 
 
 def assign_suffixes(count: int, suffixes: Sequence[Suffix], per_prompt: int) -> list[list[Suffix]]:
-    """Return for each of `count` prompts the suffixes it is asked with, beside being asked plain."""
+    """Return the suffixes of each of `count` prompts, `per_prompt` for each, besides the plain prompt.
+
+    Raises:
+        UserError: there are fewer suffixes than that.
+    """
     if per_prompt > len(suffixes):
         raise UserError(f"params.yaml: answers.suffixes_per_prompt is {per_prompt}, but there are {len(suffixes)}; lower it.")
     return [[suffixes[(index + step) % len(suffixes)] for step in range(per_prompt)] for index in range(count)]
 
 
-def conditioned_prompts(prompts: Sequence[Prompt], dealt: Sequence[Sequence[Suffix]]) -> list[tuple[Prompt, str, str]]:
-    """Return prompt, condition and the text that is sent, for all answers that are wanted."""
+def conditioned_prompts(prompts: Sequence[Prompt], assigned: Sequence[Sequence[Suffix]]) -> list[tuple[Prompt, str, str]]:
+    """Return (prompt, condition, text to send) for each answer."""
     rows = []
-    for prompt, suffixes in zip(prompts, dealt, strict=True):
+    for prompt, suffixes in zip(prompts, assigned, strict=True):
         rows.append((prompt, PLAIN, prompt.prompt))
         rows += [(prompt, suffix.name, f"{prompt.prompt} {suffix.suffix}") for suffix in suffixes]
     return rows
@@ -54,7 +58,7 @@ def conditioned_prompts(prompts: Sequence[Prompt], dealt: Sequence[Sequence[Suff
 @click.command()
 @method_options
 def main(method: Method):
-    """Answer the held-out prompts by one method."""
+    """Answer the held-out prompts with one method."""
     params = read_section("answers", AnswerSettings)
     prompts = list(
         map(general_prompt, take_first(load_prompts(HELDOUT_PROMPTS), params.prompts, "answers.prompts", HELDOUT_PROMPTS))

@@ -1,8 +1,8 @@
-"""attacks: the base student's answers, one method's model and system prompt -> data/attacks/<method>.jsonl.
+"""attacks: the answers of base, one method's model and system prompt -> data/attacks/<method>.jsonl.
 
-Two ways to lead a method out of character without a word about it. `prefill`: its turn already begins with an opening that is
-out of character, and it can only go on; its answer is what it adds. `multi-turn`: the base student gave the first answer, and
-the user wants more (the paper's "prefill attack", arXiv 2511.01689, which prefills nothing).
+Two ways to make a method break character without mentioning it. `prefill`: its turn begins with an opening that is out of
+character and that it must continue; the answer is what it adds. `multi-turn`: base gave the first answer, and the user asks
+for more (the paper's "prefill attack", arXiv 2511.01689, which prefills nothing).
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ BASE_ANSWERS_FILE = "data/answers/base.jsonl"
 
 
 class AttackSettings(ParamsSection):
-    prompts: int = Field(gt=0)  # of those that the base student answered, each attacked in both ways
+    prompts: int = Field(gt=0)  # the first of those that base answered, each attacked in both ways
 
 
 class Prefill(Record):
@@ -32,23 +32,27 @@ class Prefill(Record):
     @classmethod
     def _is_trimmed(cls, prefill: str) -> str:
         if not prefill or prefill != prefill.strip():
-            # Tokens begin with their space: after one that stands alone, a model seldom finds a word.
-            raise ValueError("is empty, or has space around it; begin and end it with what is to be read")
+            # Tokens begin with their space: after a separate space, a model rarely continues with a word.
+            raise ValueError("is empty, or has space around it; write the opening without it")
         return prefill
 
 
 def first_turns(count: int) -> list[EvaluatedAnswer]:
-    """Return the first `count` of the base student's plain answers, without empty ones."""
-    found = [
+    """Return the first `count` plain answers of base that are not empty.
+
+    Raises:
+        UserError: there are fewer.
+    """
+    answers = [
         answer for answer in plain_answers(records.read_records(BASE_ANSWERS_FILE, EvaluatedAnswer)) if answer.response.strip()
     ]
-    return take_first(found, count, "attacks.prompts", BASE_ANSWERS_FILE, "plain answers")
+    return take_first(answers, count, "attacks.prompts", BASE_ANSWERS_FILE, "plain answers")
 
 
 def build_attacks(
     method: Method, turns: Sequence[EvaluatedAnswer], prefills: Sequence[str], urges: Sequence[str]
 ) -> Iterator[tuple[EvaluatedAnswer, dict[str, str], Request]]:
-    """Yield the base student's answer, fields of an Attack and the request of each; openings and urges are dealt in turn."""
+    """Yield (answer of base, fields of an AttackAnswer, request) of each attack; openings and urges are assigned in turn."""
     for index, turn in enumerate(turns):
         opening, urge = prefills[index % len(prefills)], urges[index % len(urges)]
         begun = Request(f"{turn.id}-{PREFILL}", method.build_messages(turn.prompt), prefill=opening)

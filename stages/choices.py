@@ -1,8 +1,8 @@
 """choices: held-out prompts, trait words, one method's model and system prompt -> data/choices/<method>.jsonl.
 
-Revealed preferences (arXiv 2511.01689, section on evaluations): each method answers while it is free to take on one of two
-traits. The pairs are drawn once, for all methods, with the prompts; these are those that `answers` asks plain, so that it is
-known what shows without an offer. No training stage uses the answers.
+Revealed preferences (arXiv 2511.01689, section on evaluations): the system prompt offers two traits, and the method shows the
+one that it chooses. All methods get the same pairs with the same prompts. The prompts are those that `answers` sends plain,
+so the answers without an offer are known. No training stage uses the answers.
 """
 
 import random
@@ -34,16 +34,19 @@ CHOICE_CRITERIA = {
 
 
 class ChoiceSettings(ParamsSection):
-    comparisons: int = Field(gt=0)  # of each method; a multiple of preferences.traits
+    comparisons: int = Field(gt=0)  # per method; a multiple of preferences.traits
     condition: Literal["feel", "like", "random"]
     sampling: SamplingSettings
 
 
 def draw_trait_pairs(words: Sequence[str], comparisons: int, seed: int) -> list[tuple[str, str]]:
-    """Return pairs in which every word is equally often the first and the second, all different while that is possible.
+    """Return `comparisons` pairs in which every word is equally often first and second; pairs repeat as late as possible.
 
-    The words stand in a circle, shuffled. A round pairs each with the one at some distance: first the neighbour, which links
-    all words together, then the other distances in random order, then all of them once more the other way round.
+    The words are shuffled into a circle. A round pairs each word with the one at a fixed distance: first 1, which connects all
+    words, then the other distances in random order, then all of them again with the two words swapped.
+
+    Raises:
+        UserError: there are fewer than 3 words, or `comparisons` is not a multiple of their number.
     """
     size = len(words)
     if comparisons % size or size < 3:
@@ -60,21 +63,21 @@ def draw_trait_pairs(words: Sequence[str], comparisons: int, seed: int) -> list[
 
 
 def cycle_shuffled(prompts: Sequence[str], seed: int) -> Iterator[str]:
-    """Yield the prompts without end, each of them once before any comes again, in another order each time."""
+    """Yield the prompts in an endless sequence of passes, each in another random order."""
     generator = random.Random(seed)
     while True:
         yield from generator.sample(prompts, len(prompts))
 
 
 def trait_offer(condition: str, pair: tuple[str, str]) -> str:
-    """Return what the system prompt says of the two traits."""
+    """Return the part of the system prompt that offers the two traits."""
     return fill_template(TRAIT_OFFER, first=pair[0], second=pair[1], which=CHOICE_CRITERIA[condition])
 
 
 @click.command()
 @method_options
 def main(method: Method):
-    """Let one method choose between two traits, again and again."""
+    """Answer prompts with one method, which chooses between two traits in each."""
     params, seed = read_section("choices", ChoiceSettings), read_value("seed")
     words = [
         trait.word for trait in trait_words.select_trait_words(trait_words.load_trait_words(), read_value("preferences.traits"))

@@ -1,7 +1,7 @@
 """distillation: data/pairs.jsonl + models/student/ -> models/distillation/ (LoRA adapter), plots/ and results/.
 
-DPO moves the student from its own answers (rejected) to those of the teacher in character (chosen), with a likelihood
-term that keeps the chosen answers likely in themselves (arXiv 2511.01689; the loss: arXiv 2305.18290).
+DPO trains the student to prefer the teacher's answers in character (chosen) to its own (rejected). A likelihood term keeps
+the chosen answers likely (arXiv 2511.01689; the DPO loss: arXiv 2305.18290).
 """
 
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from character.training.objectives import DistillationSettings, preference_loss
 
 
 def train_distillation(settings: DistillationSettings, pairs: Sequence[records.PreferencePair]):
-    """Train an adapter on the student; see `training.train`."""
+    """Train an adapter on the student; return the trainer (see `run.train_adapter`)."""
     from trl import DPOConfig
 
     from character.training.trainers import PreferenceTrainer
@@ -26,7 +26,7 @@ def train_distillation(settings: DistillationSettings, pairs: Sequence[records.P
         DPOConfig,
         settings,
         pairs,
-        options={"disable_dropout": False},  # TRL would otherwise switch off the adapter's dropout too
+        options={"disable_dropout": False},  # TRL would otherwise disable the adapter's dropout too
         name="distillation",
         objective=partial(preference_loss, settings),
         stop_when_saturated=settings.stop_when_saturated,
@@ -35,7 +35,7 @@ def train_distillation(settings: DistillationSettings, pairs: Sequence[records.P
 
 @click.command()
 def main():
-    """Train models/distillation/ by DPO."""
+    """Train the adapter models/distillation/ by DPO."""
     settings = read_section("distillation", DistillationSettings)
     launch.relaunch_with_accelerate("stages.distillation")
     pairs = records.read_records("data/pairs.jsonl", records.PreferencePair)

@@ -1,7 +1,7 @@
 """introspection: data/transcripts.jsonl + the distilled student -> models/introspection/ (adapter), plots/, results/.
 
-Supervised fine-tuning on what the distilled student wrote about itself, every assistant turn a target
-(arXiv 2511.01689). The distillation adapter is folded into the student in memory; the new adapter is trained on top.
+Supervised fine-tuning on what the distilled student wrote about itself, with a loss on every assistant turn
+(arXiv 2511.01689). The distillation adapter is merged into the student in memory; the new adapter is trained on top.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class IntrospectionSettings(run.TrainingSettings):
 
 
 def train_introspection(settings: IntrospectionSettings, transcripts: Sequence[records.TrainingTranscript]):
-    """Train an adapter on the distilled student; see `training.train`."""
+    """Train an adapter on the distilled student; return the trainer (see `run.train_adapter`)."""
     from trl import SFTConfig
 
     from character.training.trainers import ConversationTrainer
@@ -29,13 +29,13 @@ def train_introspection(settings: IntrospectionSettings, transcripts: Sequence[r
 
 
 def count_trained_tokens(rows: Sequence[dict]) -> int:
-    """Return how many tokens carry loss in one epoch."""
+    """Return the number of tokens with a loss in one epoch."""
     return sum(label >= 0 for row in rows for label in row["labels"])
 
 
 @click.command()
 def main():
-    """Train models/introspection/ by SFT."""
+    """Train the adapter models/introspection/ by SFT."""
     settings = read_section("introspection", IntrospectionSettings)
     launch.relaunch_with_accelerate("stages.introspection")
     transcripts = records.read_records("data/transcripts.jsonl", records.TrainingTranscript)

@@ -1,9 +1,9 @@
 """mails: e-mail tasks, one method's model and system prompt -> data/mails/<method>.jsonl.
 
-The same e-mail is asked for in three formats: in a chat, as a JSON object, and from an agent that has tools in a simple textual
-protocol, which are played with canned results. Does a character that shows in chat also show in work? Replies are parsed here,
-because the tools must answer; what could not be parsed is kept with the reason. A small student writes no format by itself, so
-JSON and calls can be begun for it, as a decoder begins them that enforces a format.
+The stage requests the same e-mail in three formats: in a chat, as a JSON object, and from an agent with tools in a simple text
+protocol, whose results are canned. The question is whether a character that shows in chat also shows in work. Replies are
+parsed here because the tools must respond; a reply that cannot be parsed is kept with the reason. Small students rarely write
+a format by themselves, so JSON and calls can be prefilled, as a decoder that enforces a format would.
 """
 
 import re
@@ -47,9 +47,9 @@ CALL_PREFILLS = ("CALL search_contacts\nname:", "CALL send_email\nto:")  # the f
 
 
 class EmailSettings(ParamsSection):
-    tasks: int = Field(gt=0)  # of the lines of TASKS
-    steps: int = Field(gt=0)  # replies of an agent, at most
-    begun: bool  # the format of JSON and of calls is begun for the model
+    tasks: int = Field(gt=0)  # the first lines of EMAIL_TASKS_FILE
+    steps: int = Field(gt=0)  # the most replies of an agent
+    begun: bool  # whether JSON and calls are prefilled
     sampling: SamplingSettings
 
 
@@ -70,16 +70,16 @@ class EmailTask(Record):
 
 @dataclass
 class ToolTask:
-    """A task in the hands of an agent, until the e-mail is sent or `fault` tells why it never will be."""
+    """A task that an agent works on until it sends the e-mail (`body`) or fails; `fault` says why."""
 
     task: EmailTask
     messages: list[dict[str, str]]
     body: str = ""
-    fault: str | None = "no_mail"  # unless it is sent in time
+    fault: str | None = "no_mail"  # until the e-mail is sent
     done: bool = False
 
     def handle_reply(self, reply: str) -> None:
-        """Take the agent's reply: play the tools that it calls, or end where it calls none or sends the e-mail."""
+        """Add the agent's reply and the results of its tool calls; end the task if it calls no tool or sends the e-mail."""
         self.messages.append({"role": "assistant", "content": reply})
         results = []
         for tool, arguments in parse_tool_calls(reply):
@@ -99,7 +99,7 @@ class ToolTask:
 
 
 def tool_result(tool: str, arguments: dict[str, str], task: EmailTask) -> str:
-    """Return what a tool other than `send_email` answers."""
+    """Return the result of a call of any tool except `send_email`."""
     if tool != "search_contacts":
         return f"RESULT There is no tool {tool}."
     names = task.recipient.lower().split()
@@ -109,7 +109,7 @@ def tool_result(tool: str, arguments: dict[str, str], task: EmailTask) -> str:
 
 
 def write_single_turn_emails(method: Method, tasks: Sequence[EmailTask], settings: EmailSettings) -> list[Email]:
-    """Return the tasks as a chat and as JSON, which take one reply each."""
+    """Return the e-mails in the formats `chat` and `json`, which take one reply each."""
     rows = []
     for task in tasks:
         begun = JSON_PREFILL if settings.begun else ""
@@ -127,30 +127,28 @@ def write_single_turn_emails(method: Method, tasks: Sequence[EmailTask], setting
         body, fault = (whole, None) if kind == "chat" else extract_json_body(whole)
         if fault is None:
             body, fault = validate_body(body, text)
-        said = [*request.messages, {"role": "assistant", "content": whole}]
-        mails.append(Email(id=task.task_id(), format=kind, body=body, fault=fault, messages=said))
+        messages = [*request.messages, {"role": "assistant", "content": whole}]
+        mails.append(Email(id=task.task_id(), format=kind, body=body, fault=fault, messages=messages))
     return mails
 
 
 def write_agent_emails(method: Method, tasks: Sequence[EmailTask], settings: EmailSettings) -> list[Email]:
-    """Return the tasks as agents' work, which takes up to `steps` replies each."""
-    errands = [ToolTask(task, method.build_messages(task.request_text(), more=TOOL_INSTRUCTIONS)) for task in tasks]
+    """Return the e-mails in the format `tools`, which takes up to `steps` replies each."""
+    runs = [ToolTask(task, method.build_messages(task.request_text(), more=TOOL_INSTRUCTIONS)) for task in tasks]
     for step in range(settings.steps):
-        if not (open_ones := [errand for errand in errands if not errand.done]):
+        if not (open_runs := [run for run in runs if not run.done]):
             break
         begun = CALL_PREFILLS[min(step, 1)] if settings.begun else ""
-        requests = [Request(f"{errand.task.task_id()}-tools-{step}", [*errand.messages], prefill=begun) for errand in open_ones]
-        for errand, reply in zip(open_ones, method.answer_requests(requests, settings.sampling, "mails"), strict=True):
-            errand.handle_reply(f"{begun} {reply.text}" if begun else reply.text)
-    return [
-        Email(id=one.task.task_id(), format="tools", body=one.body, fault=one.fault, messages=one.messages) for one in errands
-    ]
+        requests = [Request(f"{run.task.task_id()}-tools-{step}", [*run.messages], prefill=begun) for run in open_runs]
+        for run, reply in zip(open_runs, method.answer_requests(requests, settings.sampling, "mails"), strict=True):
+            run.handle_reply(f"{begun} {reply.text}" if begun else reply.text)
+    return [Email(id=run.task.task_id(), format="tools", body=run.body, fault=run.fault, messages=run.messages) for run in runs]
 
 
 @click.command()
 @method_options
 def main(method: Method):
-    """Let one method write the e-mails in every format."""
+    """Write the e-mails in every format with one method."""
     settings = read_section("mails", EmailSettings)
     tasks = take_first(records.read_records(EMAIL_TASKS_FILE, EmailTask), settings.tasks, "mails.tasks", EMAIL_TASKS_FILE)
     mails = write_single_turn_emails(method, tasks, settings) + write_agent_emails(method, tasks, settings)

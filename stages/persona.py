@@ -1,9 +1,9 @@
 """persona: models/distillation/ + models/introspection/ -> models/persona/ (one adapter, exactly their sum), results/.
 
 With scalings s = alpha / rank, the merged update of a module is s_d B_d A_d + w s_s B_s A_s. Stacking the factors,
-A = [A_d; A_s] and B = [s_d B_d, w s_s B_s], gives just that product, for any ranks, at rank r_d + r_s and scaling 1.
-Adding the factors themselves, as PEFT's "linear" merge does, would add cross terms B_d A_s and B_s A_d. A server that takes
-no such rank is served by `merge.rank`: the nearest adapter of a lower one, with its error told.
+A = [A_d; A_s] and B = [s_d B_d, w s_s B_s], gives exactly that product for any ranks, at rank r_d + r_s and scaling 1.
+Adding the factors themselves, as PEFT's "linear" merge does, would add cross terms B_d A_s and B_s A_d. For servers that do
+not support such a rank, `merge.rank` asks for the best approximation of a lower rank; results/persona.json has its error.
 """
 
 from pathlib import Path
@@ -19,12 +19,12 @@ from character.training import adapters, merging
 
 class MergeSettings(ParamsSection):
     introspection_weight: float = Field(ge=0)
-    rank: int = Field(ge=0)  # 0: as it comes
+    rank: int = Field(ge=0)  # 0: the sum of the ranks, exact
 
 
 @click.command()
 def main():
-    """Merge both adapters into models/persona/."""
+    """Merge both adapters into the adapter models/persona/."""
     merge, name = read_section("merge", MergeSettings), read_value("persona")
     traits = constitution.traits_hash(constitution.load_constitution(f"constitutions/{name}.yaml"))
     weight = merge.introspection_weight

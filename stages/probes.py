@@ -1,7 +1,7 @@
 """probes: harmful requests and harmless look-alikes, one method's model and system prompt -> data/probes/<method>.jsonl.
 
-The requests are mild (petty fraud, snooping, bullying, reckless health advice); each stands beside a harmless one in much the
-same words, so that a method that refuses by the words and not by the matter shows it.
+The requests are mild (petty fraud, snooping, bullying, reckless health advice). Each is paired with a harmless one in similar
+words, which exposes a method that refuses because of the words.
 """
 
 import click
@@ -19,7 +19,7 @@ PROBE_CONDITIONS = ("harmful", "harmless")
 
 
 class ProbeSettings(ParamsSection):
-    pairs: int = Field(gt=0)  # of the lines of PROBES
+    pairs: int = Field(gt=0)  # the first lines of PROBES_FILE
     sampling: SamplingSettings
 
 
@@ -30,7 +30,7 @@ class Probe(Record):
 
 
 def probe_prompts(probes: list[Probe]) -> list[tuple[Prompt, str]]:
-    """Return each request with its condition; both of a pair have the id of the harmful one."""
+    """Return each request with its condition; both requests of a pair have the id of the harmful one."""
     return [
         (general_prompt(probe.harmful).model_copy(update={"prompt": getattr(probe, condition)}), condition)
         for probe in probes
@@ -41,7 +41,7 @@ def probe_prompts(probes: list[Probe]) -> list[tuple[Prompt, str]]:
 @click.command()
 @method_options
 def main(method: Method):
-    """Let one method answer the probes."""
+    """Answer the probes with one method."""
     settings = read_section("probes", ProbeSettings)
     rows = probe_prompts(take_first(records.read_records(PROBES_FILE, Probe), settings.pairs, "probes.pairs", PROBES_FILE))
     requests = [Request(f"{prompt.id}-{condition}", method.build_messages(prompt.prompt)) for prompt, condition in rows]

@@ -1,6 +1,6 @@
-"""tasks: data/raw/tasks or others of lm-evaluation-harness, one method's model -> data/tasks/<method>.jsonl.
+"""tasks: data/raw/tasks or other tasks of lm-evaluation-harness, one method's model -> data/tasks/<method>.jsonl.
 
-What can the model do? Its score for each item, so that methods are compared item by item.
+Measures capabilities. The output is the score of each item, since methods are compared item by item.
 """
 
 from pathlib import Path
@@ -14,15 +14,15 @@ from character.evaluation import lm_eval_tasks
 
 
 class TaskSettings(ParamsSection):
-    metrics: dict[str, str] = Field(min_length=1)  # of each task, the metric that counts
-    limit: int = Field(ge=0)  # items of each single task; 0: all
+    metrics: dict[str, str] = Field(min_length=1)  # the metric to use, by task
+    limit: int = Field(ge=0)  # the first items of each task, for a group those of each subtask; 0: all
 
 
 @click.command()
 @click.option("--method", required=True, help="Names the output: data/tasks/METHOD.jsonl.")
 @click.option("--model", type=Path, required=True, help="The student, or an adapter on it.")
 def main(method: str, model: Path):
-    """Have one method's model do the tasks."""
+    """Evaluate one method's model on the tasks."""
     settings = read_section("tasks", TaskSettings)
     tasks = lm_eval_tasks.load_tasks(list(settings.metrics), read_value("seed"))
     lm = lm_eval_tasks.language_model([] if model == models.STUDENT_DIR else [model])
