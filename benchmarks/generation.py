@@ -1,6 +1,6 @@
-"""How fast the transformers engine samples, as ratios of runs side by side; see docs/benchmarks.md.
+"""Benchmarks the sampling of the transformers engine against baselines; see docs/benchmarks.md.
 
-Every figure is the median of paired runs: baseline and engine take turns, so that a slow minute of the machine hits both.
+Every figure is the median of paired runs: baseline and engine alternate, so a slow phase of the machine affects both.
 """
 
 import random
@@ -19,7 +19,7 @@ import click
 from character.core import models, records
 from character.core.records import RawPrompt
 from character.dataset import constitution
-from character.inference import generate, transformers_engine
+from character.inference import generate, reply_cache, transformers_engine
 from character.inference.chat_format import render_messages
 from character.inference.generate import Reply, Request, SamplingSettings, request_seed
 from character.inference.kv_cache import enable_grouped_attention
@@ -32,7 +32,7 @@ CACHED_ROWS = 10_000
 
 
 class GenerationBench:
-    """The embedded student, and the prompts of the workload as ids."""
+    """The student and the prompts of the workload, as token ids."""
 
     def __init__(self):
         self.tokenizer = models.load_tokenizer()
@@ -41,17 +41,17 @@ class GenerationBench:
         questions = records.read_records("data/raw/prompts/general.jsonl", RawPrompt)[:PROMPT_COUNT]
         persona = constitution.load_constitution("constitutions/poeticism.yaml")
         system = {"role": "system", "content": constitution.persona_system_prompt(persona, "SmolLM")}
-        asked = [[{"role": "user", "content": question.prompt}] for question in questions]
-        self.prompts = [render_messages(self.tokenizer, messages) for messages in asked]
-        self.long_prompts = [render_messages(self.tokenizer, [system, *messages]) for messages in asked]
+        conversations = [[{"role": "user", "content": question.prompt}] for question in questions]
+        self.prompts = [render_messages(self.tokenizer, messages) for messages in conversations]
+        self.long_prompts = [render_messages(self.tokenizer, [system, *messages]) for messages in conversations]
         self.seeds = [request_seed(0, Request(str(number), [])) for number in range(PROMPT_COUNT)]
         self.limits = [random.Random(number).randint(*REPLY_LENGTHS) for number in range(PROMPT_COUNT)]
 
-    def plain_generate(self) -> int:
-        """Sample with `model.generate` as it comes, in batches; return the useful tokens."""
+    def run_plain_generate(self) -> int:
+        """Sample with plain `model.generate`, in batches; return the useful tokens, those before a stop token."""
         import torch
 
-        torch.set_float32_matmul_precision("highest")  # torch's own setting, MKL on this kind of CPU
+        torch.set_float32_matmul_precision("highest")  # torch's default, which uses MKL on a CPU
         self.model.set_attn_implementation("sdpa")
         self.tokenizer.padding_side = "left"
         useful = 0
@@ -76,7 +76,7 @@ class GenerationBench:
         return useful
 
     def run_engine(self, prompts=None, sampling=BENCH_SAMPLING, seeds=None, stops=None, slots=BATCH_ROWS, limits=None) -> int:
-        """Sample with the engine; return the useful tokens."""
+        """Sample with the engine; return the number of new tokens."""
         models.configure_torch()
         model = enable_grouped_attention(self.model)
         prompts, seeds = prompts or self.prompts, seeds or self.seeds
@@ -87,7 +87,7 @@ class GenerationBench:
         )
 
     def run_unshared_prefix(self) -> int:
-        """Sample after a long shared system prompt, read anew for each prompt."""
+        """Sample after a long shared system prompt, prefilled for each prompt; return the number of new tokens."""
         shared, transformers_engine._common_prefix_length = transformers_engine._common_prefix_length, lambda prompts: 0
         try:
             return self.run_engine(self.long_prompts)
@@ -95,7 +95,7 @@ class GenerationBench:
             transformers_engine._common_prefix_length = shared
 
     def run_fixed_batches(self) -> int:
-        """Sample replies of mixed lengths in batches that end with their longest row; return the useful tokens."""
+        """Sample replies of mixed lengths in fixed batches, which end with their longest row; return the useful tokens."""
         for start in range(0, PROMPT_COUNT, BATCH_ROWS):
             some = slice(start, start + BATCH_ROWS)
             longest = [max(self.limits[some])] * BATCH_ROWS
@@ -111,7 +111,7 @@ def tokens_per_second(run) -> float:
 
 
 def compare_rates(name: str, baseline, engine, pairs: int) -> dict:
-    """Return the rates of both, run by run in turn, and the median of their ratios."""
+    """Return the median rates (tokens per second) of both in alternating runs, and the median and all of their ratios."""
     rates = []
     for turn in range(pairs + 1):
         pair = tokens_per_second(baseline), tokens_per_second(engine)
@@ -124,7 +124,7 @@ def compare_rates(name: str, baseline, engine, pairs: int) -> dict:
 
 
 class CannedEngine:
-    """An engine that must not be asked."""
+    """An engine that answers at once with a text of fixed length."""
 
     identity = {"engine": "nothing"}  # noqa: RUF012
 
@@ -133,35 +133,36 @@ class CannedEngine:
             yield index, Reply(f"a reply of some length to {request.id} " * 12, "stop", 100)
 
 
-def measurement() -> dict:
-    """Return when, and with which versions, a benchmark was run."""
+def benchmark_metadata() -> dict:
+    """Return the date of a benchmark and the versions of its libraries."""
     return {"date": date.today().isoformat(), "versions": {name: version(name) for name in ("torch", "transformers")}}
 
 
 def cached_read_seconds(runs: int) -> float:
-    """Return the seconds that it takes to read many replies back, their keys included."""
+    """Return the median seconds that reading CACHED_ROWS replies from the cache takes, including the hashing of their keys."""
     requests = [Request(str(number), [{"role": "user", "content": f"prompt {number}"}]) for number in range(CACHED_ROWS)]
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        here = generate.samples.default_path
-        generate.samples.default_path = lambda: Path(folder) / "samples.sqlite"
+        default = reply_cache.default_cache_path
+        reply_cache.default_cache_path = lambda: Path(folder) / "samples.sqlite"
         try:
             for _ in range(runs + 1):
                 began = time.perf_counter()
                 generate.generate(CannedEngine(), requests, BENCH_SAMPLING, 0, "cached rows")
                 seconds.append(time.perf_counter() - began)
         finally:
-            generate.samples.default_path = here
+            reply_cache.default_cache_path = default
     return median(seconds[1:])  # the first run writes them
 
 
 def peak_memory() -> float:
-    """Return the peak memory, in GiB, of a process that samples like the default's largest generating stage."""
+    """Return the peak memory, in GiB, of a process that samples like the largest generating stage of the default recipe."""
     done = subprocess.run([sys.executable, "-m", "benchmarks.generation", "--peak"], capture_output=True, text=True, check=True)
     return float(done.stdout.split()[-1])
 
 
 def sample_largest_stage() -> float:
+    """Sample in this process like that stage; return its peak memory in GiB."""
     bench = GenerationBench()
     sampling = BENCH_SAMPLING.model_copy(update={"max_new_tokens": 160})
     bench.run_engine(bench.long_prompts, sampling, slots=models.read_runtime().generation_batch, stops=set())
@@ -178,11 +179,13 @@ def main(pairs: int, only_peak: bool):
         return
     bench = GenerationBench()
     results = {
-        "vs_generate": compare_rates("vs_generate", bench.plain_generate, bench.engine, pairs),
-        "prefix": compare_rates("prefix", bench.unshared, lambda: bench.run_engine(bench.long_prompts), pairs),
-        "mixed": compare_rates("mixed", bench.fixed_batches, lambda: bench.run_engine(stops=set(), limits=bench.limits), pairs),
+        "vs_generate": compare_rates("vs_generate", bench.run_plain_generate, bench.run_engine, pairs),
+        "prefix": compare_rates("prefix", bench.run_unshared_prefix, lambda: bench.run_engine(bench.long_prompts), pairs),
+        "mixed": compare_rates(
+            "mixed", bench.run_fixed_batches, lambda: bench.run_engine(stops=set(), limits=bench.limits), pairs
+        ),
     }
-    figures = {**measurement(), **results, "cached_rows_seconds": cached_read_seconds(pairs), "peak_gb": peak_memory()}
+    figures = {**benchmark_metadata(), **results, "cached_rows_seconds": cached_read_seconds(pairs), "peak_gb": peak_memory()}
     print("\n| comparison | baseline tokens/s | engine tokens/s | ratio |\n|---|---|---|---|")
     for name, result in results.items():
         print(f"| {name} | {result['baseline']:.0f} | {result['engine']:.0f} | {result['ratio']:.2f} |")

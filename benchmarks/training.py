@@ -1,7 +1,7 @@
-"""How fast distillation trains, against stock TRL, as ratios of runs side by side; see docs/benchmarks.md.
+"""Benchmarks distillation against stock TRL; see docs/benchmarks.md.
 
-Both train the same LoRA on the same batches of the same pairs in float32; each run is a process of its own, so that its peak
-memory is its own too, and the two take turns. Ours includes the time that it takes to compute the reference once.
+Both train the same LoRA on the same batches of the same pairs in float32. The runs alternate, and each is a separate process,
+which separates their peak memory. Our time includes the single computation of the reference log-probabilities.
 """
 
 import json
@@ -16,60 +16,60 @@ from statistics import median
 
 import click
 
-from benchmarks.generation import measurement
+from benchmarks.generation import benchmark_metadata
 from character.core import models, records
 from character.core.params import read_section
 from character.training.objectives import DistillationSettings, preference_loss
 from character.training.run import lora_config, training_arguments
 
 TRAINING_FIGURES = Path("benchmarks/training.json")
-EPOCH_STEPS, BENCH_EPOCHS = 4, 2  # optimiser steps in an epoch, epochs
+EPOCH_STEPS, BENCH_EPOCHS = 4, 2  # optimiser steps per epoch, and epochs
 
 
 def bench_settings() -> DistillationSettings:
-    """Return the default settings, for a shorter run."""
+    """Return the settings of params.yaml with fewer epochs."""
     return read_section("distillation", DistillationSettings).model_copy(update={"epochs": BENCH_EPOCHS})
 
 
-def bench_dataset(tokenizer, wanted: DistillationSettings):
-    """Return the pairs of the workload, the middle ones in length, and how many tokens one epoch holds, padding not counted."""
+def bench_dataset(tokenizer, settings: DistillationSettings):
+    """Return the pairs of the workload, those of medium length, and the tokens of one epoch without padding."""
     from datasets import Dataset
 
     pairs = records.read_records("data/pairs.jsonl", records.PreferencePair)
 
-    def tokens(pair) -> int:
+    def count_tokens(pair) -> int:
         sides = ([*pair.prompt, *side] for side in (pair.chosen, pair.rejected))
         texts = [tokenizer.apply_chat_template([turn.model_dump() for turn in side], tokenize=False) for side in sides]
         return sum(len(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
 
-    count = EPOCH_STEPS * wanted.batch_size
+    count = EPOCH_STEPS * settings.batch_size
     start = (len(pairs) - count) // 2
-    chosen = sorted(pairs, key=tokens)[start : start + count]
-    return Dataset.from_list([pair.model_dump() for pair in chosen]), sum(map(tokens, chosen))
+    chosen = sorted(pairs, key=count_tokens)[start : start + count]
+    return Dataset.from_list([pair.model_dump() for pair in chosen]), sum(map(count_tokens, chosen))
 
 
-def build_ours(model, tokenizer, rows, wanted: DistillationSettings, folder: str):
+def build_our_trainer(model, tokenizer, rows, settings: DistillationSettings, folder: str):
     from trl import DPOConfig
 
     from character.training.trainers import PreferenceTrainer
 
-    args = training_arguments(DPOConfig, wanted, folder, models.read_runtime().training_batch, disable_dropout=False)
+    args = training_arguments(DPOConfig, settings, folder, models.read_runtime().training_batch, disable_dropout=False)
     return PreferenceTrainer(
         name="ours",
-        max_length=wanted.max_length,
-        objective=partial(preference_loss, wanted),
+        max_length=settings.max_length,
+        objective=partial(preference_loss, settings),
         model=model,
         args=args,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=lora_config(wanted),
+        peft_config=lora_config(settings),
     )
 
 
-def build_stock(model, tokenizer, rows, wanted: DistillationSettings, folder: str):
-    """Return TRL's trainer with the same objective, the whole batch at once, torch's own matrix products and our order.
+def build_stock_trainer(model, tokenizer, rows, settings: DistillationSettings, folder: str):
+    """Return TRL's trainer with the same objective and order, the whole batch at once, and torch's default matrix products.
 
-    Its answers end where ours do, or its loss would be that of other tokens: TRL counts what the template writes after a turn.
+    TRL counts the tokens that the template writes after a turn. They are trimmed, so both losses are of the same tokens.
     """
     import torch
     from trl import DPOConfig, DPOTrainer
@@ -79,16 +79,16 @@ def build_stock(model, tokenizer, rows, wanted: DistillationSettings, folder: st
     torch.set_float32_matmul_precision("highest")
     args = training_arguments(
         DPOConfig,
-        wanted,
+        settings,
         folder,
-        wanted.batch_size,
+        settings.batch_size,
         disable_dropout=False,
-        beta=wanted.beta,
-        loss_type=[wanted.loss, "sft"],
-        loss_weights=[1.0, wanted.nll_coef],
+        beta=settings.beta,
+        loss_type=[settings.loss, "sft"],
+        loss_weights=[1.0, settings.nll_coef],
     )
 
-    class Stock(DPOTrainer):
+    class StockTrainer(DPOTrainer):
         def __init__(self, **kwargs):
             super().__init__(**kwargs)
             self.train_dataset = trim_trailing_tokens(self.train_dataset, trailing_token_count(tokenizer))
@@ -97,25 +97,25 @@ def build_stock(model, tokenizer, rows, wanted: DistillationSettings, folder: st
             lengths = [
                 len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"])) for row in self.train_dataset
             ]
-            return LengthGroupedSampler(lengths, wanted.batch_size, self.args.seed)
+            return LengthGroupedSampler(lengths, settings.batch_size, self.args.seed)
 
-    return Stock(
+    return StockTrainer(
         model=model,
         args=args,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=lora_config(wanted),
+        peft_config=lora_config(settings),
     )
 
 
 def train_once(kind: str) -> dict:
-    """Train once in this process."""
-    wanted, tokenizer = bench_settings(), models.load_tokenizer()
+    """Train once in this process; return tokens per second, last loss, peak memory in GiB and number of parameters."""
+    settings, tokenizer = bench_settings(), models.load_tokenizer()
     model = models.load_model()
-    rows, tokens = bench_dataset(tokenizer, wanted)
+    rows, tokens = bench_dataset(tokenizer, settings)
     with tempfile.TemporaryDirectory() as folder:
         began = time.perf_counter()
-        trainer = {"ours": build_ours, "stock": build_stock}[kind](model, tokenizer, rows, wanted, folder)
+        trainer = {"ours": build_our_trainer, "stock": build_stock_trainer}[kind](model, tokenizer, rows, settings, folder)
         trainer.train()
         seconds = time.perf_counter() - began
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
@@ -124,7 +124,7 @@ def train_once(kind: str) -> dict:
 
 
 def matmul_peak() -> float:
-    """Return the most floating-point operations per second that a large float32 product reaches as training multiplies."""
+    """Return the peak floating-point operations per second of a large float32 matrix product with the settings of training."""
     import torch
 
     models.configure_torch()
@@ -138,11 +138,12 @@ def matmul_peak() -> float:
 
 
 def train_in_subprocess(kind: str) -> dict:
+    """Return the result of `train_once` in a process of its own."""
     command = [sys.executable, "-m", "benchmarks.training", "--run", kind]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    found = json.loads(done.stdout.splitlines()[-1])
-    print(f"{kind}: {found['rate']:.0f} tokens/s, final loss {found['loss']:.4f}, {found['peak_gb']:.2f} GiB", flush=True)
-    return found
+    result = json.loads(done.stdout.splitlines()[-1])
+    print(f"{kind}: {result['rate']:.0f} tokens/s, final loss {result['loss']:.4f}, {result['peak_gb']:.2f} GiB", flush=True)
+    return result
 
 
 @click.command()
@@ -153,23 +154,23 @@ def main(pairs: int, kind: str | None):
     if kind:
         print(json.dumps(train_once(kind)))
         return
-    found = [(train_in_subprocess("stock"), train_in_subprocess("ours")) for _ in range(pairs)]
-    # Weights are frozen: two operations forward and two backward for each of them and each token.
-    achieved, peak = median(4 * mine["parameters"] * mine["rate"] for _, mine in found), matmul_peak()
-    ratios = [round(mine["rate"] / theirs["rate"], 4) for theirs, mine in found]
+    results = [(train_in_subprocess("stock"), train_in_subprocess("ours")) for _ in range(pairs)]
+    # The weights are frozen, which leaves two operations forward and two backward per weight and token.
+    achieved, peak = median(4 * mine["parameters"] * mine["rate"] for _, mine in results), matmul_peak()
+    ratios = [round(mine["rate"] / theirs["rate"], 4) for theirs, mine in results]
     trainers = {
-        name: {key: median(pair[index][key] for pair in found) for key in ("rate", "loss", "peak_gb")}
+        name: {key: median(pair[index][key] for pair in results) for key in ("rate", "loss", "peak_gb")}
         for index, name in enumerate(("stock TRL", "ours"))
     }
     figures = {
-        **measurement(),
+        **benchmark_metadata(),
         "trainers": trainers,
         "vs_trl": median(ratios),
         "ratios": ratios,
-        "memory_share": median(mine["peak_gb"] / theirs["peak_gb"] for theirs, mine in found),
+        "memory_share": median(mine["peak_gb"] / theirs["peak_gb"] for theirs, mine in results),
         "peak_share": achieved / peak,
         "peak_gflops": peak / 1e9,
-        "loss_gap": median(abs(mine["loss"] / theirs["loss"] - 1) for theirs, mine in found),
+        "loss_gap": median(abs(mine["loss"] / theirs["loss"] - 1) for theirs, mine in results),
     }
     print("\n| trainer | tokens/s | final loss | peak GiB |\n|---|---|---|---|")
     for name, its in trainers.items():
