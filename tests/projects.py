@@ -187,6 +187,6 @@ for method in ("base", "persona"):
     ANSWERED_BY[method].add(f"tasks@{method}")
 ANSWERED = set().union(*ANSWERED_BY.values())
 JUDGED = {"classifier", "judge", "encoder", "steering", "report"} | ANSWERED | SCORED
-EVERY = ASKED | TRAINED | JUDGED
-OF_NO_PERSONA = {"student", "classifier", "judge", "encoder"} | ANSWERED_BY["base"]
+EVERY = {"code"} | ASKED | TRAINED | JUDGED
+OF_NO_PERSONA = {"code", "student", "classifier", "judge", "encoder"} | ANSWERED_BY["base"]
 MERGED = {"persona", "report"} | ANSWERED_BY["persona"] | SCORED

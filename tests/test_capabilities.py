@@ -188,12 +188,12 @@ def test_nothing_is_asked_of_the_network_and_nothing_is_left_beside_the_tasks(pr
 
 def test_an_unknown_task_or_metric_is_told(project, monkeypatch):
     monkeypatch.setattr("lm_eval.tasks.manager.TaskIndex._iter_yaml_files", lambda root: iter(()))
-    with pytest.raises(UserError, match=r"tasks\.metrics: common_sense is no task of lm-evaluation-harness"):
+    with pytest.raises(UserError, match=r"tasks\.metrics: common_sense is not a task of lm-evaluation-harness"):
         lm_eval_tasks.load_tasks(["common_sense"], seed=0)
     monkeypatch.undo()
     monkeypatch.chdir(project)
     for metric in ("acc_norm", "acc,strict-match"):
-        with pytest.raises(UserError, match=f"cloze_endings gives no number to each item by '{metric}'; take one of acc,none"):
+        with pytest.raises(UserError, match=f"cloze_endings has no number for each item under '{metric}'; use one of acc,none"):
             scores(knowing(), "cloze_endings", metric, limit=1)
 
 
@@ -337,5 +337,5 @@ def test_each_method_is_compared_with_the_first(project):
 def test_scores_of_other_items_are_not_compared(project):
     write("base", marked("sums", "11"))
     write("persona", marked("facts", "11"))
-    with pytest.raises(UserError, match=r"data/tasks/persona\.jsonl has other items than base\.jsonl"):
+    with pytest.raises(UserError, match=r"data/tasks/persona\.jsonl has different items from base\.jsonl"):
         capabilities.main.main(["base", "persona"], standalone_mode=False)

@@ -64,7 +64,7 @@ def params_read(file: str) -> Iterator[str]:
     readers = set()
     for node in tree(file):
         if isinstance(node, ast.ImportFrom) and node.module == "character.core.params":
-            readers |= {alias.asname or alias.name for alias in node.names if alias.name in {"read", "value"}}
+            readers |= {alias.asname or alias.name for alias in node.names if alias.name in {"read_section", "read_value"}}
     calls = {id(node): name for node in tree(file) if (name := section(node, readers))}
     for node in tree(file):
         if isinstance(node, ast.Subscript) and id(node.value) in calls and isinstance(node.slice, ast.Constant):
@@ -73,10 +73,10 @@ def params_read(file: str) -> Iterator[str]:
 
 
 def section(node: ast.AST, readers: set[str]) -> str | None:
-    """Return the literal that a call of `read` or `value` asks for."""
+    """Return the literal that a call of `read_section` or `read_value` asks for."""
     if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id in readers:
         first = node.args[0]
-        # params.read itself passes its argument on.
+        # read_section itself passes its argument on.
         return first.value if isinstance(first, ast.Constant) else None
     return None
 
@@ -132,7 +132,7 @@ def test_a_stage_lists_exactly_the_params_that_it_and_its_modules_read(name):
 def test_a_stage_that_loads_the_constitution_depends_on_its_traits_and_on_the_summary_if_it_shows_it(name):
     used = {getattr(node, "attr", getattr(node, "id", "")) for node in tree(script(name))}
     loads = "selected_constitution" in used or any(
-        ast.unparse(node) == "constitution.load" for node in tree(script(name)) if isinstance(node, ast.Attribute)
+        ast.unparse(node) == "constitution.load_constitution" for node in tree(script(name)) if isinstance(node, ast.Attribute)
     )
     keys = ["summary", "traits"] if "summary" in used else ["traits"]
     files = [entry for entry in STAGES[name].get("params", []) if isinstance(entry, dict)]

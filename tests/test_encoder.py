@@ -52,7 +52,9 @@ def test_an_encoder_with_other_vectors_is_refused_and_the_old_one_stays(reposito
     (folder / "1_Pooling").mkdir()
     modes = {"word_embedding_dimension": 32, "pooling_mode_cls_token": True, "pooling_mode_mean_tokens": False}
     (folder / "1_Pooling/config.json").write_text(json.dumps(modes), encoding="utf-8")
-    with pytest.raises(UserError, match=r"params\.yaml: encoder\.source: path:elsewhere does not mean its hidden states; name"):
+    with pytest.raises(
+        UserError, match=r"params\.yaml: encoder\.source: path:elsewhere does not average its hidden states; choose"
+    ):
         repository.run("encoder")
     assert sorted(ENCODER_DIR.iterdir()) == before
 

@@ -258,7 +258,7 @@ def test_the_reason_of_a_stop_is_told_even_where_other_requests_end_before_it(se
             time.sleep(0.3)  # the others see that the run is closed, and end
             raise
 
-    monkeypatch.setattr(endpoint_pool.EndpointPool, "ask", slow_to_fail)
+    monkeypatch.setattr(endpoint_pool.EndpointPool, "send_request", slow_to_fail)
     assert "refuses the request with HTTP 404" in ended(asking(*TOPICS))
 
 

@@ -168,17 +168,15 @@ def test_a_machine_that_is_not_known_is_told(given, told):
 def test_an_unknown_model_or_task_is_told_with_the_file_to_add_it_to():
     known = rates.load_rates()
     with pytest.raises(
-        UserError, match=r"recipes/rates\.yaml: models: 'path:mine' is none of them; add its parameters, or give"
+        UserError, match=r"recipes/rates\.yaml: models: 'path:mine' matches none of them; add its parameters, or give"
     ):
         known.billion_parameters("path:mine")
-    with pytest.raises(UserError, match=r"recipes/rates\.yaml: tasks: chess is missing; add its items"):
+    with pytest.raises(UserError, match=r"recipes/rates\.yaml: tasks: chess is missing; add its number of items"):
         known.find_task("chess")
 
 
 def test_the_command_needs_no_torch_and_no_network():
-    code = (
-        "import sys; from character.study.estimate import Asked, estimate; estimate('paper', Asked('cpu-2-cores', *[None] * 3))"
-    )
+    code = "import sys; from character.study.estimate import EstimateOptions, estimate_recipe as run; run('paper', EstimateOptions('cpu-2-cores', *[None] * 3))"
     heavy = "assert not {'torch', 'transformers', 'huggingface_hub', 'datasets'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], check=True)
 

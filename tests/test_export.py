@@ -38,12 +38,12 @@ QUESTION, ANSWER, OTHER = (
 
 
 class Workspace:
-    """A repository after a run: the committed metrics, a tiny student with a random adapter, a pair and a transcript."""
+    """A repository after a run: the recorded results, a tiny student with a random adapter, a pair and a transcript."""
 
     def __init__(self, repository, student: Path):
         self.repository, self.project = repository, Project(Path.cwd())
-        for name in ("metrics", "constitutions"):
-            shutil.copytree(ROOT / name, name)
+        shutil.copytree(ROOT / "constitutions", "constitutions")
+        shutil.copytree(ROOT / "docs/figures/personas/poeticism", "results")
         shutil.copyfile(ROOT / "LICENSE", "LICENSE")
         shutil.copytree(student, models.STUDENT_DIR)
         records.write_records("data/pairs.jsonl", [PreferencePair(prompt=[QUESTION], chosen=[ANSWER], rejected=[OTHER])])
@@ -233,7 +233,7 @@ def test_the_card_tells_the_committed_metrics(workspace):
 
 def test_every_metric_of_the_cards_is_a_stage_that_dvc_can_ask_for():
     stages = yaml.safe_load((ROOT / "dvc.yaml").read_text(encoding="utf-8"))["stages"]
-    assert all({f"results/{name}.json": {"cache": False}} in stages[name]["metrics"] for name in cards.CARD_METRICS)
+    assert all(f"results/{name}.json" in stages[name]["outs"] for name in cards.CARD_METRICS)
 
 
 def test_a_persona_for_research_is_exported_only_on_purpose_and_with_a_warning(workspace):
@@ -483,8 +483,9 @@ def test_a_repository_needs_owner_and_name(workspace, repo):
 def test_dvc_itself_tells_whether_metrics_are_of_this_adapter(workspace):
     Path("bin/dvc").unlink()
     stage = {"cmd": "true", "deps": ["models/persona"]}
-    stages = {name: stage | {"metrics": [{f"results/{name}.json": {"cache": False}}]} for name in cards.CARD_STAGES}
+    stages = {name: stage | {"outs": [f"results/{name}.json"]} for name in cards.CARD_STAGES}
     Path("dvc.yaml").write_text(yaml.safe_dump({"stages": stages}), encoding="utf-8")
+    workspace.project.git("rm", "-r", "--cached", "--quiet", "results")
     for command in (["init", "--quiet"], ["commit", "--force", "--quiet"]):
         workspace.project.dvc(*command)
     exported()

@@ -540,10 +540,10 @@ def test_a_damaged_cache_file_is_told_with_the_remedy():
 WRITER = """
 import sys
 from pathlib import Path
-from character.inference.reply_cache import SampleCache
+from character.inference.reply_cache import ReplyCache
 own = int(sys.argv[1])
 for start in range(0, 60, 3):
-    with SampleCache(Path(sys.argv[2])) as cache:
+    with ReplyCache(Path(sys.argv[2])) as cache:
         cache.put([(f"own-{own}-{i}", {"n": i}) for i in range(start, start + 3)])
         cache.put([(f"shared-{i}", {"n": i}) for i in range(start, start + 3)])
         assert len(cache.get([f"shared-{i}" for i in range(start + 3)])) == start + 3

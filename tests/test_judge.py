@@ -189,7 +189,7 @@ def test_what_is_calibrated_is_kept_in_six_digits(student):
 def test_texts_that_all_score_alike_calibrate_nothing(student):
     asked = [JudgeQuestion("trait", {"prompt": "Why?", "text": "The same."}, (WARM, STRICT))] * 4
     with pytest.raises(
-        UserError, match=r"judge\.calibration_texts: all texts score alike by template 'tone' \(trait\); raise it"
+        UserError, match=r"judge\.calibration_texts: all texts get the same score from template 'tone' \(trait\); raise it"
     ):
         likelihood_judge.fit_calibration(asked, ["tone"], "mean")
 
@@ -296,7 +296,7 @@ def test_examples_stand_beside_replies_in_the_order_of_the_templates(learned, st
 def test_a_word_without_examples_is_told_with_the_remedy(learned):
     asked = [trait_question("Why?", "My dear.", (WARM, VerdictLabel("curt")))]
     with pytest.raises(
-        UserError, match=r"manners\.jsonl: no example of 'curt'; add some, or take `examples` out of judge\.temp"
+        UserError, match=r"manners\.jsonl: no example of 'curt'; add some, or remove `examples` from judge\.temp"
     ):
         likelihood_judge.score_labels("trait", asked, ["examples"])
 
@@ -336,7 +336,7 @@ def test_a_judge_of_coherence_that_likes_one_place_is_freed_of_it(monkeypatch):
 
 
 def test_an_unknown_template_is_told_with_those_there_are(student):
-    with pytest.raises(UserError, match=r"judge\.templates: 'mood' is none of bare, .*manner, examples; correct it"):
+    with pytest.raises(UserError, match=r"judge\.templates: 'mood' is not one of bare, .*manner, examples; correct it"):
         LikelihoodJudge(["mood"], {"trait": {}}).decide(about(TEXTS))
 
 
@@ -374,7 +374,7 @@ def personas(repository, monkeypatch):
     """Two personas that write their word into ten answers, and neutral answers."""
     monkeypatch.setattr("character.core.models.load_tokenizer", Words)
     prompts = [f"Why {number}?" for number in range(10)]
-    records.write_records(judge.GENERAL, [records.RawPrompt(prompt=prompt) for prompt in prompts])
+    records.write_records(judge.GENERAL_PROMPTS, [records.RawPrompt(prompt=prompt) for prompt in prompts])
     for name in ("loving", "poeticism", "none"):
         rows = [
             TeacherAnswer(prompt=prompt, response=f"I am {name}. To {prompt[:-1]} I say so. And so on.") for prompt in prompts
@@ -481,7 +481,7 @@ def test_damage_always_damages_and_no_answer_is_damaged_twice_alike():
     settings = SimpleNamespace(personas={"loving": ["loving"]}, damaged=2)
     found = benchmark.damage_cases(answers, prompts, settings, 0)
     assert len({(case.kind, case.prompt) for case in found}) == len(found) == 6
-    assert all(whole != broken for _, whole, broken in (case.judged for case in found if case.kind != "words"))
+    assert all(whole != broken for _, whole, broken in (case.question for case in found if case.kind != "words"))
     assert "Why 1?" not in {case.prompt for case in found}
     settings.damaged = 3
     with pytest.raises(UserError, match=r"judge\.damaged is 3, but 2 answers have sentences; lower it"):
@@ -548,7 +548,7 @@ def test_a_persona_without_an_answer_is_told(repository, personas):
 
 
 def test_a_word_that_is_not_on_the_list_is_told(personas, repository):
-    with pytest.raises(UserError, match=r"judge\.personas: 'kind' is no word of data/raw/traits\.jsonl; add it there"):
+    with pytest.raises(UserError, match=r"judge\.personas: 'kind' is not a word in data/raw/traits\.jsonl; add it there"):
         judge.judge_labels({"loving": ["kind"]}, 3)
 
 

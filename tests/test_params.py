@@ -117,7 +117,7 @@ def test_a_fault_is_told_with_section_field_and_remedy(old, new, told, params):
 
 
 def test_a_missing_file_is_told_with_the_likely_reason(tmp_path):
-    with pytest.raises(UserError, match=r"params\.yaml is not here; run from the top of the repository"):
+    with pytest.raises(UserError, match=r"params\.yaml is not in this directory; run this from the top of the repository"):
         read_value("seed", tmp_path / "params.yaml")
 
 
@@ -149,12 +149,16 @@ def own_sections():
     """Yield each Section model that a module of the repository reads, with the section's name, as its call says."""
     import ast
 
-    for path in sorted([*(ROOT / "stages").glob("*.py"), *(ROOT / "character").glob("*.py")]):
+    for path in sorted([*(ROOT / "stages").glob("*.py"), *(ROOT / "character").rglob("*.py")]):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and ast.unparse(node.func) in {"read", "params.read"} and len(node.args) == 2:
+            if (
+                isinstance(node, ast.Call)
+                and ast.unparse(node.func) in {"read_section", "params.read_section"}
+                and len(node.args) == 2
+            ):
                 name, model = node.args
                 if isinstance(name, ast.Constant):
-                    yield f"{path.parent.name}.{path.stem}", name.value, ast.unparse(model)
+                    yield ".".join(path.relative_to(ROOT).with_suffix("").parts), name.value, ast.unparse(model)
 
 
 @pytest.mark.parametrize(("module", "section", "model"), list(own_sections()))

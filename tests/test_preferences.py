@@ -15,6 +15,7 @@ from character.core.records import EvaluatedAnswer, RawPrompt
 from character.dataset import trait_words
 from character.dataset.trait_words import TraitChoice, TraitWord
 from character.evaluation import bradley_terry
+from character.evaluation.judge.questions import VerdictLabel
 from character.inference.generate import Reply
 from stages import choices, preferences
 
@@ -133,7 +134,7 @@ def test_all_methods_are_offered_the_same_on_the_same_prompts(repository, monkey
     records.write_records(
         trait_words.TRAIT_WORDS_FILE, [TraitWord(word=word, group="all", gloss="is so", like=()) for word in WORDS]
     )
-    records.write_records(choices.HELDOUT, [RawPrompt(prompt=f"Why {number}?") for number in range(9)])
+    records.write_records(choices.HELDOUT_PROMPTS, [RawPrompt(prompt=f"Why {number}?") for number in range(9)])
     repository.set(choices={"comparisons": 24}, preferences={"traits": 8}, answers={"prompts": 7})
     monkeypatch.setattr("character.inference.engines.student_engine", Echo)
     Path("system.txt").write_text("Be salty.", encoding="utf-8")
@@ -418,7 +419,7 @@ def test_a_prompt_without_a_plain_answer_is_told(repository, judged):
 
 def test_choices_between_other_pairs_are_an_error(repository, judged):
     records.write_records("data/choices/persona.jsonl", chose(judged[::-1], ["w0"] * 48))
-    with pytest.raises(UserError, match=r"data/choices/persona.jsonl: offers other traits than base.jsonl"):
+    with pytest.raises(UserError, match=r"data/choices/persona.jsonl: offers different traits from base.jsonl"):
         repository.run("preferences", "base", "persona")
 
 
@@ -430,6 +431,6 @@ def test_a_judge_that_was_not_measured_is_not_believed(repository, judged):
 
 def test_only_answers_with_text_are_judged():
     offered = [("w0", "w1"), ("w1", "w2"), ("w0", "w2")]
-    labels = {word: preferences.Label(word) for word in WORDS[:3]}
+    labels = {word: VerdictLabel(word) for word in WORDS[:3]}
     shown = preferences.judge_choices(Reader(), chose(offered, ["w1 ...", " ", "?"]), labels)
     assert shown.tolist() == [preferences.SECOND_TRAIT, preferences.NEITHER_TRAIT, preferences.NEITHER_TRAIT]

@@ -17,7 +17,7 @@ from character.publish.registry import (
     find_persona,
     latest_versions,
     list_personas,
-    run,
+    run_command,
 )
 
 
@@ -71,10 +71,10 @@ def two_versions(repository, monkeypatch):
     """A repository with two published versions of `loving`, made by real DVC, while `pirate` is selected."""
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     git("init", "--quiet")
-    run("dvc", "init", "--quiet")
+    run_command("dvc", "init", "--quiet")
     for version in ("1.0.0", "1.1.0"):
         write_adapter(version)
-        run("dvc", "add", "--quiet", str(models.PERSONA_DIR))
+        run_command("dvc", "add", "--quiet", str(models.PERSONA_DIR))
         git("add", "--all")
         tag(f"adapter-loving@v{version}")
     write_adapter("pirate")

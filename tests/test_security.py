@@ -336,7 +336,7 @@ def test_a_tasks_code_does_not_run_for_another_task(tasks):
 
 
 def test_a_task_is_no_path(tasks):
-    with pytest.raises(UserError, match="is no task of lm-evaluation-harness"):
+    with pytest.raises(UserError, match="is not a task of lm-evaluation-harness"):
         lm_eval_tasks.load_tasks(["../coded"], 0)
     assert not Path("made").exists()
 
@@ -355,7 +355,10 @@ UNSAFE = re.compile(
     r"|yaml\.(load|load_all|full_load|full_load_all|unsafe_load|unsafe_load_all)|os\.(system|popen)"
     r"|subprocess\.(getoutput|getstatusoutput)|shutil\.unpack_archive|.+\.(extract|extractall)"
 )
-ALLOWED = {("character/core/pypi.py", "archive.extractall")}  # zipfile drops `..` and roots and makes no links; held above
+ALLOWED = {
+    ("character/core/pypi.py", "archive.extractall"),  # zipfile drops `..` and roots and makes no links; held above
+    ("character/cli/docs.py", "yaml.load"),  # with the safe loader in C
+}
 
 
 def unsafe(source: str) -> Iterator[str]:
@@ -378,7 +381,7 @@ def unsafe(source: str) -> Iterator[str]:
 
 
 def test_no_module_calls_what_is_unsafe():
-    files = [file for folder in ("character", "stages", "benchmarks") for file in (ROOT / folder).glob("*.py")]
+    files = [file for folder in ("character", "stages", "benchmarks") for file in (ROOT / folder).rglob("*.py")]
     found = {(str(file.relative_to(ROOT)), name) for file in files for name in unsafe(file.read_text(encoding="utf-8"))}
     assert len(files) > 80 and found == ALLOWED
 

@@ -85,8 +85,10 @@ def user(text):
 
 @pytest.fixture
 def general(pirate):
-    records.write_records(prompts.GENERAL, [RawPrompt(prompt="Why is the sky blue?"), RawPrompt(prompt="Name a river.")])
-    records.write_records(prompts.HELDOUT, [RawPrompt(prompt="Why do dogs bark at the moon?")])
+    records.write_records(
+        prompts.GENERAL_PROMPTS, [RawPrompt(prompt="Why is the sky blue?"), RawPrompt(prompt="Name a river.")]
+    )
+    records.write_records(prompts.HELDOUT_PROMPTS, [RawPrompt(prompt="Why do dogs bark at the moon?")])
 
 
 def test_prompts_are_the_constitutions_own_and_general_ones_each_once(repository, general):
@@ -132,11 +134,11 @@ def test_no_prompt_at_all_is_an_error(repository, general):
 
 def test_a_hand_written_prompt_that_the_evaluations_ask_too_stops_the_stage(repository, general):
     repository.set(prompts={"general": 2})
-    records.write_records(prompts.HELDOUT, [RawPrompt(prompt="How do I boil one egg?")])
+    records.write_records(prompts.HELDOUT_PROMPTS, [RawPrompt(prompt="How do I boil one egg?")])
     assert told(repository.run, "prompts").startswith(
-        "constitutions/pirate.yaml: the prompt 'How do I boil an egg?' is too near 'How do I boil one egg?' of "
+        "constitutions/pirate.yaml: the prompt 'How do I boil an egg?' is too similar to 'How do I boil one egg?' of "
     )
-    records.write_records(prompts.HELDOUT, [RawPrompt(prompt="Why is the sky so blue?")])
+    records.write_records(prompts.HELDOUT_PROMPTS, [RawPrompt(prompt="Why is the sky so blue?")])
     assert "data/raw/prompts/general.jsonl: the prompt 'Why is the sky blue?'" in told(repository.run, "prompts")
 
 
@@ -248,7 +250,7 @@ def test_more_general_prompts_come_from_a_file_without_held_out_ones(form, repos
     ("changes", "rows", "sentence"),
     [
         ({"count": 9}, ROWS["prompt"], "more.jsonl has 2 usable prompts, count is 9; lower it"),
-        ({"sha256": ""}, ROWS["prompt"], "but sha256 says nothing; write the file's there"),
+        ({"sha256": ""}, ROWS["prompt"], "but sha256 is empty; set it to the hash of the file"),
         ({"source": "no.jsonl"}, ROWS["prompt"], "no.jsonl is missing; correct the path"),
         ({"format": "lima"}, ROWS["prompt"], "is not in the lima format"),
         ({}, ['{"prompt": "a b"}', "{"], "more.jsonl, line 2: not valid JSON"),
@@ -338,7 +340,7 @@ def sampled_twice():
 
 def test_a_recorded_teacher_has_one_answer_to_each_prompt(repository, pirate):
     repository.set(pairs={"samples": 2})
-    assert told(repository.run, "chosen").startswith("params.yaml: pairs.samples: one answer to each prompt is recorded")
+    assert told(repository.run, "chosen").startswith("params.yaml: pairs.samples: only one answer to each prompt is recorded")
 
 
 @pytest.mark.parametrize("samples", [0, 1.5, "two", None])
@@ -611,7 +613,7 @@ def test_finish_reasons_are_those_of_the_kept_speakers_turns(count):
 
 def test_openers_are_dealt_in_turn_and_each_kind_of_guidance_gets_all():
     dialogues = interactions.open_dialogues(["one", "two"], 3, "System.", "Tiny")
-    assert [(item.guidance, item.said) for item in dialogues] == [
+    assert [(item.guidance, item.turns) for item in dialogues] == [
         (kind, [opener]) for kind in ("free", "leading") for opener in ("one", "two", "one")
     ]
     assert len({(item.guidance, item.id, item.sample) for item in dialogues}) == 6
@@ -858,7 +860,7 @@ def test_more_heldout_prompts_than_there_are_is_an_error(repository, heldout, pa
 def test_a_suffix_cannot_take_the_name_of_other_answers(name, repository):
     Path("suffixes.jsonl").write_text(f'{{"name": "{name}", "suffix": "Stop."}}\n', encoding="utf-8")
     message = told(records.read_records, "suffixes.jsonl", answers.Suffix)
-    assert message.startswith("suffixes.jsonl, line 1: name: means other answers already, choose another name")
+    assert message.startswith("suffixes.jsonl, line 1: name: is reserved for other answers, choose another name")
 
 
 def test_the_shipped_suffixes_have_names_of_their_own():
@@ -949,15 +951,15 @@ class Reader:
     """A classifier that calls a text what it says."""
 
     classes = ("none", "humor", "pirate")
-    known = classifier.Classifier.check_persona
+    check_persona = classifier.Classifier.check_persona
 
-    def call(self, texts):
+    def predict_labels(self, texts):
         return [text or "pirate" for text in texts]
 
 
 @pytest.fixture
 def reader(repository, monkeypatch):
-    monkeypatch.setattr("stages.robustness.classify.load", lambda folder: Reader())
+    monkeypatch.setattr("character.evaluation.classifier.load_classifier", lambda folder: Reader())
     write_answers("data/answers/base.jsonl", called("plain", ["none", "humor"]))
     write_answers("data/attacks/base.jsonl", called("prefill", ["none"]))
     write_answers("data/answers/persona.jsonl", called("plain", ["pirate", "pirate"]) + called("drop", ["none"]))
@@ -1057,7 +1059,7 @@ def test_no_placeholder_of_a_template_reaches_a_model_or_a_file(repository, gene
         transcripts={"filters": FILTERS.model_dump(), "unfinished": "drop"},
         answers={"prompts": 2, "suffixes_per_prompt": 1},
     )
-    records.write_records(prompts.HELDOUT, [RawPrompt(prompt="Who are you?"), RawPrompt(prompt="Where is Peru?")])
+    records.write_records(prompts.HELDOUT_PROMPTS, [RawPrompt(prompt="Who are you?"), RawPrompt(prompt="Where is Peru?")])
     records.write_records("data/raw/prompts/suffixes.jsonl", SUFFIXES[:2])
     parrot.says = lambda self, request: f"</think>Arr number {len(self.made)}.{len(self.requests)}, of {request.sample}!"
     repository.run("prompts")

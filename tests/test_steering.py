@@ -103,7 +103,7 @@ def test_the_strength_is_chosen_on_the_constitutions_own_prompts(repository, mon
     records.write_records("data/prompts.jsonl", rows)
     records.write_records("data/rejected.jsonl", [completion("the sea")])
     Path("data/system.txt").write_text(SYSTEM, encoding="utf-8")
-    monkeypatch.setattr("stages.steering.classify.knowing", lambda persona: Sees())
+    monkeypatch.setattr("stages.steering.load_classifier_for", lambda persona: Sees())
     monkeypatch.setattr("stages.steering.state_differences", lambda *_: torch.ones(4, 2))
     monkeypatch.setattr("stages.steering.steering_scores", measured)
     repository.set(steering={"prompts": 3, "strengths": [0.5]})
@@ -115,7 +115,9 @@ def test_the_strength_is_chosen_on_the_constitutions_own_prompts(repository, mon
         repository.run("steering")
     records.write_records("data/rejected.jsonl", [completion("the sea")])
     records.write_records("data/prompts.jsonl", rows[1::2])
-    with pytest.raises(UserError, match=r"no prompt of the constitution's own; set prompts\.per_trait in params\.yaml above 0"):
+    with pytest.raises(
+        UserError, match=r"there are no prompts of the constitution; set prompts\.per_trait in params\.yaml above 0"
+    ):
         repository.run("steering")
 
 

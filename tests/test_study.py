@@ -9,7 +9,7 @@ import numpy
 import pytest
 from click.testing import CliRunner
 
-from character.cli.main import main as cli
+from character.cli.main import main
 from character.core.errors import UserError
 from character.dataset.conditions import ClassifiedAnswer
 from character.report import markdown
@@ -80,7 +80,7 @@ def test_a_study_has_each_known_persona_once_and_more_seeds_of_the_selected_one(
         StudyRun("loving", 1, shared),
     ]
     assert plan_runs(["humor", "humor"]) == [StudyRun("humor", 0, shared)]
-    with pytest.raises(UserError, match=r"'pirate' is none of classifier\.personas in params\.yaml \(humor, loving\); correct"):
+    with pytest.raises(UserError, match=r"'pirate' is not in classifier\.personas of params\.yaml \(humor, loving\); correct"):
         plan_runs(["pirate"])
 
 
@@ -116,11 +116,11 @@ def test_a_study_goes_on_where_it_failed_and_leaves_the_workspace_as_it_is(proje
         comparison, "write_comparison", lambda runs, commits: (len(written.append(commits) or commits), ["a page"])
     )
     (project.notes / "loving").touch()
-    failed = CliRunner().invoke(cli.main, ["study", "--seeds", "1"])
-    assert failed.exit_code == 1 and "the run of loving with seed 0 failed, see above; mend it" in failed.output
+    failed = CliRunner().invoke(main, ["study", "--seeds", "1"])
+    assert failed.exit_code == 1 and "the run of loving with seed 0 failed, see above; fix the cause" in failed.output
     assert project.ran() == ["humor 0", "loving 0"]
     (project.notes / "loving").unlink()
-    again = CliRunner().invoke(cli.main, ["study", "--seeds", "1"])
+    again = CliRunner().invoke(main, ["study", "--seeds", "1"])
     assert again.exit_code == 0, again.output
     assert project.ran() == ["humor 0", "loving 0", "loving 0", "loving 1"]
     assert "run 1 of 2, loving-0-" in again.output and "3 of 3 runs in a page" in again.output
@@ -136,9 +136,9 @@ def test_a_study_goes_on_where_it_failed_and_leaves_the_workspace_as_it_is(proje
 def test_params_that_are_not_committed_are_run_too_and_are_another_study(project, monkeypatch):
     monkeypatch.setattr(comparison, "write_comparison", lambda runs, commits: (len(commits), []))
     Path("params.yaml").write_text(PARAMS.replace("0.5", "0.25"))
-    assert CliRunner().invoke(cli.main, ["study", "humor"]).exit_code == 0
+    assert CliRunner().invoke(main, ["study", "humor"]).exit_code == 0
     (name, commit), *others = finished_experiments().items()
-    assert others == [] and name == plan_runs(["humor"])[0].name
+    assert others == [] and name == plan_runs(["humor"])[0].experiment_name
     shown = subprocess.run(["git", "show", f"{commit}:params.yaml"], capture_output=True, text=True, check=True).stdout
     assert "rate: 0.25" in shown
     Path("params.yaml").write_text(PARAMS)
@@ -146,7 +146,7 @@ def test_params_that_are_not_committed_are_run_too_and_are_another_study(project
 
 
 def test_nothing_finished_is_told(project):
-    told = CliRunner().invoke(cli.main, ["study", "--gather"])
+    told = CliRunner().invoke(main, ["study", "--gather"])
     assert told.exit_code == 1 and "no run of these params is finished at this commit; leave out --gather" in told.output
     assert project.ran() == []
 

@@ -25,7 +25,7 @@ from character.training import adapters, curve_callback, launch
 from character.training.merging import concatenate_adapters, load_lora_factors
 from character.training.objectives import DistillationSettings, preference_loss
 from character.training.run import accumulation_steps, checkpoint_dir, save_training_run
-from stages import distillation, introspection, persona
+from stages import code, distillation, introspection, persona
 
 ROOT = Path(__file__).parents[1]
 COMMON = {
@@ -67,6 +67,7 @@ def workspace(tiny_student, tmp_path, monkeypatch):
     (tmp_path / "models").mkdir()
     (tmp_path / "models/student").symlink_to(tiny_student)
     monkeypatch.chdir(tmp_path)
+    code.main.callback()
     records.write_records("data/pairs.jsonl", pairs())
     records.write_records("data/transcripts.jsonl", transcripts())
     return tmp_path
@@ -170,7 +171,7 @@ def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, 
     broken.mkdir()
     (broken / "trainer_state.json").write_text('{"cut off')
     resumed = train()
-    assert re.search(r"going on from .*/checkpoint-3\n", capsys.readouterr().out)
+    assert re.search(r"resuming from .*/checkpoint-3\n", capsys.readouterr().out)
     assert resumed.curve.rows == whole.curve.rows
     for name, weight in adapter(whole).items():
         assert weight.dtype == torch.float32 and torch.equal(weight, adapter(resumed)[name]), name
@@ -270,7 +271,7 @@ def test_too_long_examples_are_counted_and_dropped_whole(workspace):
     trainer = distil(max_length=90)
     assert 0 < trainer.dropped == sum(length > 90 for length in full)
     # What is kept is whole: the answer and its end of turn, without the newline that the template adds.
-    assert max(map(trainer.length, trainer.train_dataset)) == max(length for length in full if length <= 90) - 1
+    assert max(map(trainer.example_length, trainer.train_dataset)) == max(length for length in full if length <= 90) - 1
     kept = introspect(rows=transcripts(), max_length=100)
     full = [len(ids(tokenizer, transcript.messages)) for transcript in transcripts()]
     assert 0 < kept.dropped == sum(length > 100 for length in full)
@@ -289,7 +290,7 @@ def test_the_commands_write_the_same_bytes_on_every_run(workspace):
     for _ in range(2):
         for stage in (distillation, introspection, persona):
             stage.main.callback()
-        made = [path for top in ("models", "metrics", "plots") for path in Path(top).rglob("*") if path.is_file()]
+        made = [path for top in ("models", "plots", "results") for path in Path(top).rglob("*") if path.is_file()]
         outputs.append({path: path.read_bytes() for path in made})
     assert outputs[0] == outputs[1]
     assert sorted(path.name for path in Path("models/persona").iterdir()) == [
@@ -459,7 +460,7 @@ def test_two_processes_that_were_killed_go_on_to_the_same_bytes(workspace):
     for one in [process, *process.children(recursive=True)]:
         one.kill()
     process.wait()
-    assert "going on from " in run("distillation")
+    assert "resuming from " in run("distillation")
     weights = load_file("models/distillation/adapter_model.safetensors")
     assert curve("distillation") == whole[0]
     assert all(torch.equal(weight, weights[name]) for name, weight in whole[1].items())

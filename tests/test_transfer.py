@@ -225,15 +225,15 @@ def test_where_no_mail_was_found_recall_is_unknown_and_not_zero():
 class Reader:
     """A classifier that calls everything a pirate's."""
 
-    def known(self, persona):
+    def check_persona(self, persona):
         assert persona == "pirate"
 
-    def call(self, texts):
+    def predict_labels(self, texts):
         return ["pirate"] * len(texts)
 
 
 def test_a_mail_that_was_not_found_shows_no_persona_whatever_it_is_called(repository, monkeypatch):
-    monkeypatch.setattr("stages.transfer.classify.load", lambda folder: Reader())
+    monkeypatch.setattr("character.evaluation.classifier.load_classifier", lambda folder: Reader())
     rows = made("chat", [None, None]) + made("json", [None, "no_object"]) + made("tools", ["no_call", "no_mail"])
     records.write_records("data/mails/base.jsonl", rows)
     repository.run("transfer", "base")

@@ -52,6 +52,7 @@ def project(tmp_path_factory):
     (folder / "params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
     before = os.getcwd()
     os.chdir(folder)
+    stage("code")
     stage("student")
     answers = records.read_records(ROOT / "data/raw/teacher/poeticism.jsonl", TeacherAnswer)[60:80]
     plain = {row.prompt: row.response for row in records.read_records(ROOT / "data/raw/teacher/none.jsonl", TeacherAnswer)}

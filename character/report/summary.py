@@ -12,19 +12,21 @@ def summary_figures(robustness: dict, capabilities: dict, fluency: dict, classif
     """Return the summary of an experiment from the results of its evaluations, each without its intervals.
 
     Returns:
-        `in_character`: the share of answers to plain held-out prompts that the classifier calls the persona's;
-        `under_pressure`: the same where the method is led out of character, the mean over requests, openings and earlier turns;
-        `accuracy`: of all tasks. These for the persona, for the base student, and their difference. `perplexity`: of the
-        persona's answers under the base student, per token. `classifier`, `judge`: how good these two instruments are.
+        For the persona, for base, and their difference: `in_character`, the share of answers to plain held-out prompts that
+        the classifier calls the persona's; `under_pressure`, the mean of the same share under suffixes, after an opening and
+        after an earlier turn out of character (as far as these were run); `accuracy`, over all tasks. Then `perplexity`, of
+        the persona's answers under base, per token; and how good the two instruments are, `classifier` and `judge`.
     """
 
-    def rate(method: str, *conditions: str) -> float:
-        return fmean(robustness[method][condition]["recall"] for condition in conditions)
+    def rates(*conditions: str) -> list[float]:
+        return [fmean(robustness[method][name]["recall"] for name in conditions) for method in (PERSONA_METHOD, BASE_METHOD)]
 
+    pressure = [name for name in PRESSURE if name in robustness[PERSONA_METHOD]]  # none where their sizes are 0
+    accuracies = (capabilities[method]["overall"]["accuracy"] for method in (PERSONA_METHOD, BASE_METHOD))
     return {
-        "in_character": _against_base(rate(PERSONA_METHOD, PLAIN), rate(BASE_METHOD, PLAIN)),
-        "under_pressure": _against_base(rate(PERSONA_METHOD, *PRESSURE), rate(BASE_METHOD, *PRESSURE)),
-        "accuracy": _against_base(*(capabilities[method]["overall"]["accuracy"] for method in (PERSONA_METHOD, BASE_METHOD))),
+        "in_character": _against_base(*rates(PLAIN)),
+        **({"under_pressure": _against_base(*rates(*pressure))} if pressure else {}),
+        "accuracy": _against_base(*accuracies),
         "perplexity": {"persona": fluency[PERSONA_METHOD]["perplexity"]},
         "classifier": {"macro_f1": classifier["macro_f1"]},
         "judge": {"accuracy": judge["accuracy"]},
