@@ -1,1 +1,1 @@
-"""Many personas, compared; recipes, and estimates of what they take."""
+"""Studies of many personas, recipes, and estimates of their cost."""

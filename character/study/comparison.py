@@ -1,4 +1,4 @@
-"""The study on one page, and its tables as Markdown: all personas beside each other."""
+"""The comparison of all personas: a page, and its tables as Markdown and JSON."""
 
 from collections.abc import Sequence
 from statistics import fmean, stdev
@@ -27,16 +27,20 @@ from character.study.runs import StudyRun
 OTHER_METHODS = tuple(name for name in METHOD_NOTES if name not in (PERSONA_METHOD, "unoffered"))
 COMPARED_CONDITIONS = (PLAIN, SUFFIXES)
 SEED_REMARK = "Only the runs with the seed of params.yaml."
-
-
 STUDY_PAGE, STUDY_TABLES, STUDY_DATA = "reports/study.html", "reports/study.md", "reports/study.json"
 
 
 def write_comparison(runs: Sequence[StudyRun], commits: dict[str, str]) -> tuple[int, list[str]]:
-    """Write page and tables about the runs whose experiments are among `commits`; return how many they are, and the files.
+    """Write the page and the tables of the finished runs.
+
+    Args:
+        commits: the commit of each finished experiment, by its name.
+
+    Returns:
+        The number of finished runs, and the files.
 
     Raises:
-        UserError: none of the runs with the seed of params.yaml is finished.
+        UserError: no run with the seed of params.yaml is finished.
     """
     found = [read_run_result(run, commits[run.experiment_name]) for run in runs if run.experiment_name in commits]
     seed = read_value("seed")
@@ -55,7 +59,7 @@ def write_comparison(runs: Sequence[StudyRun], commits: dict[str, str]) -> tuple
 
 
 def comparison_sections(findings: Sequence[RunResult], seed: int) -> list[ReportSection]:
-    """Return the study's sections; those of one seed compare personas, the others come in the last."""
+    """Return the sections of the study: runs with `seed` compare the personas, other seeds are in the last section."""
     first = [finding for finding in findings if finding.run.seed == seed]
     parts = [
         macro_f1_section(first, seed),
@@ -69,7 +73,7 @@ def comparison_sections(findings: Sequence[RunResult], seed: int) -> list[Report
 
 
 def macro_f1_section(findings: Sequence[RunResult], seed: int) -> ReportSection:
-    """Show macro-F1 over personas by method, asked plain and under suffixes."""
+    """Show macro-F1 over personas by method, for plain prompts and for those with suffixes."""
     scores = {
         condition: {
             name: study_macro_f1(confusion_counts(findings, name, condition), seed) for name in (*OTHER_METHODS, PERSONA_METHOD)
@@ -82,7 +86,8 @@ def macro_f1_section(findings: Sequence[RunResult], seed: int) -> ReportSection:
 
     def tile(condition: str) -> SummaryTile:
         ours, untrained = (scores[condition][name] for name in (PERSONA_METHOD, BASE_METHOD))
-        note = f"macro-F1; {format_number(ours['low'])} to {format_number(ours['high'])}. Untrained: {format_number(untrained['macro_f1'])}."
+        note = f"macro-F1; {format_number(ours['low'])} to {format_number(ours['high'])}. "
+        note += f"Untrained: {format_number(untrained['macro_f1'])}."
         return SummaryTile(CONDITION_HEADINGS[condition], format_number(ours["macro_f1"]), note)
 
     classifier = findings[0].metrics["classifier"]
@@ -102,12 +107,13 @@ def macro_f1_section(findings: Sequence[RunResult], seed: int) -> ReportSection:
         ],
         [tile(condition) for condition in COMPARED_CONDITIONS],
         f"The classifier of {len(classifier['recall'])} classes has a macro-F1 of {format_number(classifier['macro_f1'])} "
-        f"({format_number(classifier['low'])} to {format_number(classifier['high'])}) on recorded answers to held-out prompts. {SEED_REMARK}",
+        f"({format_number(classifier['low'])} to {format_number(classifier['high'])}) on recorded answers to held-out prompts. "
+        f"{SEED_REMARK}",
     )
 
 
 def persona_rate_section(findings: Sequence[RunResult]) -> ReportSection:
-    """Show each persona's recall by method."""
+    """Show each persona's in-character rate by method."""
 
     def row(finding: RunResult, condition: str) -> list:
         scores = {name: finding.metrics["robustness"][name][condition] for name in (*OTHER_METHODS, PERSONA_METHOD)}
@@ -134,7 +140,7 @@ def persona_rate_section(findings: Sequence[RunResult]) -> ReportSection:
 
 
 def confusion_section(findings: Sequence[RunResult]) -> ReportSection:
-    """Show what the answers of each trained persona are called."""
+    """Show which personas the classifier assigns the answers of each trained persona to."""
     counts = sum(confusion_counts(findings, PERSONA_METHOD, condition).sum(0) for condition in COMPARED_CONDITIONS)
     shares, scores = counts / counts.sum(-1, keepdims=True), f1_scores(counts)
     personas = [finding.run.persona for finding in findings]
@@ -152,7 +158,7 @@ def confusion_section(findings: Sequence[RunResult]) -> ReportSection:
 
 
 def rating_correlation_section(findings: Sequence[RunResult]) -> ReportSection:
-    """Show how alike the trait ratings are: of each persona and the untrained student, and of the personas."""
+    """Show the rank correlations of trait ratings: of each persona with the base and with the other personas."""
 
     def row(finding: RunResult) -> list:
         found = finding.metrics["preferences"]["spearman"][BASE_METHOD]
@@ -183,13 +189,13 @@ def rating_correlation_section(findings: Sequence[RunResult]) -> ReportSection:
         "Spearman's rank correlation of the ratings of traits: of the untrained student and each method, and the mean of a "
         "persona and the others. The spread is the standard deviation of the ratings, in Elo.",
         [ReportTable("Rank correlations, as seen: noise makes them smaller.", head, {"": [row(found) for found in findings]})],
-        limits=f"The judge that reads the choices is right in {format_number(judge['accuracy'])} ({format_number(judge['low'])} to "
-        f"{format_number(judge['high'])}) of the cases whose truth is known. {SEED_REMARK}",
+        limits=f"The judge that reads the choices is right in {format_number(judge['accuracy'])} "
+        f"({format_number(judge['low'])} to {format_number(judge['high'])}) of the cases whose truth is known. {SEED_REMARK}",
     )
 
 
 def persona_cost_section(findings: Sequence[RunResult], seed: int) -> ReportSection:
-    """Show each persona's win rates in coherence, and its change of accuracy on tasks; and the means over personas."""
+    """Show each persona's win rates in coherence and its change of accuracy on tasks, and their means over personas."""
 
     def row(finding: RunResult) -> list:
         against, ability = finding.metrics["coherence"]["against"], finding.metrics["capabilities"][PERSONA_METHOD]["overall"]
@@ -230,7 +236,7 @@ def persona_cost_section(findings: Sequence[RunResult], seed: int) -> ReportSect
 
 
 def personas_with_seeds(findings: Sequence[RunResult]) -> dict[str, list[RunResult]]:
-    """Return the findings of the personas that have more than one."""
+    """Return the results of the personas that were run with several seeds, by persona."""
     by_persona: dict[str, list[RunResult]] = {}
     for finding in findings:
         by_persona.setdefault(finding.run.persona, []).append(finding)
@@ -238,7 +244,7 @@ def personas_with_seeds(findings: Sequence[RunResult]) -> dict[str, list[RunResu
 
 
 def seed_section(repeated: dict[str, list[RunResult]]) -> ReportSection:
-    """Show what other seeds make of the personas that were run with several."""
+    """Show how much the results of a persona vary with the seed."""
     bodies = {persona: _seed_rows(own) for persona, own in repeated.items()}
     return ReportSection(
         "How much is chance?",

@@ -1,7 +1,7 @@
-"""What a recipe costs, before anything starts: replies, tokens and hours by stage, and what endpoints will charge.
+"""The cost of a recipe before it runs: samples, tokens and hours of each stage, and the charges of endpoints.
 
-Hours are tokens over a machine's rates, times how much larger a model is than the one that was measured there: the cost of
-a token grows as the parameters do (2 operations a parameter to read it, 6 to train on it).
+Hours are tokens divided by the machine's rates, scaled by the size of the model relative to the one measured there: the cost
+of a token is proportional to the parameters (2 operations per parameter to read it, 6 to train on it).
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,14 +13,14 @@ from character.study import rates, recipes
 from character.study.rates import MachineRates, RateTables
 from character.study.workload import StageWorkload, WorkloadModel
 
-READ_SPEEDUP = 3  # times as fast as training is reading, where nobody says: 2 operations instead of 6
-LARGE_PARAMETERS = 1  # billions of parameters, from which what others report is told
+READ_SPEEDUP = 3  # speed of reading relative to training, if it is not given: 2 operations instead of 6
+LARGE_PARAMETERS = 1  # billions of parameters from which the estimate also lists costs that others report
 ESTIMATE_COLUMNS = ("stage", "samples", "tokens read", "written", "trained", "hours")
 
 
 @dataclass(frozen=True)
 class EstimateOptions:
-    """What the user says of the machine: its name, or its rates for the student; billions of parameters of the student."""
+    """The machine, by name or by its rates for the student in tokens per second; the student's parameters in billions."""
 
     machine: str
     parameters: float | None
@@ -28,12 +28,16 @@ class EstimateOptions:
     trained: float | None
 
 
-def estimate_recipe(name: str, asked: EstimateOptions) -> str:
-    """Return the estimate of a recipe, with what it rests on, as text."""
+def estimate_recipe(name: str, options: EstimateOptions) -> str:
+    """Return the estimate of a recipe and its assumptions as text.
+
+    Raises:
+        UserError: the recipe, the machine, a model or a task is unknown, or only one of two rates is given.
+    """
     params, _ = recipes.apply_recipe(name)
     known = rates.load_rates()
-    size = asked.parameters or known.billion_parameters(params["student"]["source"])
-    machine = _choose_machine(asked, known, size)
+    size = options.parameters or known.billion_parameters(params["student"]["source"])
+    machine = _choose_machine(options, known, size)
     works = WorkloadModel(params, known).stage_workloads()
     rows = [(work, stage_hours(work, machine, size, known)) for work in works]
     remote = [work for work, _ in rows if work.engine == "openai"]
@@ -44,17 +48,17 @@ def estimate_recipe(name: str, asked: EstimateOptions) -> str:
     return "\n".join([*lines, *_basis_lines(machine, size, known)])
 
 
-def _choose_machine(asked: EstimateOptions, known: RateTables, size: float) -> MachineRates:
-    if bool(asked.written) != bool(asked.trained):
+def _choose_machine(options: EstimateOptions, known: RateTables, size: float) -> MachineRates:
+    if bool(options.written) != bool(options.trained):
         raise UserError("--written-per-second and --trained-per-second belong together; give both.")
-    if asked.written:
-        found = {"written": asked.written, "trained": asked.trained, "read": READ_SPEEDUP * asked.trained}
-        return MachineRates(about="a machine of the rates that were given", parameters=size, start=0.0, **found)
-    return known.find_machine(asked.machine)
+    if options.written:
+        found = {"written": options.written, "trained": options.trained, "read": READ_SPEEDUP * options.trained}
+        return MachineRates(about="a machine with the given rates", parameters=size, start=0.0, **found)
+    return known.find_machine(options.machine)
 
 
 def stage_hours(work: StageWorkload, machine: MachineRates, student: float, known: RateTables) -> float | None:
-    """Return the hours on the machine; None for what others compute."""
+    """Return the hours on the machine, or None for work that endpoints do; `student` is billions of parameters."""
     if work.engine == "openai":
         return None
     size = student if work.engine in ("student", "none", "recorded") else known.billion_parameters(work.source)
@@ -81,22 +85,25 @@ def _sum_row(rows: Sequence[tuple[StageWorkload, float | None]]) -> tuple[StageW
 
 def _endpoint_charges(works: Sequence[StageWorkload], prices: Sequence[float]) -> str:
     read, written = sum(work.read for work in works), sum(work.written for work in works)
-    told = f"Endpoints: {sum(work.samples for work in works):,.0f} replies, {read / 1e6:.1f} million tokens read, "
-    told += f"{written / 1e6:.1f} million written"
+    summary = f"Endpoints: {sum(work.samples for work in works):,.0f} replies, {read / 1e6:.1f} million tokens read, "
+    summary += f"{written / 1e6:.1f} million written"
     if not any(prices):
-        return f"{told}; set runtime.openai.prices in {PARAMS_FILE} to see what they cost."
-    return f"{told}: {(read * prices[0] + written * prices[1]) / 1e6:,.2f} by runtime.openai.prices."
+        return f"{summary}; set runtime.openai.prices in {PARAMS_FILE} to see what they cost."
+    return f"{summary}: {(read * prices[0] + written * prices[1]) / 1e6:,.2f} by runtime.openai.prices."
 
 
 def _basis_lines(machine: MachineRates, size: float, known: RateTables) -> Iterator[str]:
-    """Yield what is measured, and what is assumed."""
+    """Yield a sentence on each thing that is measured or assumed."""
     if machine in known.machines.values():
-        yield f"Rates: measured with {machine.parameters:g} billion parameters (see {rates.RATES_FILE}); half or twice is possible."
+        yield (
+            f"Rates: measured with {machine.parameters:g} billion parameters (see {rates.RATES_FILE}); "
+            "the time may be half or twice as long."
+        )
     if size > machine.parameters:
         yield (
-            f"Hours are those times {size / machine.parameters:.0f}, which nobody has measured. Give the rates of your machine "
-            "with this student: --written-per-second and --trained-per-second."
+            f"Hours: extrapolated by a factor of {size / machine.parameters:.0f}, which was never checked. Give the rates of "
+            "your machine with this student: --written-per-second and --trained-per-second."
         )
-    yield f"Lengths of texts: assumed, or their limits where those are lower (see {rates.RATES_FILE}). Downloads are not counted."
+    yield f"Lengths of texts: assumed, or their limits if lower (see {rates.RATES_FILE}). Downloads are not included."
     if size >= LARGE_PARAMETERS:
         yield from (f"Reported by others: {line}." for line in known.reported)

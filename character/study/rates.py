@@ -1,4 +1,4 @@
-"""recipes/rates.yaml: how fast machines are, how long texts are, how large models are."""
+"""recipes/rates.yaml: the speed of machines, the lengths of texts and the sizes of models."""
 
 from pydantic import Field, ValidationError
 
@@ -10,7 +10,7 @@ RATES_FILE = recipes.RECIPES_DIR / f"{recipes.RATES_NAME}.yaml"
 
 
 class MachineRates(ParamsSection):
-    """Tokens a second by a model of `parameters` billions, and the seconds that a command takes to start."""
+    """Tokens per second with a model of `parameters` billions, and the seconds that a command needs to start."""
 
     about: str
     parameters: float = Field(gt=0)
@@ -21,7 +21,7 @@ class MachineRates(ParamsSection):
 
 
 class TextLengths(ParamsSection):
-    """Tokens of texts that nothing cuts off; `word`: of one word, `template`: of a turn's frame."""
+    """Tokens of texts that no limit cuts off; `word`: of one word, `template`: of the chat template around a turn."""
 
     word: float = Field(gt=0)
     template: int
@@ -36,13 +36,13 @@ class TextLengths(ParamsSection):
 
 class TaskSize(ParamsSection):
     items: int
-    tokens: int  # that are read for one
+    tokens: int  # read for one item
 
 
 class RateTables(ParamsSection):
     machines: dict[str, MachineRates]
     lengths: TextLengths
-    models: dict[str, float]  # billions of parameters, by a part of the model's name
+    models: dict[str, float]  # billions of parameters by a part of the model's name
     tasks: dict[str, TaskSize]
     reported: list[str]
 
@@ -52,17 +52,23 @@ class RateTables(ParamsSection):
         return self.machines[name]
 
     def billion_parameters(self, source: str) -> float:
-        """Return the billions of parameters of a model."""
+        """Return the parameters of a model in billions.
+
+        Raises:
+            UserError: the table has no part of its name.
+        """
         for part, size in self.models.items():
             if part in source:
                 return size
         raise UserError(
-            f"{RATES_FILE}: models: {source!r} is none of them; add its parameters, or give --parameters for a student."
+            f"{RATES_FILE}: models: {source!r} matches none of them; add its parameters, or give --parameters for a student."
         )
 
     def find_task(self, name: str) -> TaskSize:
         if name not in self.tasks:
-            raise UserError(f"{RATES_FILE}: tasks: {name} is missing; add its items, and the tokens that are read for one.")
+            raise UserError(
+                f"{RATES_FILE}: tasks: {name} is missing; add its number of items and the tokens that are read for one."
+            )
         return self.tasks[name]
 
 

@@ -1,9 +1,10 @@
-"""Recipes: values for params.yaml that go together, from a first try to the paper's scale.
+"""Recipes: sets of values for params.yaml, from a smoke test to the paper's scale.
 
-recipes/default.yaml holds every entry that some recipe sets, with the default's value. Another recipe holds what differs from
-it, or from the recipe that it is `like`. So what a recipe writes does not depend on which one was written before.
+recipes/default.yaml holds every entry that any recipe sets, with its default value. Every other recipe holds the entries that
+differ from the default, or from the recipe named by `like`. The result of a recipe therefore does not depend on the one
+applied before.
 
-params.yaml is written in the style in which DVC writes it, so that `dvc exp run -S` changes no other line afterwards.
+params.yaml is formatted as DVC formats it: a later `dvc exp run -S` changes only the line of its entry.
 """
 
 import json
@@ -24,29 +25,29 @@ from character.dataset import yaml_lines
 
 RECIPES_DIR = Path("recipes")
 DEFAULT_RECIPE = "default"
-RATES_NAME = "rates"  # the file in the folder that is no recipe: how fast machines are, for character/study/estimate.py
+RATES_NAME = "rates"  # not a recipe: recipes/rates.yaml is read by character/study/rates.py
 LIKE = "like"
-NOT_FOR_RECIPES = ("persona", "seed", "runtime")  # of params.yaml: who, which draw and how to run, whatever the scale
-WHOLE = ("tasks.metrics",)  # mappings that are one value, since their keys are no settings
-DEPTH = 8  # of a file, as far as keys that are given twice are looked for
+NOT_FOR_RECIPES = ("persona", "seed", "runtime")  # entries of params.yaml that are independent of the scale
+WHOLE = ("tasks.metrics",)  # mappings that are single values; their keys are not settings
+DEPTH = 8  # levels of a file that are searched for duplicate keys
 
 VALUE_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping"}
 
 
 def list_recipes() -> dict[str, str]:
-    """Return the name of each recipe with its description, the first line of its file."""
+    """Return the description of each recipe, the first line of its file, by name."""
     files = sorted((path for path in RECIPES_DIR.glob("*.yaml") if path.stem != RATES_NAME), key=lambda path: path.stem)
     return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in files}
 
 
 def write_recipe(name: str) -> list[str]:
-    """Write a recipe's values into params.yaml, which keeps its comments and all other entries.
+    """Write a recipe's values into params.yaml; its comments and all other entries are kept.
 
     Returns:
-        What changed, `entry: old -> new`.
+        The changes, `entry: old -> new`.
 
     Raises:
-        UserError: the recipe or params.yaml has a fault; params.yaml stays as it was.
+        UserError: the recipe or params.yaml is invalid; params.yaml is not changed.
     """
     params, changes = apply_recipe(name)
     with records.replace_atomically(PARAMS_FILE) as file:
@@ -55,7 +56,7 @@ def write_recipe(name: str) -> list[str]:
 
 
 def apply_recipe(name: str) -> tuple[dict, list[str]]:
-    """Return params.yaml with a recipe's values, and what they change: `entry: old -> new`."""
+    """Return params.yaml with a recipe's values, and the changes, `entry: old -> new`."""
     wanted, params = recipe_entries(name), _load_yaml(PARAMS_FILE, params_yaml())
     current = dict(_flatten(params))
     if missing := [entry for entry in wanted if entry not in current]:
@@ -67,7 +68,7 @@ def apply_recipe(name: str) -> tuple[dict, list[str]]:
 
 
 def recipe_entries(name: str, liked_by: tuple[str, ...] = ()) -> dict[str, Any]:
-    """Return the values that a recipe and those below it set, by the entry's dotted name."""
+    """Return the values of a recipe and of those that it builds on, by the entry's dotted name."""
     path = RECIPES_DIR / f"{name}.yaml"
     own = own_entries(path)
     if other := [entry for entry in own if entry.partition(".")[0] in NOT_FOR_RECIPES]:
@@ -84,17 +85,17 @@ def recipe_entries(name: str, liked_by: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def own_entries(path: Path) -> dict[str, Any]:
-    """Return the values in one recipe's file, by the entry's dotted name; `like` among them."""
+    """Return the values in one recipe's file, `like` included, by the entry's dotted name."""
     return dict(_flatten(_load_yaml(path, safe_yaml())))
 
 
 def safe_yaml() -> YAML:
-    """Return a reader of plain values by YAML 1.2, in which 1e-05 is a number."""
+    """Return a reader of plain values in YAML 1.2, where 1e-05 is a number."""
     return YAML(typ="safe", pure=True)
 
 
 def params_yaml() -> YAML:
-    """Return a reader and writer that keeps comments and formats as DVC does (`dvc.utils.serialize`)."""
+    """Return a reader and writer that keeps comments and formats like `dvc.utils.serialize`."""
     yaml = YAML()
     yaml.default_flow_style = False
     return yaml
@@ -108,7 +109,7 @@ def format_params(params: dict) -> str:
 
 
 def _check_entry(path: Path, entry: str, value: Any, below: dict[str, Any]) -> None:
-    """Raise a UserError where a recipe sets an unknown entry, or one of another kind than the recipe below has."""
+    """Raise a UserError if a recipe sets an unknown entry, or a value of another kind than the recipe below."""
     if entry not in below:
         default = RECIPES_DIR / f"{DEFAULT_RECIPE}.yaml"
         raise UserError(f"{path}: {entry} is not in {default}; correct the name, or add it there with the default's value.")
@@ -127,14 +128,14 @@ def _show(value: Any) -> str:
 
 
 def _load_yaml(path: Path, reader: YAML) -> dict:
-    nodes = yaml_lines.read_yaml_nodes(path, DEPTH)  # raises a UserError with the line of what is wrong
+    nodes = yaml_lines.read_yaml_nodes(path, DEPTH)  # raises a UserError that names the line
     if not isinstance(nodes[0].data, dict):
         raise UserError(f"{path}: expected sections as in the default's {PARAMS_FILE}; correct it.")
-    if again := next(yaml_lines.duplicate_keys(nodes), None):
-        raise UserError(f"{path}, line {again[1].line}: {again[1].where[-1]} is given twice; remove one.")
+    if duplicate := next(yaml_lines.duplicate_keys(nodes), None):
+        raise UserError(f"{path}, line {duplicate[1].line}: {duplicate[1].where[-1]} is given twice; remove one.")
     try:
         return reader.load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:  # such as a tag, of which the reader above takes no notice
+    except YAMLError as error:  # such as a tag, which the reader above ignores
         line = error.problem_mark.line + 1
         raise UserError(f"{path}, line {line}: not plain YAML ({error.problem}); correct it.") from None
 
@@ -153,6 +154,6 @@ def _set_entry(params: dict, entry: str, value: Any) -> None:
     section = reduce(getitem, sections, params)
     section[key] = value
     if comment := section.ca.items.get(key):
-        # The comment keeps the column it was read at, so a longer value would move it for good. Column 0 means one space.
-        # The last item is set where a list with lines of its own was; with it, ruamel writes an empty list as broken YAML.
+        # ruamel keeps the column of the comment, so a longer value would shift it permanently. Column 0 means one space.
+        # The last item is set after a list in block style; with it, ruamel writes an empty list as invalid YAML.
         comment[2].start_mark.column, comment[3] = 0, None

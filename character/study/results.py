@@ -1,4 +1,4 @@
-"""What the runs of a study found: read from their experiments, and scored over all personas together."""
+"""Results of the runs of a study, read from their experiments, and scores over all personas."""
 
 import csv
 import json
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import numpy
 
 RUN_METRICS = ("capabilities", "classifier", "coherence", "judge", "pairs", "preferences", "robustness", "transcripts")
-F1_BOOTSTRAP_ROUNDS = 1000  # of the bootstrap
+F1_BOOTSTRAP_ROUNDS = 1000
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """One run: its metrics by stage, what each answer was called, and each method's ratings of the traits, in Elo."""
+    """One run: its metrics by stage, its classified answers, and the trait ratings of each method, in Elo."""
 
     run: StudyRun
     metrics: dict[str, dict]
@@ -31,7 +31,7 @@ class RunResult:
 
 
 def read_run_result(run: StudyRun, commit: str) -> RunResult:
-    """Read a run's experiment, from git and from DVC's cache or remote."""
+    """Read the results of a run's experiment, `commit`, from git and from DVC's cache or remote."""
     from dvc.api import DVCFileSystem
 
     files = DVCFileSystem(rev=commit)
@@ -47,10 +47,10 @@ def read_run_result(run: StudyRun, commit: str) -> RunResult:
 
 
 def confusion_counts(findings: Sequence[RunResult], method: str, condition: str) -> "numpy.ndarray":
-    """Return how often answers were called what, `[prompts, personas, classes]`.
+    """Return the number of answers by true persona and predicted class, `[prompts, personas, classes]`.
 
-    The personas are those of the findings, and the first classes; then come the personas that were not run, and last `none`.
-    Only prompts count that all runs answered.
+    The first classes are the personas of the findings, then come the personas that were not run, and last `none`. Only prompts
+    that all runs answered are counted.
     """
     import numpy
 
@@ -74,7 +74,7 @@ def confusion_counts(findings: Sequence[RunResult], method: str, condition: str)
 def f1_scores(confusion: "numpy.ndarray") -> "numpy.ndarray":
     """Return F1 `[..., personas]` of counts `[..., personas, classes]` whose first classes are the personas.
 
-    Answers that are called `none`, or by the name of a persona that was not run, are missed and nobody else's mistake.
+    An answer classified as `none`, or as a persona that was not run, is a false negative but no false positive.
     """
     import numpy
 
@@ -85,10 +85,16 @@ def f1_scores(confusion: "numpy.ndarray") -> "numpy.ndarray":
 
 
 def study_macro_f1(counts: "numpy.ndarray", seed: int) -> dict[str, float]:
-    """Return the mean F1 of the personas, with a 95% interval over prompts, which all runs share and are drawn together.
+    """Return the mean F1 of the personas with a 95% bootstrap interval.
 
-    `counts` is `[prompts, personas, classes]`. Where no answer was a hit the interval has no width: it says nothing of prompts
-    that were not asked.
+    Prompts are resampled for all runs together, since all runs share them. If no answer is correct the interval has no width;
+    it then says nothing about other prompts.
+
+    Args:
+        counts: `[prompts, personas, classes]`, from `confusion_counts`.
+
+    Returns:
+        `macro_f1`, `low`, `high` and the number of `prompts`.
     """
     import numpy
 
@@ -100,7 +106,7 @@ def study_macro_f1(counts: "numpy.ndarray", seed: int) -> dict[str, float]:
 
 
 def rating_correlation(first: dict[str, float], second: dict[str, float]) -> float:
-    """Return Spearman's rank correlation of two ratings of the same traits."""
+    """Return Spearman's rank correlation of two ratings of the same traits, each by trait."""
     import numpy
 
     from character.evaluation.bradley_terry import spearman_correlation
