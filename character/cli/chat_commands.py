@@ -42,6 +42,6 @@ def samples_command(methods: tuple[str, ...], count: int) -> None:
 
     Shows the answers of METHODS (by default base and persona) to the first plain held-out prompts.
     """
-    from character.report.markdown import side_by_side
+    from character.report.markdown import answers_to_markdown
 
-    click.echo(side_by_side(methods or ("base", "persona"), count))
+    click.echo(answers_to_markdown(methods or ("base", "persona"), count))
