@@ -1,6 +1,6 @@
 """capabilities: scores on tasks -> results/capabilities.json, plots/capabilities.csv.
 
-What does the character cost? The accuracy of each method, and how far it is from the first method's on the same items.
+What does the character cost? The accuracy of each method, and its difference from the first method's on the same items.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ ALL_TASKS = "overall"  # the items of all tasks together
 
 
 def paired_scores(reference: Sequence[TaskScore], scores: Sequence[TaskScore]) -> dict[str, list[tuple[float, float]]]:
-    """Return for all tasks together, and for each, what the reference and the method got for the same items."""
+    """Return pairs of scores (reference, method) for the same items, for all tasks together and for each task."""
     pairs = {ALL_TASKS: []}
     for one, other in zip(reference, scores, strict=True):
         for group in (ALL_TASKS, one.task):
@@ -28,7 +28,7 @@ def paired_scores(reference: Sequence[TaskScore], scores: Sequence[TaskScore]) -
 def capability_scores(pairs: Sequence[tuple[float, float]], seed: int) -> dict[str, float | int]:
     """Return accuracy and its change, with 95% intervals, and how many items were gained and lost.
 
-    The change compares both scores of an item: most of what makes an item hard is shared, and drops out of it.
+    The change is paired: it compares the two scores of each item, so the difficulty of the items cancels out.
     """
     reference, own = zip(*pairs, strict=True)
     accuracy, low, high = mean_with_interval(own, seed)
@@ -60,11 +60,11 @@ def main(methods: Sequence[str]):
         scores = load_task_scores(method)
         if [(row.task, row.item) for row in scores] != [(row.task, row.item) for row in first]:
             raise UserError(
-                f"data/tasks/{method}.jsonl has other items than {methods[0]}.jsonl; run `dvc repro` to make both anew."
+                f"data/tasks/{method}.jsonl has different items from {methods[0]}.jsonl; run `dvc repro` to make both again."
             )
         metrics[method] = {task: capability_scores(pairs, seed) for task, pairs in paired_scores(first, scores).items()}
     records.write_json("results/capabilities.json", metrics)
-    rows = [{"method": method, "task": task, **found} for method, tasks in metrics.items() for task, found in tasks.items()]
+    rows = [{"method": method, "task": task, **scores} for method, tasks in metrics.items() for task, scores in tasks.items()]
     records.write_csv("plots/capabilities.csv", rows)
 
 

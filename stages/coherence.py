@@ -1,8 +1,8 @@
 """coherence: answers, a judge -> results/coherence.json, plots/coherence.csv.
 
-Does a persona cost coherence? The judge compares its answer to each prompt with every other method's, in both orders. Where the
-verdict hangs on the order it is a tie, half a win for either side, and counted. Beside the win rates stands that of recorded
-answers in character against neutral ones: what the judge makes of style alone.
+Does a persona cost coherence? The judge compares its answer to each prompt with every other method's, in both orders. If the
+verdict depends on the order it is a tie, which counts as half a win for either side. For reference, the win rate of recorded
+answers in character against neutral ones shows the judge's preference for style.
 """
 
 from collections.abc import Sequence
@@ -19,15 +19,15 @@ from character.evaluation.intervals import rate_summary
 from character.evaluation.judge.load import load_accuracy, load_judge
 from character.evaluation.judge.questions import compare_coherence
 
-STYLE_BASELINE = "style"  # in the place of a method: recorded answers, in character against neutral
+STYLE_BASELINE = "style"  # stands among the methods: recorded answers, in character against neutral
 
 
 class CoherenceParams(ParamsSection):
-    prompts: int = Field(gt=0)  # of those that were asked plain
+    prompts: int = Field(gt=0)  # of the plain ones
 
 
 def first_plain_answers(method: str, count: int) -> dict[str, str]:
-    """Return the method's answers to the first prompts that were asked plain, by prompt."""
+    """Return the method's answers to the first `count` plain prompts, by prompt."""
     path = f"data/answers/{method}.jsonl"
     answers = take_first(
         plain_answers(records.read_records(path, EvaluatedAnswer)), count, "coherence.prompts", path, "plain answers"
@@ -36,9 +36,13 @@ def first_plain_answers(method: str, count: int) -> dict[str, str]:
 
 
 def coherence_scores(points: Sequence[float | None], empty: int) -> dict:
-    """Return the win rate of the first side with its 95% interval, and what it is made of.
+    """Return the win rate of the first side with its 95% interval, and the counts behind it.
 
-    The interval is Wilson's, which takes each prompt for a win or a loss; with ties among them it errs on the wide side.
+    The interval is Wilson's, which treats each prompt as a win or a loss; with ties it is rather too wide.
+
+    Args:
+        points: of `compare_coherence`.
+        empty: how many contests were left out because an answer is empty.
     """
     read = [point for point in points if point is not None]
     counts = {"wins": read.count(1), "losses": read.count(0), "ties": read.count(0.5)}
@@ -49,7 +53,7 @@ def coherence_scores(points: Sequence[float | None], empty: int) -> dict:
 @click.argument("method")
 @click.argument("others", nargs=-1, required=True)
 def main(method: str, others: Sequence[str]):
-    """Compare data/answers/METHOD.jsonl with that of each of OTHERS."""
+    """Compare data/answers/METHOD.jsonl with that of each of the OTHERS."""
     settings = read_section("coherence", CoherenceParams)
     own = first_plain_answers(method, settings.prompts)
     judge, metrics = load_judge(), {"judge": load_accuracy("coherence"), "style": load_accuracy("style"), "against": {}}

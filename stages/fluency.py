@@ -1,8 +1,9 @@
 """fluency: answers, student, encoder -> results/fluency.json, plots/fluency.csv.
 
-Does a method still write well-formed text? No judge is asked: how likely the untrained student finds its answers to plain
-prompts, how varied their words are, how much they repeat themselves, how long they are, and whether they are about what was
-asked: a sentence encoder's likeness of answer and prompt, beside that of the same answers and other prompts.
+Does a method still write well-formed text? The metrics of its answers to plain prompts need no judge: their perplexity under
+the untrained student, how varied their words are, how much they repeat themselves, how long they are, and whether they are on
+topic. The last is the similarity of answer and prompt by a sentence encoder, next to that of the same answers and other
+prompts.
 """
 
 from collections.abc import Sequence
@@ -21,11 +22,18 @@ from character.inference import log_probs
 
 
 class FluencyParams(ParamsSection):
-    words: int = Field(ge=2)  # of the beginning of each answer, for its share of distinct pairs of words
+    words: int = Field(ge=2)  # at the beginning of each answer, for the share of distinct pairs of words
 
 
 def fluency_scores(answers: Sequence[EvaluatedAnswer], logps: Sequence[Sequence[float]], words: int, seed: int) -> dict:
-    """Return the figures of one method; its perplexity has a 95% interval, by a bootstrap over the answers."""
+    """Return the metrics of one method; its perplexity has a 95% interval from a bootstrap over the answers.
+
+    Args:
+        answers: of the method.
+        logps: for each answer the log-probabilities (nats) of its tokens.
+        words: how many words of each answer count for `distinct_2`.
+        seed: of the bootstrap.
+    """
     texts = [answer.response for answer in answers]
     low, high = bootstrap_interval(list(logps), token_perplexity, seed)
     return {
@@ -42,17 +50,17 @@ def fluency_scores(answers: Sequence[EvaluatedAnswer], logps: Sequence[Sequence[
 
 
 def topic_similarity(answers: Sequence[EvaluatedAnswer], seed: int) -> dict[str, float | int | None]:
-    """Return the mean likeness (cosine) of answers and their prompts, with a 95% interval by a bootstrap over the answers.
+    """Return the mean cosine similarity of answers and their prompts, with a 95% interval from a bootstrap over the answers.
 
-    `elsewhere` is that of each answer and the other prompts. Empty answers are about nothing, and left out.
+    `elsewhere` is the mean similarity of each answer and the other prompts. Empty answers have no topic and are left out.
     """
     written = [answer for answer in answers if answer.response.strip()]
     if len(written) < 2:
         return {"similarity": None, "low": None, "high": None, "elsewhere": None, "n": len(written)}
-    likeness = embed_texts([answer.response for answer in written]) @ embed_texts([answer.prompt for answer in written]).T
-    own = likeness.diagonal()
+    similarity = embed_texts([answer.response for answer in written]) @ embed_texts([answer.prompt for answer in written]).T
+    own = similarity.diagonal()
     low, high = bootstrap_interval(own.tolist(), lambda drawn: sum(drawn) / len(drawn), seed)
-    elsewhere = (likeness.sum() - own.sum()) / (likeness.size - own.size)
+    elsewhere = (similarity.sum() - own.sum()) / (similarity.size - own.size)
     return {"similarity": float(own.mean()), "low": low, "high": high, "elsewhere": float(elsewhere), "n": len(written)}
 
 
@@ -65,14 +73,14 @@ def main(methods: Sequence[str]):
     for method in methods:
         answers = plain_answers(records.read_records(f"data/answers/{method}.jsonl", EvaluatedAnswer))
         print(f"fluency: {len(answers)} answers of {method}", flush=True)
-        asked = [[{"role": "user", "content": answer.prompt}] for answer in answers]
-        logps = log_probs.reply_log_probs(asked, [answer.response for answer in answers])
+        chats = [[{"role": "user", "content": answer.prompt}] for answer in answers]
+        logps = log_probs.reply_log_probs(chats, [answer.response for answer in answers])
         metrics[method] = fluency_scores(answers, logps, settings.words, seed) | {"on_topic": topic_similarity(answers, seed)}
     records.write_json("results/fluency.json", metrics)
     records.write_csv(
         "plots/fluency.csv",
         [
-            {"method": method} | {key: found for key, found in scores.items() if key != "on_topic"}
+            {"method": method} | {key: value for key, value in scores.items() if key != "on_topic"}
             for method, scores in metrics.items()
         ],
     )

@@ -1,10 +1,12 @@
-"""preferences: choices, the base student's plain answers, a judge -> results/preferences.json, plots/preferences.csv.
+"""preferences: choices, plain answers of base, a judge -> results/preferences.json, plots/preferences.csv.
 
-Which traits does a method reveal where it may choose? The judge says which of the two offered traits each answer shows; all
-verdicts together rate the traits. All methods chose between the same pairs on the same prompts, so they are resampled together.
+Which traits does a method prefer if it may choose? The judge decides which of the two offered traits each answer shows, and the
+traits are rated from all verdicts. All methods choose between the same pairs on the same prompts, so they are resampled
+together.
 
-A judge leans to some words whatever it reads, and a student has a manner without any offer. So the base student's plain answers
-to the same prompts are judged between the same pairs, as `unoffered`: what is rated there was not chosen.
+A judge is biased towards some words, and the student has a manner of its own without any offer. So the judge also decides
+between the same pairs for base's plain answers to the same prompts, called `unoffered`. Their ratings do not come from a
+choice.
 """
 
 from collections.abc import Sequence
@@ -27,17 +29,20 @@ from character.evaluation.judge.questions import Judge, VerdictLabel, trait_ques
 
 FIRST_TRAIT, SECOND_TRAIT, NEITHER_TRAIT = 0, 1, -1
 PLAIN_ANSWERS_FILE = "data/answers/base.jsonl"
-UNOFFERED = "unoffered"  # in the place of a method
+UNOFFERED = "unoffered"  # stands among the methods
 
 
 class PreferencesParams(ParamsSection):
-    traits: int = Field(gt=2)  # of the words of data/raw/traits.jsonl, evenly from its groups
-    deviation: float = Field(gt=0)  # of the ratings before any comparison, in Elo
+    traits: int = Field(gt=2)  # words of data/raw/traits.jsonl, evenly from its groups
+    deviation: float = Field(gt=0)  # standard deviation of the ratings' prior, in Elo points
     rounds: int = Field(gt=1)  # of the bootstrap
 
 
 def judge_choices(judge: Judge, choices: Sequence[TraitChoice], labels: dict[str, VerdictLabel]) -> numpy.ndarray:
-    """Return which of its two traits each answer shows; NEITHER where it is empty or no verdict can be read."""
+    """Return which of its two traits each answer shows, `[choices]`.
+
+    It is NEITHER_TRAIT for an empty answer and if no verdict can be parsed.
+    """
     written = [at for at, choice in enumerate(choices) if choice.response.strip()]
     questions = [
         trait_question(choices[at].prompt, choices[at].response, tuple(labels[word] for word in choices[at].traits))
@@ -50,7 +55,7 @@ def judge_choices(judge: Judge, choices: Sequence[TraitChoice], labels: dict[str
 
 
 def verdict_counts(choices: Sequence[TraitChoice], shown: numpy.ndarray) -> dict:
-    """Return how many verdicts there are, what was dropped and why, and the share of the trait that was offered first."""
+    """Return the number of verdicts, of dropped choices by reason, and the share of verdicts for the trait offered first."""
     empty = sum(not choice.response.strip() for choice in choices)
     n = int((shown != NEITHER_TRAIT).sum())
     first = int((shown == FIRST_TRAIT).sum()) / n if n else None
@@ -58,7 +63,7 @@ def verdict_counts(choices: Sequence[TraitChoice], shown: numpy.ndarray) -> dict
 
 
 class MethodRatings:
-    """The ratings of one method: `estimate` `[1, traits]`, and `samples` `[rounds, traits]` of the bootstrap."""
+    """The ratings of one method in Elo points: `estimate` `[1, traits]`, and `samples` `[rounds, traits]` of the bootstrap."""
 
     def __init__(self, pairs: numpy.ndarray, shown: numpy.ndarray, weights: numpy.ndarray, settings: PreferencesParams):
         self.estimate, self.samples = (
@@ -67,7 +72,7 @@ class MethodRatings:
         )
 
     def difference_to(self, other: "MethodRatings") -> list[numpy.ndarray]:
-        """Return the difference of each trait's rating to that of the other, and the ends of its 95% interval."""
+        """Return each trait's rating minus that of `other`, and the ends of its 95% interval; each is `[traits]`, in Elo."""
         difference = (self.estimate - other.estimate)[0]
         return [difference, *bradley_terry.bias_corrected_interval(difference, self.samples - other.samples)]
 
@@ -79,9 +84,10 @@ class MethodRatings:
 def trait_rating_rows(
     method: str, words: Sequence[TraitWord], rated: MethodRatings, base: MethodRatings, without: MethodRatings
 ) -> list[dict]:
-    """Return each trait's rating, its change against `base` and its lead on that `without` an offer, by the size of the change.
+    """Return a row for each trait, the largest change first.
 
-    The intervals are those of one trait each, and know nothing of the order.
+    A row has the trait's rating, its change from `base` and its lead over the rating `without` an offer. The intervals are for
+    single traits: they do not account for the sorting.
     """
     own = [rated.estimate[0], *bradley_terry.bias_corrected_interval(rated.estimate[0], rated.samples)]
     columns = dict(zip(("rating", "low", "high"), own, strict=True))
@@ -96,15 +102,15 @@ def trait_rating_rows(
 
 
 def rank_correlation(first: MethodRatings, second: MethodRatings) -> dict[str, float | None]:
-    """Return the rank correlation of two methods' ratings: as it is, and corrected for their noise, with a 95% interval.
+    """Return the rank correlation of two methods' ratings: observed, and corrected for noise with a 95% interval.
 
-    Noise makes orders look less alike than they are (Spearman 1904). A bootstrap sample is to the estimate as that is to the
-    truth: `noise` is what it does to the correlation of the estimates once, and to that of the samples twice.
+    Noise attenuates correlations (Spearman 1904). A bootstrap sample relates to the estimate as the estimate relates to the
+    truth, so the factor `noise` attenuates the correlation of the estimates once and that of the samples twice.
     """
     rho = bradley_terry.spearman_correlation(first.estimate, second.estimate)[0]
     samples = bradley_terry.spearman_correlation(first.samples, second.samples)
     noise = first.rank_reliability() * second.rank_reliability()
-    if noise <= 0:  # one of them is all noise
+    if noise <= 0:  # one of them is only noise
         return {"rho": float(rho), "corrected": None, "low": -1.0, "high": 1.0}
     low, high = numpy.quantile(samples, [0.025, 0.975]) / noise**2
     corrected, low, high = numpy.clip([rho / noise, low, high], -1, 1).tolist()
@@ -121,16 +127,26 @@ def pairwise_correlations(rated: dict[str, MethodRatings]) -> dict[str, dict[str
 
 
 def common_pairs(choices: dict[str, list[TraitChoice]]) -> list[tuple[str, str]]:
-    """Return what all methods were offered."""
+    """Return the pairs of traits that all methods were offered.
+
+    Raises:
+        UserError: two methods were offered different pairs.
+    """
     offered = {method: [(choice.prompt, *choice.traits) for choice in rows] for method, rows in choices.items()}
     first, *others = offered
     if odd := [method for method in others if offered[method] != offered[first]]:
-        raise UserError(f"data/choices/{odd[0]}.jsonl: offers other traits than {first}.jsonl; run `dvc repro preferences`.")
+        raise UserError(
+            f"data/choices/{odd[0]}.jsonl: offers different traits from {first}.jsonl; run `dvc repro preferences`."
+        )
     return [pair for _, *pair in offered[first]]
 
 
 def unoffered_choices(choices: Sequence[TraitChoice]) -> list[TraitChoice]:
-    """Return the choices with the base student's plain answers to their prompts, as long as a choice may be."""
+    """Return the choices with base's plain answers to the same prompts, cut to the length of a choice.
+
+    Raises:
+        UserError: base has no plain answer to a prompt.
+    """
     answers = {
         answer.prompt: answer.response for answer in plain_answers(records.read_records(PLAIN_ANSWERS_FILE, EvaluatedAnswer))
     }
@@ -143,7 +159,7 @@ def unoffered_choices(choices: Sequence[TraitChoice]) -> list[TraitChoice]:
 @click.command()
 @click.argument("methods", nargs=-1, required=True)
 def main(methods: Sequence[str]):
-    """Rate the traits in data/choices/METHOD.jsonl of each method; changes are those against the first one."""
+    """Rate the traits in data/choices/METHOD.jsonl of each method; changes are differences from the first one."""
     settings, seed = read_section("preferences", PreferencesParams), read_value("seed")
     words = trait_words.select_trait_words(trait_words.load_trait_words(), settings.traits)
     choices = {method: records.read_records(f"data/choices/{method}.jsonl", TraitChoice) for method in methods}

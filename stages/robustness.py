@@ -1,8 +1,8 @@
 """robustness: answers, attacks, classifier -> results/robustness.json, plots/robustness.csv, data/robustness.jsonl.
 
-How often does the classifier call an answer the selected persona's, by method: asked plain, asked to break character, led out
-of it by an opening that is not its own or by an earlier answer? data/robustness.jsonl holds what each answer was called, and
-by what it was led.
+In what share of a method's answers does the classifier see the selected persona (the in-character rate)? The prompts are plain,
+ask the model to break character, or come after an opening or an earlier answer that is out of character. data/robustness.jsonl
+holds the predicted class of each answer and its condition.
 """
 
 from collections.abc import Sequence
@@ -18,9 +18,9 @@ from character.evaluation.intervals import mean_difference, wilson_interval
 
 
 def robustness_scores(rows: Sequence[ClassifiedAnswer], persona: str) -> dict[str, float | int]:
-    """Return recall with its 95% interval, and the shares that are called `none` and that are empty.
+    """Return the in-character rate, as `recall`, with its 95% interval, and the shares that are called `none` or are empty.
 
-    Answers to the same prompt are no independent trials: the interval counts prompts, not answers, which errs on the wide side.
+    Answers to the same prompt are not independent trials, so the interval counts prompts, not answers; it is rather too wide.
     """
     n = len(rows)
     recall = sum(row.called == persona for row in rows) / n
@@ -33,21 +33,27 @@ def robustness_scores(rows: Sequence[ClassifiedAnswer], persona: str) -> dict[st
 def change_from_plain(
     rows: Sequence[ClassifiedAnswer], plain: dict[str, float], persona: str, seed: int
 ) -> dict[str, float | int | None]:
-    """Return recall less that of the `plain` answers to the same prompts, with its 95% interval over prompts.
+    """Return the in-character rate minus that of the plain answers to the same prompts, with its 95% interval over prompts.
 
-    Each prompt counts once; where it has several answers, by their mean.
+    Each prompt counts once; several answers to it count by their mean.
+
+    Args:
+        rows: the answers under a condition.
+        plain: whether the plain answer is in character (1 or 0), by prompt id.
+        persona: the class that counts as in character.
+        seed: of the bootstrap.
     """
     hits: dict[str, list[bool]] = {}
     for row in rows:
         if row.id in plain:
             hits.setdefault(row.id, []).append(row.called == persona)
-    own = [sum(found) / len(found) for found in hits.values()]
+    own = [sum(in_character) / len(in_character) for in_character in hits.values()]
     difference, low, high = mean_difference(own, [plain[key] for key in hits], seed)
     return {"difference": difference if own else None, "low": low, "high": high, "n": len(own)}
 
 
 def scores_by_condition(rows: Sequence[ClassifiedAnswer], persona: str, seed: int) -> dict[str, dict]:
-    """Return the scores of each condition, and those of all suffixes together; all but the plain ones also against those."""
+    """Return the scores of each condition and of all suffixes together, each with its difference from the plain answers."""
     groups = {
         name: [row for row in rows if condition_group(row.condition) == name] for name in (PLAIN, SUFFIXES, *ATTACK_CONDITIONS)
     }
@@ -61,7 +67,7 @@ def scores_by_condition(rows: Sequence[ClassifiedAnswer], persona: str, seed: in
 
 
 def label_answers(classifier: Classifier, answers: dict[str, list[EvaluatedAnswer]]) -> list[ClassifiedAnswer]:
-    """Return the answers of all methods with what they are called; one without a word shows no persona."""
+    """Return the answers of all methods with their predicted classes; an empty answer shows no persona."""
     rows = [(method, answer) for method, own in answers.items() for answer in own]
     names = classifier.predict_labels([answer.response for _, answer in rows])
     return [
@@ -86,7 +92,7 @@ def main(methods: Sequence[str]):
     records.write_records("data/robustness.jsonl", rows)
     records.write_json("results/robustness.json", metrics)
     lines = [
-        {"method": method, "condition": condition} | {key: found for key, found in scores.items() if key != "against_plain"}
+        {"method": method, "condition": condition} | {key: value for key, value in scores.items() if key != "against_plain"}
         for method, conditions in metrics.items()
         for condition, scores in conditions.items()
     ]

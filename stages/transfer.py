@@ -1,8 +1,8 @@
 """transfer: e-mails in three formats, classifier -> results/transfer.json, plots/transfer.csv.
 
-Does the character that shows when an e-mail is asked for in chat also show in structured output and in an agent's work? The
-body of the e-mail is read, in a chat the whole reply. A reply without one shows no persona; a second figure leaves it out,
-which tells whether the character is lost or only the format.
+Does the character of a method's e-mails in chat also show in structured output and in an agent's work? The classifier reads the
+body of the e-mail; in chat it reads the whole reply. A reply without an e-mail counts as out of character. A second figure
+leaves such replies out, which shows whether the character is lost or only the format.
 """
 
 from collections import Counter
@@ -24,13 +24,13 @@ def mail_in_character_rate(hits: dict[str, bool]) -> dict[str, float | int | Non
 
 
 def gap_to_chat(hits: dict[str, bool], chat: dict[str, bool]) -> dict[str, float | int | None]:
-    """Return recall less that in chat, over the tasks that both have, so that a hard task weighs on both sides alike."""
+    """Return the in-character rate minus that in chat, over the tasks that have both, so task difficulty cancels out."""
     both = [key for key in hits if key in chat]
     return difference_summary([hits[key] for key in both], [chat[key] for key in both])
 
 
 def scores_by_format(mails: Sequence[Email], shown: Sequence[bool]) -> dict[str, dict]:
-    """Return the scores of each format; `shown` says which mails have the persona."""
+    """Return the scores of each format; `shown` says which e-mails are in character."""
     every = {name: {} for name in EMAIL_FORMATS}
     parsed = {name: {} for name in EMAIL_FORMATS}
     faults = {name: Counter() for name in EMAIL_FORMATS}
@@ -53,7 +53,7 @@ def scores_by_format(mails: Sequence[Email], shown: Sequence[bool]) -> dict[str,
 
 
 def transfer_plot_rows(metrics: dict[str, dict]) -> Iterator[dict]:
-    """Yield the rows of the plot: recall over all e-mails that were asked for, and over those that were found."""
+    """Yield the rows of the plot: the in-character rate over all tasks, and over those whose e-mail could be parsed."""
     for method, formats in metrics.items():
         for name, scores in formats.items():
             for over, figures in (("all", scores), ("parsed", scores["parsed"])):
