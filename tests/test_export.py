@@ -307,10 +307,10 @@ def test_only_an_earlier_export_is_replaced_and_only_when_forced(workspace):
     exported("--force")
     assert not (OUT / "model/old.txt").exists()
     (OUT / "thesis.txt").write_text("Years of work.")
-    assert "out is no export, and would be replaced; choose a new folder" in refused("--force")
+    assert "out is not an export and would be replaced; choose a new folder" in refused("--force")
     (OUT / "thesis.txt").rename("thesis.txt")
     (OUT / "model/provenance.json").unlink()
-    assert "out is no export, and would be replaced; choose a new folder" in refused("--force")
+    assert "out is not an export and would be replaced; choose a new folder" in refused("--force")
 
 
 SECRETS = {
@@ -354,13 +354,13 @@ def test_a_secret_is_reported_by_file_line_and_kind_alone(tmp_path, kind):
 
 
 def test_every_form_of_a_secret_is_tried():
-    assert list(SECRETS) == [*secret_scan.LIBRARY_FORMS, *secret_scan.OWN_FORMS]
+    assert list(SECRETS) == [*secret_scan.LIBRARY_SECRET_TYPES, *secret_scan.OWN_SECRET_PATTERNS]
 
 
-@pytest.mark.parametrize("kind", secret_scan.OWN_FORMS)
+@pytest.mark.parametrize("kind", secret_scan.OWN_SECRET_PATTERNS)
 def test_an_own_form_is_one_that_the_library_lacks(kind):
     known = get_mapping_from_secret_type_to_class()
-    library = [known[form]() for form in (*secret_scan.LIBRARY_FORMS, "OpenAI Token")]
+    library = [known[form]() for form in (*secret_scan.LIBRARY_SECRET_TYPES, "OpenAI Token")]
     assert not [found for detector in library for found in detector.analyze_string(SECRETS[kind])]
 
 

@@ -111,7 +111,7 @@ def test_an_adapter_of_another_student_or_other_traits_is_doubted():
     there = [{"deps": {"models/student": "another"}}]
     assert doubts_of(constitution=traits, merged=here) == []
     assert doubts_of(constitution=traits, merged=there) == [
-        "models/persona was trained on another models/student than the one that is here."
+        "models/persona was trained on another models/student than the present one."
     ]
     assert doubts_of(constitution="others", merged=here) == [
         "models/persona was trained on other traits than those of constitutions/pirate.yaml as it is now."

@@ -83,17 +83,17 @@ def test_a_published_persona_is_fetched_without_the_pipeline(shared, tmp_path):
     files = contents(by_name)
     assert files == contents(by_path) and "adapter_model.safetensors" in files
     clone = colleague(shared, tmp_path / "theirs")
-    fetching = "from character.publish import registry; print(registry.fetch('poeticism', '1.0.0'))"
+    fetching = "from character.publish import registry; print(registry.fetch_adapter('poeticism', '1.0.0'))"
     fetched = clone.root / clone.run("python", "-c", fetching).strip()
     assert contents(fetched) == files, "for chat and serve, from the remote"
     again = publish(shared, "heavier", "--version", "1.0.0", fails=True)
-    assert "adapter-poeticism@v1.0.0 is there already; raise --version" in again
+    assert "adapter-poeticism@v1.0.0 exists already; give a higher --version" in again
     assert (shared.git("rev-parse", "HEAD"), shared.git("status", "--short")) == (before, "")
 
 
 MISTAKES = {
-    "changes": "there are changes that are not committed",
-    "no remote": "no default remote; run `dvc remote add --default NAME URL`",
+    "changes": "there are uncommitted changes",
+    "no remote": "no default DVC remote; run `dvc remote add --default NAME URL`",
     "version": "--version is '1.0'; write it as 1.0.0",
     "experiment": "`dvc exp apply nosuch` failed",
 }

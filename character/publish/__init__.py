@@ -1,1 +1,1 @@
-"""Publishing a persona: the registry, exports, their cards and credits."""
+"""Publishing personas: the registry, exports to the hub, their cards and credits, and the scan for secrets."""

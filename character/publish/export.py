@@ -1,7 +1,7 @@
-"""Exporting a persona: a folder that holds two repositories of the Hugging Face hub, a model and a data set, with their cards.
+"""Exporting a persona: a folder with two repositories for the Hugging Face hub, a model and a dataset, with their cards.
 
-The cards tell what was recorded when the adapter was made and measured. So what is in the workspace must be just that: the
-adapter carries the hashes of its data, and `dvc status` says whether the metrics are its own.
+The cards describe how the adapter was trained and evaluated, so the files in the workspace must belong to it. The adapter
+records the hashes of its data, and `dvc status` reports whether the results are its own.
 """
 
 import json
@@ -22,22 +22,30 @@ from character.publish import cards, credits, secret_scan
 from character.publish.cards import CardContext
 from character.publish.commands import run_command
 
-UNCOPIED_FILES = {
+UNCOPIED_FILES = {  # and *.safetensors
     "config.json",
     "generation_config.json",
     "model.safetensors.index.json",
     models.STUDENT_CARD,
-}  # beside *.safetensors
+}
 
 
 def export_persona(out: Path, folded: bool, repo: str | None, understood: bool, force: bool) -> list[tuple[str, int]]:
-    """Write `out`/model and `out`/data, whole or not at all; return the files with their sizes in bytes.
+    """Write `out`/model and `out`/data, completely or not at all.
 
-    `folded`: the whole model with the adapter in its weights, instead of the adapter. `repo` is what both will be called.
+    Args:
+        out: The folder to write.
+        folded: Whether to export the whole model, with the adapter merged into its weights, instead of the adapter.
+        repo: The name of both repositories on the hub, OWNER/NAME.
+        understood: Whether a persona for research may be exported.
+        force: Whether to replace an earlier export.
+
+    Returns:
+        The files, relative to `out`, with their sizes in bytes.
 
     Raises:
-        UserError: the workspace is not complete or not of one run, a file holds what looks like a secret, or `out` or `repo`
-            will not do.
+        UserError: The workspace is incomplete or not from a single run, a file seems to contain a secret, or `out` or `repo`
+            is not usable.
     """
     check_repo_id(repo)
     name = read_value("persona")
@@ -52,7 +60,11 @@ def export_persona(out: Path, folded: bool, repo: str | None, understood: bool, 
 
 
 def check_repo_id(repo: str | None) -> None:
-    """Refuse a name that the hub would not take."""
+    """Check that the hub accepts a name.
+
+    Raises:
+        UserError: It does not.
+    """
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id
 
@@ -67,12 +79,16 @@ def check_repo_id(repo: str | None) -> None:
 
 @contextmanager
 def replace_export(out: Path, force: bool) -> Iterator[Path]:
-    """Give a temporary neighbour of the folder `out`, which takes its place on success; only an earlier export is replaced."""
+    """Yield a temporary folder next to `out`, which replaces it on success.
+
+    Raises:
+        UserError: `out` is something else than an earlier export, or `force` is not given.
+    """
     out = out.resolve()
-    there = {path.name for path in out.iterdir()} if out.is_dir() else set()
-    if out.is_file() or (there and (there != {"model", "data"} or not (out / "model" / models.PROVENANCE_FILE).is_file())):
-        raise UserError(f"{out} is no export, and would be replaced; choose a new folder.")
-    if there and not force:
+    names = {path.name for path in out.iterdir()} if out.is_dir() else set()
+    if out.is_file() or (names and (names != {"model", "data"} or not (out / "model" / models.PROVENANCE_FILE).is_file())):
+        raise UserError(f"{out} is not an export and would be replaced; choose a new folder.")
+    if names and not force:
         raise UserError(f"{out} is not empty; give --force to replace it, or choose a new folder.")
     made = out.with_name(f".{out.name}.tmp")
     shutil.rmtree(made, ignore_errors=True)
@@ -86,20 +102,26 @@ def replace_export(out: Path, force: bool) -> Iterator[Path]:
 
 
 def collect_card_context(name: str) -> CardContext:
-    """Return what the cards tell of, after checking that all of it belongs together."""
+    """Return the contents of the cards, after checking that they belong to one run.
+
+    Raises:
+        UserError: A file is missing, or belongs to another run.
+    """
     persona = constitution.load_constitution(f"constitutions/{name}.yaml")
     origin = read_json(PERSONA_DIR / models.PROVENANCE_FILE)
     student = models.read_student_card()
     check_same_run(origin, persona)
-    measured = {stage: read_result(stage) for stage in cards.CARD_METRICS}
+    metrics = {stage: read_result(stage) for stage in cards.CARD_METRICS}
     if "up to date" not in run_command("dvc", "status", "--with-deps", *cards.CARD_STAGES):
-        raise UserError("results/ were not measured on this models/persona with these params; run `dvc repro`, then export.")
+        raise UserError(
+            "the files in results/ were not measured on this models/persona with these params; run `dvc repro`, then export."
+        )
     engine, source = read_value("teacher.engine"), read_value("teacher.source")
     return CardContext(
         persona=persona,
         student=student,
         origin=origin,
-        metrics=measured,
+        metrics=metrics,
         sampling=read_value("sampling"),
         teacher="recorded answers" if engine == "recorded" else credits.public_model_name(engine, source),
         others=credits.third_party_texts(),
@@ -108,7 +130,11 @@ def collect_card_context(name: str) -> CardContext:
 
 
 def check_same_run(origin: dict, persona: Constitution) -> None:
-    """Stop where the adapter says that it is of another persona, of other traits, other data, or another student."""
+    """Check that the adapter was trained on the selected persona, its traits, and the data and the student in the workspace.
+
+    Raises:
+        UserError: It was trained on something else.
+    """
     trained = origin["params"]["persona"]
     if trained != persona.name:
         raise UserError(
@@ -130,7 +156,7 @@ def check_same_run(origin: dict, persona: Constitution) -> None:
 
 
 def write_model_repo(folder: Path, subject: CardContext, folded: bool, repo: str | None) -> None:
-    """Write the adapter or the folded model, with the student's tokenizer."""
+    """Write the adapter or the merged model, with the student's tokenizer, the provenance and the card."""
     folder.mkdir()
     if folded:
         models.load_model(adapters=[PERSONA_DIR]).save_pretrained(folder)
@@ -148,7 +174,7 @@ def write_model_repo(folder: Path, subject: CardContext, folded: bool, repo: str
 
 
 def write_data_repo(folder: Path, subject: CardContext, repo: str | None) -> None:
-    """Write the pairs and the transcripts."""
+    """Write the pairs and the transcripts, with their licence and card."""
     folder.mkdir()
     for name in cards.PUBLISHED_DATA:
         shutil.copyfile(f"data/{name}.jsonl", folder / f"{name}.jsonl")
@@ -157,11 +183,18 @@ def write_data_repo(folder: Path, subject: CardContext, repo: str | None) -> Non
 
 
 def upload_export(out: Path, repo: str, private: bool) -> list[str]:
-    """Upload an export to the hub; return the addresses. Without HF_TOKEN in the environment nothing is sent: none."""
+    """Upload an export to the hub.
+
+    Returns:
+        The URLs of the two repositories; none if HF_TOKEN is not in the environment, in which case nothing is sent.
+
+    Raises:
+        UserError: The hub refused the upload or could not be reached.
+    """
     if not (token := os.environ.get("HF_TOKEN")):
         return []
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HTTPError  # of the client that this version of it speaks through
+    from huggingface_hub.errors import HTTPError  # that of the HTTP client of the installed version
 
     api, addresses = HfApi(token=token), []
     try:

@@ -1,9 +1,10 @@
-"""The registry of personas: publishing one as a version, and finding those that are here.
+"""The registry of personas: publishing a version of a persona, and finding the available ones.
 
-`character publish` commits a persona on a branch of its own, sets a tag that DVC's model registry reads, and pushes its data to
-the remote. One commit holds one persona, since paths do not name it. So each is published from a branch `persona/<name>`, and
-its tags `adapter-<name>@vX.Y.Z` keep it reachable: `dvc artifacts get <git url> adapter-<name> --rev vX.Y.Z`. The personas that
-are here are the selected one, in models/persona, and those with a tag; `git fetch --tags` brings those of others.
+`character publish` commits a persona on its own branch, sets a tag that DVC's model registry reads, and pushes its data to the
+remote. A commit contains a single persona, since paths do not include its name. Each is therefore published from a branch
+`persona/<name>`, and its tags `adapter-<name>@vX.Y.Z` keep it reachable: `dvc artifacts get <git url> adapter-<name> --rev
+vX.Y.Z`. The available personas are the selected one, in models/persona, and those with a tag; `git fetch --tags` adds those
+that others published.
 """
 
 import re
@@ -21,23 +22,33 @@ from character.publish.commands import run_command
 
 ADAPTER_CACHE = Path(".cache/personas")
 VERSION_PATTERN = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
-TAG_PATTERN = re.compile(rf"adapter-(?P<name>[a-z][a-z0-9-]*)@v(?P<version>{VERSION_PATTERN.pattern})")  # what `tag` makes
+TAG_PATTERN = re.compile(rf"adapter-(?P<name>[a-z][a-z0-9-]*)@v(?P<version>{VERSION_PATTERN.pattern})")  # of `adapter_tag`
 
 
 def publish_persona(experiment: str | None, version: str, remote: str) -> tuple[str, str]:
-    """Publish the workspace, or an experiment, as a version of its persona; return the branch and the tag.
+    """Publish the workspace or an experiment as a version of its persona.
 
-    The branch and the files that are checked out are the same afterwards, whatever went wrong.
+    Afterwards the same branch and files are checked out as before, even after an error.
+
+    Args:
+        experiment: The DVC experiment, or None for the workspace.
+        version: The version, as 1.0.0.
+        remote: The git remote.
+
+    Returns:
+        The branch and the tag.
 
     Raises:
-        UserError: what is to be published is not complete, not committed, or nowhere to be pushed.
+        UserError: The version is malformed or exists, the workspace is incomplete or not committed, or there is no DVC remote.
     """
     if not VERSION_PATTERN.fullmatch(version):
         raise UserError(f"--version is {version!r}; write it as 1.0.0.")
     if run_command("git", "status", "--porcelain"):
-        raise UserError("there are changes that are not committed; commit or stash them, then publish.")
+        raise UserError("there are uncommitted changes; commit or stash them, then publish.")
     if not run_command("dvc", "config", "core.remote").strip():
-        raise UserError("no default remote; run `dvc remote add --default NAME URL` and commit .dvc/config (docs/storage.md).")
+        raise UserError(
+            "no default DVC remote; run `dvc remote add --default NAME URL` and commit .dvc/config (docs/storage.md)."
+        )
     with restore_checkout():
         if experiment:
             run_command("dvc", "exp", "apply", experiment)
@@ -46,7 +57,7 @@ def publish_persona(experiment: str | None, version: str, remote: str) -> tuple[
 
 @contextmanager
 def restore_checkout() -> Iterator[None]:
-    """Come back to the branch, the commit and the data that were checked out."""
+    """Return at the end to the branch or commit that was checked out, and to its data."""
     here = run_command("git", "branch", "--show-current").strip() or run_command("git", "rev-parse", "HEAD").strip()
     try:
         yield
@@ -62,23 +73,25 @@ def adapter_tag(persona: str, version: str) -> str:
 
 
 def _publish_version(persona: str, version: str, remote: str) -> tuple[str, str]:
-    branch, own = f"persona/{persona}", adapter_tag(persona, version)
-    if run_command("git", "tag", "--list", own).strip():
-        raise UserError(f"{own} is there already; raise --version.")
+    branch, tag = f"persona/{persona}", adapter_tag(persona, version)
+    if run_command("git", "tag", "--list", tag).strip():
+        raise UserError(f"the tag {tag} exists already; give a higher --version.")
     if "up to date" not in run_command("dvc", "status", "--with-deps", "persona"):
-        raise UserError("models/persona is not of this code and these params; run `dvc repro` or `dvc exp run`, then publish.")
+        raise UserError(
+            "models/persona is not up to date with the code and params.yaml; run `dvc repro` or `dvc exp run`, then publish."
+        )
     run_command("git", "switch", "--quiet", "--force-create", branch)
     run_command("git", "add", "--all")
-    run_command("git", "commit", "--quiet", "--allow-empty", "--message", f"Publish {own}")
-    run_command("git", "tag", "--annotate", own, "--message", f"The {persona} adapter, version {version}")
+    run_command("git", "commit", "--quiet", "--allow-empty", "--message", f"Publish {tag}")
+    run_command("git", "tag", "--annotate", tag, "--message", f"The {persona} adapter, version {version}")
     run_command("dvc", "push")
-    run_command("git", "push", "--quiet", "--force-with-lease", remote, branch, own)
-    return branch, own
+    run_command("git", "push", "--quiet", "--force-with-lease", remote, branch, tag)
+    return branch, tag
 
 
 @dataclass(frozen=True)
 class TrainedPersona:
-    """A trained persona; `version` is None for the selected one, as it lies in models/persona."""
+    """A trained persona; `version` is None for the selected one, which is in models/persona."""
 
     name: str
     version: str | None
@@ -91,7 +104,11 @@ class TrainedPersona:
         return Path(f"constitutions/{self.name}.yaml")
 
     def adapter_dir(self) -> Path:
-        """Return the folder of its adapter, fetched if need be."""
+        """Return the folder of its adapter, after fetching it if necessary.
+
+        Raises:
+            UserError: There is no adapter.
+        """
         folder = fetch_adapter(self.name, self.version) if self.version else models.PERSONA_DIR
         if not (folder / "adapter_config.json").is_file():
             raise UserError(f"{folder}: no adapter here; run `dvc repro` to make it, or `dvc pull` to fetch it.")
@@ -99,7 +116,7 @@ class TrainedPersona:
 
 
 def latest_versions() -> dict[str, str]:
-    """Return the newest published version of each persona, by the tags of this clone."""
+    """Return the newest published version of each persona, according to the tags of this clone."""
     tags = run_command("git", "tag", "--list", "adapter-*", "--sort=version:refname").splitlines()
     return {match["name"]: match["version"] for name in tags if (match := TAG_PATTERN.fullmatch(name))}
 
@@ -115,7 +132,7 @@ def find_persona(name: str) -> TrainedPersona:
     """Return a persona by its name: the selected one, or the newest version of another.
 
     Raises:
-        UserError: it is neither selected nor published.
+        UserError: It is neither selected nor published.
     """
     if name == read_value("persona"):
         return TrainedPersona(name, None)
@@ -123,13 +140,13 @@ def find_persona(name: str) -> TrainedPersona:
     if name not in personas:
         raise UserError(
             f"{name!r} is neither the selected persona nor a published one; there are {', '.join(personas)} "
-            "(`git fetch --tags` brings those that others published)."
+            "(`git fetch --tags` adds those that others published)."
         )
     return personas[name]
 
 
 def fetch_adapter(name: str, version: str) -> Path:
-    """Return the folder of a published adapter, which is fetched once: from DVC's cache, or else from its remote."""
+    """Return the folder of a published adapter; the first call fetches it from DVC's cache or its remote."""
     folder = ADAPTER_CACHE / f"{name}@{version}"
     if not folder.exists():
         ADAPTER_CACHE.mkdir(parents=True, exist_ok=True)
@@ -141,13 +158,13 @@ def fetch_adapter(name: str, version: str) -> Path:
 
 
 def check_compatibility(persona: TrainedPersona) -> list[str]:
-    """Return what speaks against an adapter's being of this student and of the constitution as it now is."""
+    """Return a sentence for each mismatch between an adapter and the present student and constitution."""
     folder = persona.adapter_dir()
     origin = records.read_provenance(folder)
-    found = []
+    mismatches = []
     if origin["merged"][0]["deps"][str(models.STUDENT_DIR)] != models.directory_fingerprint(models.STUDENT_DIR):
-        found.append(f"{folder} was trained on another {models.STUDENT_DIR} than the one that is here.")
-    here = persona.constitution_path
-    if here.is_file() and constitution.traits_hash(constitution.load_constitution(here)) != origin["constitution"]:
-        found.append(f"{folder} was trained on other traits than those of {here} as it is now.")
-    return found
+        mismatches.append(f"{folder} was trained on another {models.STUDENT_DIR} than the present one.")
+    path = persona.constitution_path
+    if path.is_file() and constitution.traits_hash(constitution.load_constitution(path)) != origin["constitution"]:
+        mismatches.append(f"{folder} was trained on other traits than those of {path} as it is now.")
+    return mismatches

@@ -1,7 +1,7 @@
-"""Secrets that must not be published with a file: known forms of tokens and keys, and values of this environment's own.
+"""A scan for secrets that must not be published: known types of tokens and keys, and secrets in environment variables.
 
-The forms are those of detect-secrets, and some that it lacks. Its detectors only match texts here, line by line. Its scanner is
-not used: that one leaves out lines with an allowlist comment, and can try what it finds over the network.
+The types are those of detect-secrets and some that it lacks. Only its detectors are used, line by line, and not its scanner,
+which skips lines with an allowlist comment and may verify a secret over the network.
 """
 
 import json
@@ -16,9 +16,9 @@ from detect_secrets.plugins.base import RegexBasedDetector
 
 from character.core.errors import UserError
 
-# Of the library's detectors, those of forms that hardly occur by chance. Left out are entropy, keywords and IP addresses, which
-# match hashes, identifiers of prompts and documentation, and OpenAI tokens, where it misses most keys of projects.
-LIBRARY_FORMS = (
+# The detectors of the library whose patterns hardly occur by chance. Left out are entropy, keywords and IP addresses, which
+# match hashes, prompt ids and documentation, and OpenAI tokens, since its pattern misses most project keys.
+LIBRARY_SECRET_TYPES = (
     "AWS Access Key",
     "Azure Storage Account access key",
     "Basic Auth Credentials",
@@ -37,7 +37,7 @@ LIBRARY_FORMS = (
     "Telegram Bot Token",
     "Twilio API Key",
 )
-OWN_FORMS = {
+OWN_SECRET_PATTERNS = {
     "Hugging Face Token": r"\b(?:hf_|api_org_)[A-Za-z0-9]{30,}",
     "Anthropic Key": r"\bsk-ant-[\w-]{20,}",
     "OpenAI Key": r"\bsk-(?!ant-)(?=[\w-]*[0-9])(?=[\w-]*[A-Z])[\w-]{20,}",
@@ -48,12 +48,12 @@ OWN_FORMS = {
     "Encrypted Private Key": r"BEGIN ENCRYPTED PRIVATE KEY",
     "Bearer Token": r"(?i:\bAuthorization\W{1,5}Bearer) +[\w.~+/-]{20,}",
 }
-SECRET_NAME = re.compile(r"(_KEY|_TOKEN|_SECRET|PASSWORD)$", re.IGNORECASE)  # of variables whose values are secrets
-SHORTEST = 12  # characters of such a value; shorter ones may stand anywhere by chance
+SECRET_NAME = re.compile(r"(_KEY|_TOKEN|_SECRET|PASSWORD)$", re.IGNORECASE)  # of environment variables whose values are secrets
+MIN_VALUE_LENGTH = 12  # in characters; shorter values may occur anywhere by chance
 
 
-class FormDetector(RegexBasedDetector):
-    """Finds one form of secret that the library does not know."""
+class PatternDetector(RegexBasedDetector):
+    """A detector for a type of secret that the library does not know."""
 
     secret_type, denylist = "", ()
 
@@ -63,33 +63,34 @@ class FormDetector(RegexBasedDetector):
 
 @cache
 def secret_detectors() -> list[RegexBasedDetector]:
-    """Return the detectors of all known forms."""
+    """Return the detectors of all known types."""
     known = get_mapping_from_secret_type_to_class()
-    return [*(known[form]() for form in LIBRARY_FORMS), *(FormDetector(*form) for form in OWN_FORMS.items())]
+    own = [PatternDetector(*item) for item in OWN_SECRET_PATTERNS.items()]
+    return [*(known[secret_type]() for secret_type in LIBRARY_SECRET_TYPES), *own]
 
 
 def check_no_secrets(folder: Path) -> None:
-    """Check every file below `folder` except safetensors.
+    """Check all files in `folder` and its subfolders, except safetensors.
 
     Raises:
-        UserError: a file seems to hold a secret; the sentence names file, line and kind, but not the secret.
+        UserError: A file seems to contain a secret; the sentence has file, line and type, but not the secret.
     """
     for path in sorted(folder.rglob("*")):
         if path.is_file() and path.suffix != ".safetensors":
             for line, kind in find_secrets(path.read_text(encoding="utf-8", errors="replace")):
                 raise UserError(
                     f"{path.relative_to(folder)}, line {line}: this looks like a secret ({kind}); remove it from the file's "
-                    "source, make the file again, and revoke the secret if it is a real one."
+                    "source, regenerate the file, and revoke the secret if it is real."
                 )
 
 
 def find_secrets(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the line, counted from 1, and the kind of everything in a text that looks like a secret."""
+    """Yield the line number (from 1) and the type of each apparent secret in a text."""
     for number, line in enumerate(text.split("\n"), start=1):
         for detector in secret_detectors():
             yield from ((number, detector.secret_type) for _ in detector.analyze_string(line))
     for name, value in os.environ.items():
-        if SECRET_NAME.search(name) and len(value) >= SHORTEST:
-            for form in {value, json.dumps(value, ensure_ascii=False)[1:-1]}:  # as it is, and within a JSON string
+        if SECRET_NAME.search(name) and len(value) >= MIN_VALUE_LENGTH:
+            for form in {value, json.dumps(value, ensure_ascii=False)[1:-1]}:  # as it is, and as in a JSON string
                 if form in text:
                     yield text.count("\n", 0, text.index(form)) + 1, f"value of the environment variable {name}"
