@@ -57,7 +57,7 @@ def test_record_replaces_answers_only_when_forced(repository):
     records.write_records("data/raw/teacher/pirate.jsonl", [TeacherAnswer(prompt="Old?", response="Yes.")])
     refused = run("record")
     assert (refused.exit_code, records.read_records("data/raw/teacher/pirate.jsonl", TeacherAnswer)[0].prompt) == (1, "Old?")
-    assert "data/raw/teacher/pirate.jsonl is there already; give --force" in refused.output
+    assert "data/raw/teacher/pirate.jsonl already exists; give --force" in refused.output
     assert run("record", "--force").exit_code == 0
     assert records.read_records("data/raw/teacher/pirate.jsonl", TeacherAnswer)[0].prompt == answered.prompt
 

@@ -85,7 +85,7 @@ def test_a_changed_figure_is_noticed_in_the_copy_and_in_the_docs(project):
     RECALL.write_text(json.dumps(changed))
     checked = run("--check")
     assert checked.exit_code == 1
-    assert f"{RECALL} is not the {docs.RESULTS}/robustness.json of dvc.lock" in checked.output
+    assert f"{RECALL} differs from the {docs.RESULTS}/robustness.json of dvc.lock" in checked.output
     for page in ("README.md", "docs/results.md"):
         assert re.search(rf"^(Error: )?{page}, line \d+: “0.72” instead of “0.90”", checked.output, re.MULTILINE), (
             checked.output
@@ -114,7 +114,7 @@ def test_a_missing_copy_and_one_of_no_stage_are_noticed(project):
     RECALL.rename(RECALL.with_name("robust.json"))
     assert [sentence.split(";")[0] for sentence in docs.stale_figures()] == [
         f"{RECALL.with_name('robust.json')}: dvc.lock has no {docs.RESULTS}/robust.json",
-        f"{RECALL} is not the {docs.RESULTS}/robustness.json of dvc.lock",
+        f"{RECALL} differs from the {docs.RESULTS}/robustness.json of dvc.lock",
     ]
 
 
@@ -124,14 +124,14 @@ def test_results_are_recorded_and_shown(small):
     assert Path("docs/page.md").read_text().splitlines()[1:] == ["Recall: 0.50."]
     put_result(0.75)
     lock()
-    assert "robustness.json is not the" in run("--check").output
+    assert "robustness.json differs from the" in run("--check").output
     assert run().exit_code == 0
     assert Path("docs/page.md").read_text().splitlines()[1:] == ["Recall: 0.75."]
 
 
 def test_a_result_that_is_not_of_dvc_lock_is_not_recorded(small):
     put_result(0.75)
-    with pytest.raises(UserError, match=r"robustness\.json is not the one of dvc\.lock; run `dvc repro`"):
+    with pytest.raises(UserError, match=r"robustness\.json differs from the one in dvc\.lock; run `dvc repro`"):
         docs.record_figures()
     assert not (docs.PERSONAS / "humor/robustness.json").exists()
 

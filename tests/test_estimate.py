@@ -176,7 +176,8 @@ def test_an_unknown_model_or_task_is_told_with_the_file_to_add_it_to():
 
 
 def test_the_command_needs_no_torch_and_no_network():
-    code = "import sys; from character.study.estimate import EstimateOptions, estimate_recipe as run; run('paper', EstimateOptions('cpu-2-cores', *[None] * 3))"
+    code = "import sys; from character.study.estimate import EstimateOptions, estimate_recipe; "
+    code += "estimate_recipe('paper', EstimateOptions('cpu-2-cores', *[None] * 3))"
     heavy = "assert not {'torch', 'transformers', 'huggingface_hub', 'datasets'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", f"{code}; {heavy}"], check=True)
 

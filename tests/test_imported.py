@@ -98,7 +98,7 @@ def test_a_name_that_is_no_personas_is_told(name):
 def test_a_constitution_that_is_there_is_replaced_only_when_forced():
     Path("pirate.txt").write_text(json.dumps(TRAITS), encoding="utf-8")
     assert run("pirate.txt").exit_code == 0
-    assert "constitutions/pirate.yaml is there already; give --force" in run("pirate.txt").output
+    assert "constitutions/pirate.yaml already exists; give --force" in run("pirate.txt").output
     assert run("pirate.txt", "--force").exit_code == 0
 
 

@@ -1,12 +1,12 @@
-"""The docs that show figures: each is written from a template in docs/templates and the figures in docs/figures.
+"""The docs that show figures. Each is written from a template in docs/templates and the figures in docs/figures.
 
-Most results are DVC's: git has their hashes, in dvc.lock, and not their bytes. So the docs take their figures from copies that
-git has, and dvc.lock says whether a copy is still the result that it was made from. docs/figures holds
+Git tracks only the hashes of most results, in dvc.lock. The docs therefore take their figures from copies in git, and dvc.lock
+shows whether a copy still equals the result. docs/figures holds
 
-- `personas/<persona>/`: the results of a persona that the docs show, as its stages wrote them;
-- `benchmarks/` and `study.json`: what `make bench` and `character study` wrote last;
-- `durations.yaml`: what was measured with a clock, by hand;
-- `sources.yaml`: copies that are not the files of a run, and what they were taken from instead.
+- `personas/<persona>/`: results of a persona that the docs show, as its stages wrote them;
+- `benchmarks/` and `study.json`: the last output of `make bench` and `character study`;
+- `durations.yaml`: times, entered by hand;
+- `sources.yaml`: copies that are not files of a run, with their source.
 """
 
 import csv
@@ -23,13 +23,13 @@ from character.cli.figure_formats import FILTERS
 from character.core.errors import UserError
 from character.core.params import read_value
 
-RESULTS = Path("results")  # <stage>.json, what each stage found
-RATINGS = Path("plots/preferences.csv")  # each trait's rating and its change, by method
+RESULTS = Path("results")  # <stage>.json, the results of each stage
+RATINGS = Path("plots/preferences.csv")  # rating and change of each trait, by method
 BENCHMARKS, STUDY = Path("benchmarks"), Path("reports/study.json")
 LOCK = Path("dvc.lock")
 FIGURES, DOC_TEMPLATES, DOCS_DIR = Path("docs/figures"), Path("docs/templates"), Path("docs")
 PERSONAS, SOURCES = FIGURES / "personas", FIGURES / "sources.yaml"
-AT_THE_TOP = "README.md"  # of the repository; the other docs are in docs/
+ROOT_DOC = "README.md"  # the other docs are in docs/
 
 PARSERS = {
     ".json": json.loads,
@@ -39,14 +39,14 @@ PARSERS = {
 
 
 def locked_hashes() -> dict[Path, str]:
-    """Return the MD5 of every output in dvc.lock, by its path; that of a folder ends in `.dir`."""
-    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C one takes a tenth of the time
+    """Return the MD5 of every output in dvc.lock, by its path; the MD5 of a folder ends in `.dir`."""
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the C loader takes a tenth of the time
     stages = yaml.load(LOCK.read_text(encoding="utf-8"), Loader=loader)["stages"]
     return {Path(out["path"]): out["md5"] for stage in stages.values() for out in stage.get("outs", ())}
 
 
 def result_copies(persona: str) -> dict[Path, Path]:
-    """Return where docs/figures has a copy of each result in dvc.lock: the copy's path -> the result's."""
+    """Return the path of each result in dvc.lock that the docs copy, by the path of the copy."""
     results = [path for path in locked_hashes() if path.parent == RESULTS and path.suffix == ".json"]
     return {PERSONAS / persona / path.name: path for path in results} | {PERSONAS / persona / "ratings.csv": RATINGS}
 
@@ -57,18 +57,18 @@ def is_shown(persona: str) -> bool:
 
 
 def record_figures() -> list[Path]:
-    """Copy results, benchmarks and the study's tables, where they are there, to docs/figures; return the copies that changed.
+    """Copy the results, benchmarks and study tables that exist to docs/figures; return the copies that changed.
 
-    Results count as those of the persona of params.yaml. If the docs do not show it, its results are not copied.
+    Results are those of the persona of params.yaml. They are copied only if the docs show this persona.
 
     Raises:
-        UserError: a result is not the one that dvc.lock describes.
+        UserError: a result differs from the one in dvc.lock.
     """
     persona, locked = read_value("persona"), locked_hashes()
     copies = result_copies(persona) if is_shown(persona) else {}
     for path in copies.values():
         if path.exists() and _md5(path) != locked[path]:
-            raise UserError(f"{path} is not the one of {LOCK}; run `dvc repro`, then `character docs`.")
+            raise UserError(f"{path} differs from the one in {LOCK}; run `dvc repro`, then `character docs`.")
     copies |= {FIGURES / "benchmarks" / path.name: path for path in BENCHMARKS.glob("*.json")} | {FIGURES / "study.json": STUDY}
     changed = [copy for copy, path in copies.items() if path.exists() and not _same_bytes(copy, path)]
     for copy in changed:
@@ -78,7 +78,7 @@ def record_figures() -> list[Path]:
 
 
 def load_figures(folder: Path = FIGURES) -> dict:
-    """Return the recorded figures as nested dictionaries, by the names of their folders and files, without suffixes."""
+    """Return the recorded figures as nested dictionaries, by the names of folders and files without suffixes."""
     return {
         path.stem: load_figures(path) if path.is_dir() else PARSERS[path.suffix](path.read_text(encoding="utf-8"))
         for path in sorted(folder.iterdir())
@@ -89,24 +89,24 @@ def render_docs() -> dict[Path, str]:
     """Return the text of each doc that has a template, by its path.
 
     Raises:
-        UserError: a template asks for a figure that is not recorded, or has a mistake.
+        UserError: a template uses a figure that is not recorded, or is invalid.
     """
     from jinja2 import TemplateError
 
-    environment, shown = _environment(), {}
+    environment, rendered = _environment(), {}
     for template in sorted(DOC_TEMPLATES.glob("*.md.j2")):
-        path = Path(template.stem) if template.stem == AT_THE_TOP else DOCS_DIR / template.stem
+        path = Path(template.stem) if template.stem == ROOT_DOC else DOCS_DIR / template.stem
         try:
             text = environment.get_template(template.name).render()
         except (TemplateError, LookupError, TypeError, ValueError) as error:
             where, fault = _template_line(error, template), f"no {error}" if isinstance(error, KeyError) else error
             raise UserError(f"{template}{where}: {fault}; correct it, or record the figure with `character docs`.") from None
-        shown[path] = f"<!-- Written by `character docs` from {template}: edit that file. -->\n{text}"
-    return shown
+        rendered[path] = f"<!-- Written by `character docs` from {template}: edit that file. -->\n{text}"
+    return rendered
 
 
 def write_docs() -> list[Path]:
-    """Write the docs that have a template; return those that changed."""
+    """Write the docs that have a template; return the paths of those that changed."""
     rendered = render_docs()
     changed = [path for path, text in rendered.items() if not path.exists() or path.read_text(encoding="utf-8") != text]
     for path in changed:
@@ -115,17 +115,17 @@ def write_docs() -> list[Path]:
 
 
 def stale_docs() -> Iterator[str]:
-    """Yield a sentence about each doc that is not what its template and the recorded figures give."""
+    """Yield a sentence about each doc that differs from what its template and the recorded figures give."""
     for path, text in render_docs().items():
-        there = path.read_text(encoding="utf-8") if path.exists() else ""
-        if there != text:
-            yield f"{path}, {_first_difference(there, text)}"
+        current = path.read_text(encoding="utf-8") if path.exists() else ""
+        if current != text:
+            yield f"{path}, {_first_difference(current, text)}"
 
 
 def stale_figures() -> Iterator[str]:
-    """Yield a sentence about each recorded result that is not the one in dvc.lock.
+    """Yield a sentence about each recorded result that differs from the one in dvc.lock.
 
-    Those of personas that are not selected in params.yaml cannot be compared, nor can those in `sources.yaml`.
+    Only results of the selected persona can be compared, and only those that are not in `sources.yaml`.
     """
     persona, locked = read_value("persona"), locked_hashes()
     if not is_shown(persona):
@@ -137,13 +137,13 @@ def stale_figures() -> Iterator[str]:
             continue
         same = copy.exists() and _md5(copy) == locked[copies[copy]]
         if same and _has_other_source(copy):
-            yield f"{copy} is the {copies[copy]} of {LOCK} now; remove it from {SOURCES}."
+            yield f"{copy} equals the {copies[copy]} of {LOCK} now; remove it from {SOURCES}."
         if not same and not _has_other_source(copy):
-            yield f"{copy} is not the {copies[copy]} of {LOCK}; run `dvc pull` or `dvc repro`, then `character docs`."
+            yield f"{copy} differs from the {copies[copy]} of {LOCK}; run `dvc pull` or `dvc repro`, then `character docs`."
 
 
 def _has_other_source(copy: Path) -> bool:
-    """Return whether `sources.yaml` lists a copy, or its folder, as taken from something else than a run."""
+    """Return whether `sources.yaml` lists a copy, or its folder, as not taken from a run."""
     listed = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))
     return any(str(path.relative_to(FIGURES)) in listed for path in (copy, copy.parent))
 
@@ -157,7 +157,7 @@ def _same_bytes(first: Path, second: Path) -> bool:
 
 
 def _environment():
-    """Return Jinja's environment: the recorded figures by name, and how they are written."""
+    """Return Jinja's environment with the recorded figures by name and the filters that format them."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
     locked = locked_hashes()
@@ -174,7 +174,7 @@ def _environment():
 
 
 def _template_line(error: Exception, template: Path) -> str:
-    """Return in which line of a template an error came up, as `, line 12`."""
+    """Return the line of a template in which an error was raised, as `, line 12`."""
     lines, trace = [], error.__traceback__
     while trace:
         if Path(trace.tb_frame.f_code.co_filename).name == template.name:
@@ -183,14 +183,14 @@ def _template_line(error: Exception, template: Path) -> str:
     return f", line {lines[-1]}" if lines else ""
 
 
-def _first_difference(there: str, wanted: str) -> str:
-    """Return where two texts differ first, and in which words."""
-    lines = zip_longest(there.splitlines(), wanted.splitlines(), fillvalue="")
+def _first_difference(current: str, expected: str) -> str:
+    """Return the first line in which two texts differ, with the words that differ."""
+    lines = zip_longest(current.splitlines(), expected.splitlines(), fillvalue="")
     different = [(number, *pair) for number, pair in enumerate(lines, start=1) if pair[0] != pair[1]]
     if not different:
         return "at the end of the file: a line break differs"
     number, old, new = different[0]
     words = [pair for pair in zip_longest(old.split(), new.split(), fillvalue="") if pair[0] != pair[1]] or [(old, new)]
-    shown, expected = (shorten(" ".join(column), 60, placeholder=" ...") for column in zip(*words, strict=True))
+    old_words, new_words = (shorten(" ".join(column), 60, placeholder=" ...") for column in zip(*words, strict=True))
     more = f"; {len(different) - 1} more lines differ" if len(different) > 1 else ""
-    return f"line {number}: “{shown}” instead of “{expected}”{more}"
+    return f"line {number}: “{old_words}” instead of “{new_words}”{more}"

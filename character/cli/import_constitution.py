@@ -1,7 +1,7 @@
-"""Constitutions of the method's reference implementation, as ours: JSON lists and JSON Lines of traits with their questions.
+"""Conversion of constitutions of the method's reference implementation: JSON lists and JSON Lines of traits with questions.
 
-There each trait is `{"trait": ..., "questions": [...]}`, in the files of `few-shot/` with `additional_questions` besides. What
-our schema refuses (empty and repeated texts) is left out and told; everything else is kept, in its order.
+In the reference each trait is `{"trait": ..., "questions": [...]}`; the files of `few-shot/` also have `additional_questions`.
+Texts that our schema rejects (empty and repeated ones) are left out and reported. All others are kept, in their order.
 """
 
 import json
@@ -17,7 +17,7 @@ from character.dataset.constitution import CONSTITUTIONS_DIR
 
 
 class ReferenceTrait(records.Record):
-    """A trait as the reference writes it."""
+    """A trait in the format of the reference."""
 
     trait: str
     questions: list[str]
@@ -25,13 +25,17 @@ class ReferenceTrait(records.Record):
 
 
 def read_reference_traits(path: Path) -> list[ReferenceTrait]:
-    """Return the traits of a JSON list (.txt, .json) or of JSON Lines (.jsonl)."""
+    """Return the traits of a JSON list (.txt, .json) or of JSON Lines (.jsonl).
+
+    Raises:
+        UserError: the file is missing, malformed or has no traits.
+    """
     if not path.is_file():
         raise UserError(f"{path} is missing; correct the path.")
-    found = records.read_records(path, ReferenceTrait) if path.suffix == ".jsonl" else _read_json_list(path)
-    if not found:
+    traits = records.read_records(path, ReferenceTrait) if path.suffix == ".jsonl" else _read_json_list(path)
+    if not traits:
         raise UserError(f"{path} has no traits; fill it in.")
-    return found
+    return traits
 
 
 def _read_json_list(path: Path) -> list[ReferenceTrait]:
@@ -56,16 +60,16 @@ def _parse_trait(path: Path, number: int, row: object) -> ReferenceTrait:
 
 
 def convert_traits(rows: list[ReferenceTrait]) -> tuple[list[dict], list[str]]:
-    """Return the traits in our schema, and a sentence for each text that was left out."""
-    kept, told, known = [], [], {}
+    """Return the traits in our schema, and a phrase about each text that was left out."""
+    kept, left_out, known = [], [], {}
 
     def is_new(text: str, place: str) -> bool:
         if not text.strip():
-            told.append(f"{place} is empty")
+            left_out.append(f"{place} is empty")
             return False
         first = known.setdefault(" ".join(text.split()).casefold(), place)
         if first != place:
-            told.append(f"{place} repeats {first}")
+            left_out.append(f"{place} repeats {first}")
         return first == place
 
     for number, row in enumerate(rows, start=1):
@@ -76,21 +80,21 @@ def convert_traits(rows: list[ReferenceTrait]) -> tuple[list[dict], list[str]]:
         if prompts:
             kept.append({"trait": row.trait.strip(), "prompts": prompts})
         else:
-            told.append(f"trait {number} has no question of its own")
-    return kept, told
+            left_out.append(f"trait {number} has no question of its own")
+    return kept, left_out
 
 
 def read_reference(path: Path, name: str, summary: str) -> tuple[constitution.Constitution, list[str]]:
-    """Return the constitution in `path` as ours, and what was left out of it.
+    """Return the constitution in `path`, converted, and a phrase about each text that was left out.
 
     Raises:
-        UserError: nothing is left, or `name` cannot be a persona's.
+        UserError: the file is invalid, no trait is left, or `name` is not a valid name of a persona.
     """
-    kept, told = convert_traits(read_reference_traits(path))
+    kept, left_out = convert_traits(read_reference_traits(path))
     if not kept:
         raise UserError(f"{path}: no trait has a text and a question; fill it in.")
     try:
-        return constitution.Constitution(name=name, summary=summary, traits=kept), told
+        return constitution.Constitution(name=name, summary=summary, traits=kept), left_out
     except ValidationError as error:
         fault = error.errors(include_url=False)[0]
         raise UserError(f"{path}: `{fault['loc'][0]}` {fault['msg'].removeprefix('Value error, ')}.") from None
@@ -99,15 +103,22 @@ def read_reference(path: Path, name: str, summary: str) -> tuple[constitution.Co
 def convert_constitution(
     path: Path, name: str | None, summary: str | None, force: bool
 ) -> tuple[Path, constitution.Constitution, list[str]]:
-    """Write constitutions/<name>.yaml, called like `path` without a `name`; return it, what it holds, what was left out.
+    """Write constitutions/<name>.yaml.
+
+    Args:
+        name: of the persona; by default the name of the file `path` without its suffix.
+        force: replace an existing file.
+
+    Returns:
+        The path of the new file, the constitution, and a phrase about each text that was left out.
 
     Raises:
-        UserError: as `read`, or the file is there already and `force` is not given.
+        UserError: as in `read_reference`, or the file exists and `force` is not set.
     """
-    persona, told = read_reference(path, name or path.stem, summary or f"Imported from {path.name}.")
+    persona, left_out = read_reference(path, name or path.stem, summary or f"Imported from {path.name}.")
     out = CONSTITUTIONS_DIR / f"{persona.name}.yaml"
     if out.exists() and not force:
-        raise UserError(f"{out} is there already; give --force to replace it, or another --name.")
+        raise UserError(f"{out} already exists; give --force to replace it, or another --name.")
     with records.replace_atomically(out) as file:
         yaml.safe_dump(persona.model_dump(), file, sort_keys=False, allow_unicode=True, width=10**6)
-    return out, persona, told
+    return out, persona, left_out

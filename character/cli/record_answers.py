@@ -1,4 +1,4 @@
-"""Keeping a teacher's answers: what `chosen` generated becomes what the `recorded` teacher and the classifier read."""
+"""Recording of a teacher's answers: those that the stage `chosen` generated, for the `recorded` teacher and the classifier."""
 
 from pathlib import Path
 
@@ -12,19 +12,24 @@ CHOSEN_ANSWERS = "data/chosen.jsonl"
 
 
 def record_chosen_answers(force: bool, trim: bool) -> tuple[Path, int, int]:
-    """Write the selected persona's recorded answers; return the file, how many it has, and how many were left out.
+    """Write the recorded answers of the selected persona; of several samples the first is kept.
 
-    Of several samples the first is kept. `trim` keeps cut-off answers up to their last whole sentence; `force` replaces a file.
+    Args:
+        force: replace an existing file.
+        trim: keep cut-off answers up to their last complete sentence.
+
+    Returns:
+        The file, the number of its answers, and the number of those left out.
 
     Raises:
-        UserError: the file is there already, or the answers are to another persona's prompts.
+        UserError: the file exists and `force` is not set, or the answers are to another persona's prompts.
     """
     from character.dataset.filters import trim_completion
 
     persona = selected_constitution()
     out = TEACHER_ANSWERS_DIR / f"{persona.name}.jsonl"
     if out.exists() and not force:
-        raise UserError(f"{out} is there already; give --force to replace it.")
+        raise UserError(f"{out} already exists; give --force to replace it.")
     answers = [answer for answer in records.read_records(CHOSEN_ANSWERS, records.Completion) if answer.sample == 0]
     own = {prompt for trait in persona.traits for prompt in trait.prompts}
     if not own & {answer.prompt for answer in answers}:
