@@ -24,7 +24,7 @@ def round_axis_up(top: float) -> float:
 def interval_chart(value: float | None, low: float, high: float, span: AxisSpan = SHARE_SPAN) -> Markup:
     """Return a dot with its interval. It is hidden from screen readers, since the next cells have the figures.
 
-    An unknown figure has no dot and no interval, because the interval would be all there is.
+    An unknown figure has no dot and no interval, since its interval would be the whole axis.
     """
     if value is None:
         return Markup(f'<svg class="interval" aria-hidden="true">{_grid_lines(span, 0)}</svg>')

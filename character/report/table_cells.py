@@ -29,9 +29,9 @@ def method_cell(name: str) -> TableCell:
     return TableCell(name, METHOD_NOTES.get(name, ""))
 
 
-def format_interval(found: dict) -> str:
-    """Return a 95% interval as text."""
-    return f"{format_number(found['low'])} to {format_number(found['high'])}"
+def format_interval(estimate: dict) -> str:
+    """Return the interval of an estimate, its `low` and `high`, as text."""
+    return f"{format_number(estimate['low'])} to {format_number(estimate['high'])}"
 
 
 def interval_cells(value: float | None, low: float, high: float, span: charts.AxisSpan = charts.SHARE_SPAN) -> list:
