@@ -1,4 +1,4 @@
-"""The docs show what was found: the figures that are recorded, which are those of dvc.lock, and links that lead somewhere."""
+"""The docs show the recorded figures, which are those of dvc.lock, and their links lead to files and headings that exist."""
 
 import hashlib
 import json
