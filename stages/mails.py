@@ -123,11 +123,11 @@ def write_single_turn_emails(method: Method, tasks: Sequence[EmailTask], setting
     mails = []
     replies = method.answer_requests(requests, settings.sampling, "mails")
     for (kind, task, text, begun), request, reply in zip(rows, requests, replies, strict=True):
-        whole = begun + reply.text
-        body, fault = (whole, None) if kind == "chat" else extract_json_body(whole)
+        written = begun + reply.text
+        body, fault = (written, None) if kind == "chat" else extract_json_body(written)
         if fault is None:
             body, fault = validate_body(body, text)
-        messages = [*request.messages, {"role": "assistant", "content": whole}]
+        messages = [*request.messages, {"role": "assistant", "content": written}]
         mails.append(Email(id=task.task_id(), format=kind, body=body, fault=fault, messages=messages))
     return mails
 

@@ -25,12 +25,12 @@ def truncate_to_context(tokenizer, messages: Messages, budget: int, prefill: str
         ValueError: the system prompt and the last message by themselves exceed the budget.
     """
     system = [message for message in messages if message["role"] == "system"]
-    turns = whole = [message for message in messages if message["role"] != "system"]
+    turns = all_turns = [message for message in messages if message["role"] != "system"]
     while len(ids := render_messages(tokenizer, [*system, *turns], prefill)) > budget:
         turns = turns[2:]
         if not turns:
             raise ValueError(f"a conversation of {len(ids)} tokens does not fit into {budget}")
-    return ids, len(turns) < len(whole)
+    return ids, len(turns) < len(all_turns)
 
 
 def render_requests(tokenizer, requests: Sequence, context: int, max_new_tokens: int, model: str) -> list[list[int]]:

@@ -75,29 +75,31 @@ def expand_prompts(
     """
     engine = engines.open_engine(params.engine, params.source, "prompts.expansion.source")
     mix = {length: getattr(params, length) for length in LENGTH_INSTRUCTIONS}
-    lacking = [
+    quotas = [
         ExpansionQuota(number, apportion_count(params.per_trait, mix), list(trait.prompts))
         for number, trait in enumerate(persona.traits)
     ]
     kept: list[Prompt] = []
     lengths, refused = Counter(), Counter()
     for turn in range(params.rounds):
-        asked = [(need, *pair) for need in lacking for pair in need.build_requests(persona.traits[need.trait].prompts, seed)]
-        if not asked:
+        pending = [
+            (quota, *pair) for quota in quotas for pair in quota.build_requests(persona.traits[quota.trait].prompts, seed)
+        ]
+        if not pending:
             break
-        replies = generate(engine, [request for *_, request in asked], params.sampling, seed, f"prompts, round {turn + 1}")
-        for (need, length, _), reply in zip(asked, replies, strict=True):
+        replies = generate(engine, [request for *_, request in pending], params.sampling, seed, f"prompts, round {turn + 1}")
+        for (quota, length, _), reply in zip(pending, replies, strict=True):
             text = reply.text.strip().strip('"“”').strip()
-            if reason := rejection_reason(reply, text, need.known, heldout):
+            if reason := rejection_reason(reply, text, quota.known, heldout):
                 refused[reason] += 1
                 continue
-            need.missing[length] -= 1
-            need.known.append(text)
+            quota.missing[length] -= 1
+            quota.known.append(text)
             lengths[length_class(text)] += 1
-            kept.append(Prompt(id=prompt_id(text), prompt=text, source="expanded", trait=need.trait))
+            kept.append(Prompt(id=prompt_id(text), prompt=text, source="expanded", trait=quota.trait))
     kept.sort(key=lambda prompt: prompt.trait)
-    asked_for = sum((apportion_count(params.per_trait, mix) for _ in persona.traits), Counter())
-    return kept, {"wanted": asked_for.total(), "asked": dict(asked_for), "measured": dict(lengths), "refused": dict(refused)}
+    requested = sum((apportion_count(params.per_trait, mix) for _ in persona.traits), Counter())
+    return kept, {"wanted": requested.total(), "asked": dict(requested), "measured": dict(lengths), "refused": dict(refused)}
 
 
 def apportion_count(count: int, mix: dict[str, float]) -> Counter:
@@ -110,10 +112,10 @@ def apportion_count(count: int, mix: dict[str, float]) -> Counter:
     if count and not total:
         raise UserError("params.yaml: prompts.expansion: short, medium and long are all 0; raise one.")
     exact = {name: count * share / total for name, share in mix.items()} if total else {}
-    dealt = Counter({name: int(part) for name, part in exact.items()})
-    for name in sorted(exact, key=lambda name: dealt[name] - exact[name])[: count - dealt.total()]:
-        dealt[name] += 1
-    return +dealt
+    counts = Counter({name: int(part) for name, part in exact.items()})
+    for name in sorted(exact, key=lambda name: counts[name] - exact[name])[: count - counts.total()]:
+        counts[name] += 1
+    return +counts
 
 
 def length_class(text: str) -> str:

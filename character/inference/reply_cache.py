@@ -24,9 +24,9 @@ def default_cache_path() -> Path:
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "samples" / "samples.sqlite"
 
 
-def reply_key(**shapes) -> str:
+def reply_key(**inputs) -> str:
     """Return the hash of everything that affects one reply."""
-    return _bytes_sha256(json.dumps(shapes, sort_keys=True, ensure_ascii=False).encode())
+    return _bytes_sha256(json.dumps(inputs, sort_keys=True, ensure_ascii=False).encode())
 
 
 class ReplyCache:
@@ -51,18 +51,18 @@ class ReplyCache:
 
     def get(self, keys: Sequence[str]) -> dict[str, dict]:
         """Return the intact records of `keys`; damaged ones are omitted and counted in `damaged`."""
-        found = {}
+        records = {}
         for start in range(0, len(keys), KEYS_PER_QUERY):
-            some = keys[start : start + KEYS_PER_QUERY]
-            marks = ", ".join("?" * len(some))
+            batch = keys[start : start + KEYS_PER_QUERY]
+            marks = ", ".join("?" * len(batch))
             with self._report_corruption():
-                rows = self._db.execute(f"SELECT key, row, sha256 FROM samples WHERE key IN ({marks})", some).fetchall()
+                rows = self._db.execute(f"SELECT key, row, sha256 FROM samples WHERE key IN ({marks})", batch).fetchall()
             for name, row, digest in rows:
                 if _bytes_sha256(row) == digest.decode(errors="replace"):
-                    found[name.decode()] = json.loads(row)
+                    records[name.decode()] = json.loads(row)
                 else:
                     self.damaged += 1
-        return found
+        return records
 
     def put(self, records: Iterable[tuple[str, dict]]) -> None:
         """Store records in one transaction, all or none."""

@@ -68,7 +68,7 @@ def truncate_rank(weights: dict, rank: int) -> tuple[dict, float]:
     """
     import torch
 
-    truncated, lost, whole = {}, 0.0, 0.0
+    truncated, dropped, total = {}, 0.0, 0.0
     for key in weights:
         if not key.endswith(".lora_A.weight"):
             continue
@@ -79,6 +79,6 @@ def truncate_rank(weights: dict, rank: int) -> tuple[dict, float]:
         root = values[:rank].sqrt()
         truncated[f"{name}.lora_A.weight"] = (root[:, None] * right[:rank] @ p.T).float()
         truncated[f"{name}.lora_B.weight"] = (q @ left[:, :rank] * root).float()
-        lost += values[rank:].square().sum().item()
-        whole += values.square().sum().item()
-    return truncated, (lost / whole) ** 0.5 if whole else 0.0
+        dropped += values[rank:].square().sum().item()
+        total += values.square().sum().item()
+    return truncated, (dropped / total) ** 0.5 if total else 0.0

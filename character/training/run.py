@@ -199,8 +199,8 @@ def checkpoint_dir(name: str, settings: TrainingSettings, examples: Sequence, ea
     weights = [models.directory_fingerprint(folder) for folder in (models.STUDENT_DIR, earlier) if folder]
     code = {file: digest for file, digest in stage_provenance(name)["deps"].items() if file.startswith("code/")}
     config = Path(runtime.accelerate).read_text(encoding="utf-8") if runtime.accelerate else ""
-    shapes = [settings.model_dump(), [example.model_dump() for example in examples], read_value("seed"), weights, code]
-    shapes += [
+    inputs = [settings.model_dump(), [example.model_dump() for example in examples], read_value("seed"), weights, code]
+    inputs += [
         models.select_device(),
         runtime.threads,
         runtime.training_batch,
@@ -208,7 +208,7 @@ def checkpoint_dir(name: str, settings: TrainingSettings, examples: Sequence, ea
         config,
         list(map(version, TRAINING_LIBRARIES)),
     ]
-    digest = hashlib.sha256(json.dumps(shapes, sort_keys=True).encode()).hexdigest()
+    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
     return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "train" / digest[:32]
 
 
@@ -232,7 +232,7 @@ def run_lock(folder: Path) -> Iterator[None]:
 
 def last_checkpoint(folder: Path, processes: int) -> Path | None:
     """Return the newest checkpoint that all processes wrote completely, and delete those that the first left incomplete."""
-    whole = None
+    newest = None
     for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2])):
         try:
             json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the file that the first process writes last
@@ -240,8 +240,8 @@ def last_checkpoint(folder: Path, processes: int) -> Path | None:
             shutil.rmtree(path)
             continue
         if len(list(path.glob("rng_state*.pth"))) == processes:
-            whole = path
-    return whole
+            newest = path
+    return newest
 
 
 def lora_config(settings: TrainingSettings):
@@ -265,11 +265,11 @@ def save_training_run(trainer, settings: TrainingSettings, counts: dict) -> None
     from peft import get_peft_model_state_dict
 
     name, curve = trainer.curve.name, trainer.curve.rows
-    whole = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered, if the model is sharded over devices
+    state_dict = trainer.accelerator.get_state_dict(trainer.model_wrapped)  # gathered, if the model is sharded over devices
     if not trainer.is_world_process_zero():
         return
     # The default, "auto", looks up on the hub whether the vocabulary differs from the base model's.
-    weights = get_peft_model_state_dict(trainer.model, state_dict=whole, save_embedding_layers=False)
+    weights = get_peft_model_state_dict(trainer.model, state_dict=state_dict, save_embedding_layers=False)
     adapters.save_adapter(Path("models", name), weights, settings.rank, settings.alpha, stage_provenance(name))
     records.write_csv(f"plots/{name}.csv", curve)
     records.write_json(f"results/{name}.json", counts | tail_means(curve))
