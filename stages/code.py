@@ -1,8 +1,8 @@
-"""code: character/, stages/ -> code/<stage>.txt, what each stage runs.
+"""code: character/, stages/ -> code/<stage>.txt, the source code that each stage runs.
 
-The source of every module of this repository that the stage reaches through imports, without comments, docstrings and blank
-lines. Stages depend on these files, so a comment reruns nothing but this stage, and an edited line of code reruns the stages
-that reach it. Text is cut out by its position, which gives the same bytes under every version of Python.
+Each file holds the source of every module of this repository that the stage reaches through imports, without comments,
+docstrings and blank lines. Stages depend on these files. An edited comment therefore reruns only this stage, and an edited line
+of code reruns the stages that reach it. Text is removed by position, so the result is the same under every version of Python.
 """
 
 import ast
@@ -21,7 +21,7 @@ PACKAGES = ("character", "stages")
 
 
 def reachable_files(script: Path) -> list[Path]:
-    """Return the files of this repository that run when `script` does, imports inside functions included, by their paths."""
+    """Return the files of this repository that `script` runs, imports inside functions included, sorted by path."""
     found, waiting = set(), set(module_files(".".join(script.with_suffix("").parts)))
     while waiting:
         found.add(current := waiting.pop())
@@ -30,10 +30,10 @@ def reachable_files(script: Path) -> list[Path]:
 
 
 def imported_modules(file: Path) -> Iterator[str]:
-    """Yield what `file` imports; the last part of a name may be a module, or something in one.
+    """Yield the dotted names that `file` imports; the last part is a module or a name in one.
 
     Raises:
-        UserError: an import is relative, or by `import_module` or `__import__`: its text does not say what is imported.
+        UserError: an import is relative or dynamic, such as by `import_module`, so its target cannot be read from the source.
     """
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
@@ -54,7 +54,7 @@ def _called_name(call: ast.Call) -> str:
 
 
 def module_files(module: str) -> Iterator[Path]:
-    """Yield the files that importing `module` runs: its own, and those of the packages in which it lies."""
+    """Yield the files that importing `module` runs: its own and the `__init__.py` of its packages."""
     parts = module.split(".")
     if parts[0] in PACKAGES:
         for depth in range(1, len(parts) + 1):
@@ -63,9 +63,9 @@ def module_files(module: str) -> Iterator[Path]:
 
 
 def strip_source(source: str) -> str:
-    """Return Python source without comments, docstrings, blank lines and spaces at the ends of lines.
+    """Return Python source without comments, docstrings, blank lines and trailing spaces.
 
-    Strings stay as they are. The result need not be valid Python: a function may consist of nothing but its docstring.
+    Strings are not changed. The result may be invalid Python, as of a function that consists only of its docstring.
     """
     lines, docstrings = source.split("\n"), list(_docstring_spans(source))
     whole, opened = set(range(len(lines))), []  # rows that do not end within a string; rows in which f-strings begin
@@ -90,13 +90,13 @@ def strip_source(source: str) -> str:
     return "".join(f"{line}\n" for line in kept)
 
 
-# Since Python 3.12 an f-string is several tokens, and since 3.14 there are t-strings.
+# Since Python 3.12 an f-string consists of several tokens; Python 3.14 adds t-strings.
 _STRING_STARTS = {getattr(tokenize, name, None) for name in ("FSTRING_START", "TSTRING_START")} - {None}
 _STRING_ENDS = {getattr(tokenize, name, None) for name in ("FSTRING_END", "TSTRING_END")} - {None}
 
 
 def _docstring_spans(source: str) -> Iterator[tuple[int, int, int, int]]:
-    """Yield row and column, counted from 0 in characters, of the start and the end of each docstring."""
+    """Yield the row and column of the start and of the end of each docstring, both from 0, columns in characters."""
     lines = source.split("\n")
 
     def characters(row: int, column: int) -> int:
@@ -122,7 +122,7 @@ def main():
         sources = {file: strip_source(file.read_text(encoding="utf-8")) for file in reachable_files(script)}
         text = "".join(f"# {file.as_posix()}\n{source}" for file, source in sources.items() if source.strip())
         (CODE_DIR / f"{script.stem}.txt").write_text(text, encoding="utf-8", newline="\n")
-    print(f"code: what {len(scripts)} stages run", flush=True)
+    print(f"code: source of {len(scripts)} stages", flush=True)
 
 
 if __name__ == "__main__":

@@ -177,7 +177,7 @@ def test_a_comment_next_to_a_list_survives_a_longer_value_and_an_empty_one(here)
     )
     Path("params.yaml").write_text(original, encoding="utf-8")
     recipes.write_recipe("paper")
-    assert "\n  names: # of the teacher\n  - ChatGLM\n" in params() and "\n  comparisons: 10080 # of each method" in params()
+    assert "\n  names: # of the teacher\n  - ChatGLM\n" in params() and "\n  comparisons: 10080 # per method" in params()
     recipes.write_recipe("default")
     assert params() == original.replace("comparisons: 9 #", "comparisons: 240 #")
 
