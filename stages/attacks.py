@@ -33,7 +33,7 @@ class Prefill(Record):
     def _is_trimmed(cls, prefill: str) -> str:
         if not prefill or prefill != prefill.strip():
             # Tokens begin with their space: after a separate space, a model rarely continues with a word.
-            raise ValueError("is empty, or has space around it; write the opening without it")
+            raise ValueError("is empty, or has space around it; begin and end it with text")
         return prefill
 
 

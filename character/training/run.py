@@ -53,7 +53,7 @@ def accumulation_steps(batch_size: int, at_once: int) -> int:
     if batch_size % at_once:
         raise UserError(
             f"params.yaml: batch_size {batch_size} is not a multiple of runtime.training_batch times the devices, {at_once}; "
-            "choose a runtime.training_batch that divides it (it changes memory, not results)."
+            "adjust runtime.training_batch (it changes memory, not results)."
         )
     return batch_size // at_once
 
