@@ -80,7 +80,8 @@ format: $(VENV)/installed
 	$(BIN)/ruff format .
 
 # On Linux, PyPI's torch comes with gigabytes of CUDA libraries. PyTorch's index is therefore tried first: only this index,
-# whatever pip is configured to search, once, for at most TORCH_WAIT seconds. If it answers but the installation fails, make stops.
+# whatever pip is configured to search, once, for at most TORCH_WAIT seconds. If it answers but the installation fails, make
+# stops.
 define install-torch
 if command -v nvidia-smi > /dev/null || test -z "$(TORCH_INDEX)"; then :; \
 elif PIP_CONFIG_FILE=/dev/null $(1) -m pip --isolated --disable-pip-version-check index versions torch \
