@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from forks import Forks
+from forks import OPENED_FILES, Forks
 from projects import EVERY, Project, environment, ran, start, talkative
 
 from character.core import models
@@ -110,7 +110,9 @@ def finished(tiny_student, forks, tmp_path_factory) -> Project:
     """The small project after its one full run, committed; each file of tests that asks for it has its own."""
     folder = tmp_path_factory.mktemp("pipeline")
     project = start(folder / "project", talkative(tiny_student, folder / "student"), python=forks)
-    assert ran(project.dvc("repro")) == EVERY
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(OPENED_FILES, str(project.opened_files))
+        assert ran(project.dvc("repro")) == EVERY
     project.commit("Run it")
     return project
 

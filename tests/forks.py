@@ -16,6 +16,8 @@ from pathlib import Path
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "sklearn.linear_model", "lm_eval.evaluator")
 
+OPENED_FILES = "RECORD_OPENED_FILES_IN"  # an environment variable: a file to which commands say what they open
+
 # What stands in the place of python, and passes `python -m MODULE ARGUMENTS` on with its streams; the rest goes to python.
 CLIENT = """\
 #!{python} -IS
@@ -83,6 +85,22 @@ def attend(connection: socket.socket) -> None:
     connection.sendall(str(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])).encode())
 
 
+def record_opened_files(log: Path, arguments: list[str]) -> None:
+    """Append to `log`, from now on, each file below the current directory that this process opens: command, mode and path."""
+    top = f"{os.getcwd()}{os.sep}"
+    out = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+
+    def record(event: str, details: tuple) -> None:
+        if event == "open" and isinstance(details[0], str | os.PathLike):
+            path = os.path.abspath(os.fspath(details[0]))
+            mode = "w" if (details[2] or 0) & (os.O_WRONLY | os.O_RDWR) else "r"
+            if path.startswith(top) and (mode == "w" or os.path.isfile(path)):
+                line = [arguments, mode, path.removeprefix(top)]
+                os.write(out, json.dumps(line).encode() + b"\n")
+
+    sys.addaudithook(record)
+
+
 def run(folder: str, environment: dict[str, str], arguments: list[str]) -> int:
     """Run `python -m` as it would run in a new process; return its exit status."""
     os.chdir(folder)
@@ -90,6 +108,8 @@ def run(folder: str, environment: dict[str, str], arguments: list[str]) -> int:
     os.environ.update(environment)
     sys.path[0] = folder
     module, *sys.argv[1:] = arguments
+    if log := environment.get(OPENED_FILES):
+        record_opened_files(Path(log), arguments)
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)
         return 0

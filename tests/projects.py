@@ -65,6 +65,11 @@ class Project:
     root: Path
     python: Path = Path(sys.executable).parent
 
+    @property
+    def opened_files(self) -> Path:
+        """The file to which the stages of a first run say what they open, where that is recorded."""
+        return self.root.with_name("opened.jsonl")
+
     def run(self, *command, fails: bool = False) -> str:
         """Run a command in the repository; return what it printed, or what it complained of where it is to fail."""
         done = subprocess.run(command, cwd=self.root, env=environment(self.python), text=True, capture_output=True)

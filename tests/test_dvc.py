@@ -5,6 +5,7 @@ import io
 import json
 
 import pytest
+import yaml
 from forks import Forks
 from projects import ANSWERED, ANSWERED_BY, EVERY, MERGED, NONE, OF_NO_PERSONA, Project, environment, ran
 
@@ -64,13 +65,38 @@ def all_of_runtime(project):
     project.set(dict(others(project.params()["runtime"], "runtime")))
 
 
-def module_of_several_stages(project):
-    project.append("character/dataset/filters.py", "# A remark.\n")
+def comment_in_a_module_of_all_stages(project):
+    project.append("character/core/errors.py", "\n\n# A remark.\n")
 
 
-def script_of_one_stage(project):
-    project.append("stages/pairs.py", "# A remark.\n")
+def docstring_of_a_stage(project):
+    project.replace("stages/pairs.py", '"""pairs: ', '"""pairs, in other words: ')
 
+
+def edit_code(project, file: str) -> None:
+    """Add a line of code, and write what each stage runs: only then does DVC see whom it concerns."""
+    project.append(file, "EDITED = True\n")
+    assert ran(project.dvc("repro", "code")) == {"code"}
+
+
+def code_of_several_stages(project):
+    edit_code(project, "character/dataset/filters.py")
+
+
+def code_imported_within_a_function(project):
+    edit_code(project, "character/training/trainers.py")
+
+
+def code_of_an_instrument(project):
+    edit_code(project, "character/evaluation/classifier.py")
+
+
+def code_of_one_stage(project):
+    project.append("stages/pairs.py", "EDITED = True\n")
+
+
+# What reads texts with a classifier of hidden states, or speaks of its classes: no training, and no method's answers.
+READS_TEXTS = {"classifier", "judge", "steering", "robustness", "crosscheck", "transfer", "preferences", "coherence"}
 
 # REAL runs the stages. DRY only names those whose own deps have changed, not those that new outputs would set off.
 DRY, REAL = ("repro", "--dry"), ("repro",)
@@ -85,12 +111,12 @@ RUNS_AFTER = [
     (persona_and_back, REAL, NONE),
     (introspection_learning_rate, REAL, {"introspection"} | MERGED),
     (merge_weight, REAL, MERGED),
-    (
-        module_of_several_stages,
-        DRY,
-        {"prompts", "pairs", "transcripts", "transfer"} | {f"mails@{name}" for name in ANSWERED_BY},
-    ),
-    (script_of_one_stage, REAL, {"pairs"}),
+    (comment_in_a_module_of_all_stages, REAL, {"code"}),
+    (docstring_of_a_stage, REAL, {"code"}),
+    (code_of_several_stages, DRY, {"prompts", "pairs", "transcripts", "transfer"} | {f"mails@{name}" for name in ANSWERED_BY}),
+    (code_imported_within_a_function, DRY, {"distillation", "introspection"}),
+    (code_of_an_instrument, DRY, READS_TEXTS),
+    (code_of_one_stage, REAL, {"code", "pairs"}),
 ]
 
 
@@ -102,10 +128,50 @@ def test_only_the_stages_run_that_a_change_concerns(project, change, how, stages
     assert ran(project.dvc(*how)) | alike == stages | alike
 
 
+NO_DATA = ("params.yaml", "dvc.yaml", ".cache/", ".dvc/tmp", ".git", "character/", "stages/")
+UNUSED_HERE = {  # by the small project: its teacher is a model, and no model writes more prompts for it
+    ("chosen", "data/raw/teacher"),
+    ("prompts", "models/student"),
+}
+
+
+def opened_by_stage(project) -> dict[str, dict[str, set[str]]]:
+    """Return what each stage opened in its first run, to read ("r") and to write ("w"), by the stage's name in dvc.lock."""
+    opened: dict[str, dict[str, set[str]]] = {}
+    for line in project.opened_files.read_text(encoding="utf-8").splitlines():
+        (module, *arguments), mode, path = json.loads(line)
+        method = f"@{arguments[arguments.index('--method') + 1]}" if "--method" in arguments else ""
+        opened.setdefault(module.removeprefix("stages.") + method, {"r": set(), "w": set()})[mode].add(path)
+    return opened
+
+
+def without(paths, *places: str) -> set[str]:
+    """Return the paths that are none of the places, and lie in none of them."""
+    return {path for path in paths if not any(f"{path}/".startswith(f"{place.rstrip('/')}/") for place in places)}
+
+
+def test_a_stage_opens_the_files_that_it_lists_and_no_others(project):
+    lock = yaml.safe_load((project.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
+    opened = opened_by_stage(project)
+    assert opened.keys() == lock.keys()
+    unlisted, idle = set(), set()
+    for stage, files in opened.items():
+        deps, outs = ([entry["path"] for entry in lock[stage].get(kind, ())] for kind in ("deps", "outs"))
+        templates = {path for path in files["r"] if path.endswith((".html", ".j2"))}
+        followed = lock[stage].get("params", ())  # a constitution, by its keys
+        read = without(without(files["r"], *NO_DATA) | templates, *deps, *outs, *followed)
+        written = {path for path in without(files["w"], *NO_DATA, *outs) if (project.root / path).exists()}
+        unlisted |= {(stage, path) for path in read | written}
+        data = [dep for dep in deps if stage != "code" and not dep.startswith("code/")]
+        idle |= {(stage, dep) for dep in data if without(files["r"], dep) == files["r"]}
+    assert unlisted == set(), "opened, not listed"
+    assert idle == UNUSED_HERE, "listed, not opened"
+
+
 def test_an_experiment_with_another_persona_is_compared_with_the_committed_one(project):
     project.dvc("exp", "run", "--set-param", "persona=loving", "--name", "affectionate")
     changes = json.loads(project.dvc("metrics", "diff", "--json"))
-    assert {"old", "new", "diff"} <= changes["results/pairs.json"]["chosen_tokens"].keys()
+    assert {"old", "new", "diff"} <= changes["metrics/summary.json"]["perplexity.persona"].keys()
     rows = csv.DictReader(io.StringIO(project.dvc("exp", "show", "--csv")))
     personas = {row["Experiment"] or row["rev"]: row["persona"] for row in rows}
     assert {"workspace": "loving", "main": "poeticism", "affectionate": "loving"}.items() <= personas.items()
