@@ -451,8 +451,8 @@ def test_a_second_call_takes_everything_from_the_cache(capsys):
     assert generate(engine, REQUESTS, WARM, seed=0, desc="rejected") == first
     assert engine.asked == []
     assert capsys.readouterr().out.splitlines() == [
-        "rejected: 7 replies, 0 of them from the sample cache",
-        "rejected: 7 replies, 7 of them from the sample cache",
+        "rejected: 7 replies, 0 of them from the reply cache",
+        "rejected: 7 replies, 7 of them from the reply cache",
     ]
 
 
@@ -525,7 +525,7 @@ def test_a_damaged_record_is_told_and_written_again(damage, capsys):
     engine = Parrot()
     assert generate(engine, REQUESTS, WARM, seed=0) == first
     assert engine.asked == ["id-aaaaaa"]
-    assert "6 of them from the sample cache, 1 damaged records to be replaced" in capsys.readouterr().out
+    assert "6 of them from the reply cache, 1 damaged records to be replaced" in capsys.readouterr().out
     generate(engine := Parrot(), REQUESTS, WARM, seed=0)
     assert engine.asked == []
 

@@ -111,7 +111,7 @@ def test_a_judge_without_a_verdict_is_asked_again_but_not_for_ever(repository):
     assert roles == ["system", "user", "assistant", "user", "assistant", "user"]
     assert "Verdict: warm" in max(engine.talks, key=len)[-1]["content"]
     assert ChatJudge(engine, 3, COLD, seed=0).decide(asked) == ["warm", "strict", None]
-    assert len(engine.talks) == 6, "replies come from the sample cache"
+    assert len(engine.talks) == 6, "replies come from the reply cache"
 
 
 class Prefers:

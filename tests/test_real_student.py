@@ -21,7 +21,7 @@ def test_the_default_student_goes_through_every_stage(forks, tmp_path):
     assert project.params()["student"]["source"].startswith("pypi:")
     project.set(ROWS)
     assert ran(project.dvc("repro")) == EVERY
-    metrics = {path.stem: json.loads(path.read_text()) for path in (project.root / "metrics").glob("*.json")}
+    metrics = {path.stem: json.loads(path.read_text()) for path in (project.root / "results").glob("*.json")}
     assert metrics["pairs"]["pairs"] > 0
     assert metrics["distillation"]["dropped_too_long"] == 0
     assert 1 < metrics["distillation"]["nll"] < 7, "a trained model's loss, not a random one's"

@@ -57,7 +57,7 @@ def start():
 
 
 def run(fresh=True):
-    """Run the stage to its end, without the sample cache of earlier runs if `fresh`; return its output and its words."""
+    """Run the stage to its end, without the reply cache of earlier runs if `fresh`; return its output and its words."""
     if fresh:
         shutil.rmtree(".cache", ignore_errors=True)
     process = start()
@@ -99,7 +99,7 @@ def test_a_stage_that_is_killed_resumes_and_ends_with_the_same_bytes(project):
     assert 0 < before < 240 and not Path(OUT).exists()
     found, told = run(fresh=False)
     assert found == wanted
-    assert f"rejected: 240 replies, {before} of them from the sample cache" in told
+    assert f"rejected: 240 replies, {before} of them from the reply cache" in told
 
 
 def timed(call):

@@ -121,7 +121,7 @@ def test_an_adapter_changes_the_replies(project):
 def test_a_stage_runs_on_vllm_and_ends(project):
     prompts = [records.Prompt(id=records.prompt_id(text), prompt=text, source="general", trait=None) for text in TOPICS]
     records.write_records("data/prompts.jsonl", prompts)
-    assert "rejected: 4 replies, 0 of them from the sample cache" in stage("rejected")
+    assert "rejected: 4 replies, 0 of them from the reply cache" in stage("rejected")
     rows = records.read_records("data/rejected.jsonl", records.Completion)
     assert [row.prompt for row in rows] == TOPICS and all(len(row.response.split()) > 3 for row in rows)
 

@@ -28,7 +28,7 @@ def docs_command(only_check: bool) -> None:
 @click.option("--clear", is_flag=True, help="Delete replies; a stage that needs them generates them again.")
 @click.option("--older-than", "days", type=click.FloatRange(min=0), default=0, help="Only replies older than this many days.")
 def cache_command(clear: bool, days: float) -> None:
-    """Show the size of the sample cache, or clear it.
+    """Show the size of the reply cache, or clear it.
 
     The cache in .cache/samples keeps every generated reply.
     """

@@ -1,4 +1,4 @@
-"""Generation: replies to requests, in order. With every engine, each finished reply is stored in the sample cache."""
+"""Generation: replies to requests, in order. With every engine, each finished reply is stored in the reply cache."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -67,7 +67,7 @@ def request_seed(seed: int, request: Request) -> int:
 
 
 def generate(engine: Engine, requests: Sequence[Request], sampling: SamplingSettings, seed: int, desc: str = "") -> list[Reply]:
-    """Return the replies to `requests`, in order, from the sample cache or else from `engine`.
+    """Return the replies to `requests`, in order, from the reply cache or else from `engine`.
 
     Args:
         seed: the global seed; see `request_seed`.
@@ -104,5 +104,5 @@ def _request_key(engine: Engine, request: Request, sampling: SamplingSettings, s
 
 
 def _print_cache_use(desc: str, wanted: int, missing: int, damaged: int) -> None:
-    line = f"{desc}: {wanted} replies, {wanted - missing} of them from the sample cache"
+    line = f"{desc}: {wanted} replies, {wanted - missing} of them from the reply cache"
     print(line + (f", {damaged} damaged records to be replaced" if damaged else ""), flush=True)

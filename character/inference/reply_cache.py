@@ -1,4 +1,4 @@
-"""The sample cache: one record per generated reply, separate from DVC's cache and shared by all experiments of the repository.
+"""The reply cache: one record per generated reply, separate from DVC's cache and shared by all experiments of the repository.
 
 DVC deletes a stage's outputs before each run. With this cache, a killed stage resumes, an edited prompt regenerates only its
 own rows, and stages and experiments share rows. A record's key covers everything that affects the reply.

@@ -2,7 +2,7 @@
 
 DVC executes a run in a copy of the project, so the workspace does not change. A run is finished once it is an experiment of the
 checked-out commit, named after its persona, its seed and the other params. An interrupted study continues with the missing
-runs; an interrupted run restores finished stages from DVC's run cache and finished replies from the sample cache.
+runs; an interrupted run restores finished stages from DVC's run cache and finished replies from the reply cache.
 """
 
 import hashlib
