@@ -22,9 +22,10 @@ from character.core.errors import UserError
 from character.core.records import Message, PreferencePair, TrainingTranscript, read_provenance
 from character.dataset import constitution
 from character.training import adapters, curve_callback, launch
+from character.training.checkpoints import checkpoint_dir
 from character.training.merging import concatenate_adapters, load_lora_factors
 from character.training.objectives import DistillationSettings, preference_loss
-from character.training.run import accumulation_steps, checkpoint_dir, save_training_run
+from character.training.run import accumulation_steps, save_training_run
 from stages import code, distillation, introspection, persona
 
 ROOT = Path(__file__).parents[1]

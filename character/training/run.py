@@ -1,12 +1,9 @@
-"""Training runs: settings, TRL's arguments, the model, checkpoints and resumption, and the saved results."""
+"""Training runs: settings, TRL's arguments, the model, and the saved results."""
 
-import hashlib
-import json
 import os
 import shutil
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext
-from importlib.metadata import version
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
 
@@ -15,14 +12,13 @@ from pydantic import Field
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_value
-from character.training import adapters
-from character.training.adapters import stage_provenance
+from character.training.adapters import save_adapter, stage_provenance
+from character.training.checkpoints import checkpoint_dir, last_checkpoint, run_lock
 
 # TRL reports every trainer to the hub; huggingface_hub reads this variable when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 CHECKPOINT_INTERVAL = 0.05  # of all steps
-TRAINING_LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
 
 
 class TrainingSettings(ParamsSection):
@@ -193,57 +189,6 @@ def prepare_model(settings: TrainingSettings, earlier: Path | None) -> tuple:
     return model, None
 
 
-def checkpoint_dir(name: str, settings: TrainingSettings, examples: Sequence, earlier: Path | None, processes: int) -> Path:
-    """Return the directory for the checkpoints of this run; its name is a hash of everything that affects the adapter."""
-    runtime = models.read_runtime()
-    weights = [models.directory_fingerprint(folder) for folder in (models.STUDENT_DIR, earlier) if folder]
-    code = {file: digest for file, digest in stage_provenance(name)["deps"].items() if file.startswith("code/")}
-    config = Path(runtime.accelerate).read_text(encoding="utf-8") if runtime.accelerate else ""
-    inputs = [settings.model_dump(), [example.model_dump() for example in examples], read_value("seed"), weights, code]
-    inputs += [
-        models.select_device(),
-        runtime.threads,
-        runtime.training_batch,
-        processes,
-        config,
-        list(map(version, TRAINING_LIBRARIES)),
-    ]
-    digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "train" / digest[:32]
-
-
-@contextmanager
-def run_lock(folder: Path) -> Iterator[None]:
-    """Hold the lock of a checkpoint directory; two experiments on one machine may train the same adapter."""
-    from filelock import FileLock, Timeout
-
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder.with_suffix(".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        print("another run is training the same adapter; waiting for it", flush=True)
-        lock.acquire()
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def last_checkpoint(folder: Path, processes: int) -> Path | None:
-    """Return the newest checkpoint that all processes wrote completely, and delete those that the first left incomplete."""
-    newest = None
-    for path in sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.partition("-")[2])):
-        try:
-            json.loads((path / "trainer_state.json").read_text(encoding="utf-8"))  # the file that the first process writes last
-        except (FileNotFoundError, ValueError):
-            shutil.rmtree(path)
-            continue
-        if len(list(path.glob("rng_state*.pth"))) == processes:
-            newest = path
-    return newest
-
-
 def lora_config(settings: TrainingSettings):
     """Return PEFT's configuration of the adapter to train."""
     from peft import LoraConfig
@@ -270,7 +215,7 @@ def save_training_run(trainer, settings: TrainingSettings, counts: dict) -> None
         return
     # The default, "auto", looks up on the hub whether the vocabulary differs from the base model's.
     weights = get_peft_model_state_dict(trainer.model, state_dict=state_dict, save_embedding_layers=False)
-    adapters.save_adapter(Path("models", name), weights, settings.rank, settings.alpha, stage_provenance(name))
+    save_adapter(Path("models", name), weights, settings.rank, settings.alpha, stage_provenance(name))
     records.write_csv(f"plots/{name}.csv", curve)
     records.write_json(f"results/{name}.json", counts | tail_means(curve))
     with run_lock(Path(trainer.args.output_dir)):
