@@ -1,12 +1,11 @@
 """The comparison of all personas: a page, and its tables as Markdown and JSON."""
 
 from collections.abc import Sequence
-from statistics import fmean, stdev
+from statistics import fmean
 
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import read_value
-from character.dataset.conditions import PLAIN, SUFFIXES
 from character.evaluation.intervals import bootstrap_interval
 from character.report import charts, markdown
 from character.report.html import UNKNOWN_DASH, ReportSection, ReportTable, SummaryTile, TableCell, format_number, render_page
@@ -23,9 +22,9 @@ from character.report.table_cells import (
 )
 from character.study.results import RunResult, confusion_counts, f1_scores, rating_correlation, read_run_result, study_macro_f1
 from character.study.runs import StudyRun
+from character.study.seed_comparison import COMPARED_CONDITIONS, personas_with_seeds, seed_section
 
 OTHER_METHODS = tuple(name for name in METHOD_NOTES if name not in (PERSONA_METHOD, "unoffered"))
-COMPARED_CONDITIONS = (PLAIN, SUFFIXES)
 SEED_REMARK = "Only the runs with the seed of params.yaml."
 STUDY_PAGE, STUDY_TABLES, STUDY_DATA = "reports/study.html", "reports/study.md", "reports/study.json"
 
@@ -85,14 +84,14 @@ def macro_f1_section(findings: Sequence[RunResult], seed: int) -> ReportSection:
         return [method_cell(name), *interval_cells(found["macro_f1"], found["low"], found["high"]), found["prompts"]]
 
     def tile(condition: str) -> SummaryTile:
-        ours, untrained = (scores[condition][name] for name in (PERSONA_METHOD, BASE_METHOD))
+        ours, base = (scores[condition][name] for name in (PERSONA_METHOD, BASE_METHOD))
         note = f"macro-F1; {format_number(ours['low'])} to {format_number(ours['high'])}. "
-        note += f"Untrained: {format_number(untrained['macro_f1'])}."
+        note += f"Base: {format_number(base['macro_f1'])}."
         return SummaryTile(CONDITION_HEADINGS[condition], format_number(ours["macro_f1"]), note)
 
     classifier = findings[0].metrics["classifier"]
     return ReportSection(
-        "Can the personas be told apart?",
+        "Can the classifier distinguish the personas?",
         f"Personas: {len(findings)}, each made and evaluated in a run of its own with the same params. Macro-F1 is the mean "
         "over the personas of F1: an answer that is called another persona's counts against both. The suffixes ask to break "
         "character; each prompt has one of eight.",
@@ -122,11 +121,11 @@ def persona_rate_section(findings: Sequence[RunResult]) -> ReportSection:
 
     return ReportSection(
         "Which personas show?",
-        "Recall: the share of a persona's answers that the classifier calls by its name. The last column is its recall on "
-        "recorded answers of that persona, which no training can well exceed.",
+        "In-character rate: the share of a persona's answers that the classifier calls by its name. The last column is the "
+        "classifier's recall on recorded answers of that persona, in practice an upper limit.",
         [
             ReportTable(
-                "Recall by persona and method, with 95% intervals.",
+                "In-character rate by persona and method, with 95% intervals.",
                 ["", *OTHER_METHODS, PERSONA_METHOD, "recorded"],
                 {
                     CONDITION_HEADINGS[condition]: [row(finding, condition) for finding in findings]
@@ -150,7 +149,7 @@ def confusion_section(findings: Sequence[RunResult]) -> ReportSection:
         for name, own, score in zip(personas, shares, scores, strict=True)
     ]
     return ReportSection(
-        "What are they taken for?",
+        "What does the classifier call them?",
         "Each row is a trained persona, each column what the classifier calls its answers, plain and under suffixes together.",
         [ReportTable("Shares of answers.", ["", *personas, *others, "none", "F1"], {"": rows}, narrow=True)],
         limits=SEED_REMARK,
@@ -186,8 +185,8 @@ def rating_correlation_section(findings: Sequence[RunResult]) -> ReportSection:
     ]
     return ReportSection(
         "Do preferences move apart?",
-        "Spearman's rank correlation of the ratings of traits: of the untrained student and each method, and the mean of a "
-        "persona and the others. The spread is the standard deviation of the ratings, in Elo.",
+        "Spearman's rank correlation of the ratings of traits: of base and each method, and the mean of a persona and the "
+        "others. The spread is the standard deviation of the ratings, in Elo.",
         [ReportTable("Rank correlations, as seen: noise makes them smaller.", head, {"": [row(found) for found in findings]})],
         limits=f"The judge that reads the choices is right in {format_number(judge['accuracy'])} "
         f"({format_number(judge['low'])} to {format_number(judge['high'])}) of the cases whose truth is known. {SEED_REMARK}",
@@ -220,8 +219,8 @@ def persona_cost_section(findings: Sequence[RunResult], seed: int) -> ReportSect
     judge = findings[0].metrics["judge"]["coherence"]
     return ReportSection(
         "What do they cost?",
-        "How often the persona's answer is called the more coherent than that of another method to the same prompt, both "
-        "orders judged, ties half; and the change of accuracy on tasks against the untrained student.",
+        "How often the persona's answer is judged more coherent than that of another method to the same prompt, in both "
+        "orders, ties half; and the change of accuracy on tasks against base.",
         [
             ReportTable(
                 "Win rates and change of accuracy, with 95% intervals: of a persona over its prompts and items, of the mean "
@@ -233,58 +232,3 @@ def persona_cost_section(findings: Sequence[RunResult], seed: int) -> ReportSect
         limits=f"About coherence the judge is right in {format_number(judge['accuracy'])} ({format_number(judge['low'])} to "
         f"{format_number(judge['high'])}) of the cases whose truth is known: near 0.5 a win rate says nothing. {SEED_REMARK}",
     )
-
-
-def personas_with_seeds(findings: Sequence[RunResult]) -> dict[str, list[RunResult]]:
-    """Return the results of the personas that were run with several seeds, by persona."""
-    by_persona: dict[str, list[RunResult]] = {}
-    for finding in findings:
-        by_persona.setdefault(finding.run.persona, []).append(finding)
-    return {persona: own for persona, own in by_persona.items() if len(own) > 1}
-
-
-def seed_section(repeated: dict[str, list[RunResult]]) -> ReportSection:
-    """Show how much the results of a persona vary with the seed."""
-    bodies = {persona: _seed_rows(own) for persona, own in repeated.items()}
-    return ReportSection(
-        "How much is chance?",
-        "The same persona and params with other seeds, which draw everything anew: replies, orders, adapters, the classifier.",
-        [
-            ReportTable(
-                "Recall of the persona and of the distilled student, by seed; the mean rank correlation of its trait ratings "
-                "with those of the other seeds.",
-                _SEED_COLUMNS,
-                bodies,
-            )
-        ],
-    )
-
-
-_SEED_COLUMNS = [
-    "seed",
-    "plain",
-    "suffixes",
-    "distilled, plain",
-    "distilled, suffixes",
-    "change of accuracy",
-    "likeness of ratings",
-]
-
-
-def _seed_rows(findings: Sequence[RunResult]) -> list[list]:
-    rows = []
-    for finding in findings:
-        scores = finding.metrics["robustness"]
-        recall = [
-            scores[name][condition]["recall"] for name in (PERSONA_METHOD, "distilled") for condition in COMPARED_CONDITIONS
-        ]
-        others = [
-            rating_correlation(finding.ratings[PERSONA_METHOD], other.ratings[PERSONA_METHOD])
-            for other in findings
-            if other is not finding
-        ]
-        rows.append(
-            [finding.run.seed, *recall, finding.metrics["capabilities"][PERSONA_METHOD]["overall"]["change"], fmean(others)]
-        )
-    columns = list(zip(*(row[1:] for row in rows), strict=True))
-    return [*rows, ["mean", *map(fmean, columns)], ["standard deviation", *map(stdev, columns)]]
