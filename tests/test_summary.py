@@ -35,13 +35,13 @@ def test_the_summary_compares_the_persona_with_base_plain_and_under_pressure():
         {
             "in_character.persona": 0.75,
             "in_character.base": 0.25,
-            "in_character.difference": 0.5,
+            "in_character.gain": 0.5,
             "under_pressure.persona": 0.45,  # the mean of suffixes, prefill and multi-turn; a single suffix counts for nothing
             "under_pressure.base": 0.05,
-            "under_pressure.difference": 0.4,
+            "under_pressure.gain": 0.4,
             "accuracy.persona": 0.5,
             "accuracy.base": 0.75,
-            "accuracy.difference": -0.25,
+            "accuracy.gain": -0.25,
             "perplexity.persona": 15.5,
             "classifier.macro_f1": 0.85,
             "judge.accuracy": 0.8,

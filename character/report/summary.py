@@ -12,10 +12,11 @@ def summary_figures(robustness: dict, capabilities: dict, fluency: dict, classif
     """Return the summary of an experiment from the results of its evaluations, each without its intervals.
 
     Returns:
-        For the persona, for base, and their difference: `in_character`, the share of answers to plain held-out prompts that
-        the classifier calls the persona's; `under_pressure`, the mean of the same share under suffixes, after an opening and
-        after an earlier turn out of character (as far as these were run); `accuracy`, over all tasks. Then `perplexity`, of
-        the persona's answers under base, per token; and how good the two instruments are, `classifier` and `judge`.
+        For `persona` and `base`, and as `gain` persona minus base: `in_character`, the share of answers to plain held-out
+        prompts that the classifier calls the persona's; `under_pressure`, the mean of the same share under suffixes, after an
+        opening and after an earlier turn out of character (as far as these were run); `accuracy`, over all tasks. Then
+        `perplexity`, of the persona's answers under base, per token; and how good the two instruments are, `classifier` and
+        `judge`.
     """
 
     def rates(*conditions: str) -> list[float]:
@@ -34,4 +35,4 @@ def summary_figures(robustness: dict, capabilities: dict, fluency: dict, classif
 
 
 def _against_base(persona: float, base: float) -> dict[str, float]:
-    return {"persona": persona, "base": base, "difference": persona - base}
+    return {"persona": persona, "base": base, "gain": persona - base}
