@@ -33,24 +33,24 @@ def imported_modules(file: Path) -> Iterator[str]:
     """Yield the dotted names that `file` imports; the last part is a module or a name in one.
 
     Raises:
-        UserError: an import is relative or dynamic, such as by `import_module`, so its target cannot be read from the source.
+        UserError: an import is relative, or the file can import by text (`import_module`, `runpy`, `exec` and the like), so
+            that its targets cannot be read from the source.
     """
     for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        names = []
         if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and not node.level:
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) or (isinstance(node, ast.Call) and _called_name(node) in _BY_TEXT):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        used = {part for name in names for part in name.split(".")} | {getattr(node, "attr", ""), getattr(node, "id", "")}
+        if used & _IMPORTS_BY_TEXT or getattr(node, "level", 0):
             raise UserError(
                 f"{file}, line {node.lineno}: this import cannot be followed; write it as `from package import name`."
             )
+        yield from names
 
 
-_BY_TEXT = {"__import__", "import_module", "run_module", "run_path"}
-
-
-def _called_name(call: ast.Call) -> str:
-    return getattr(call.func, "attr", getattr(call.func, "id", ""))
+_IMPORTS_BY_TEXT = {"__import__", "import_module", "importlib.util", "runpy", "exec", "eval"}
 
 
 def module_files(module: str) -> Iterator[Path]:
@@ -68,7 +68,7 @@ def strip_source(source: str) -> str:
     Strings are not changed. The result may be invalid Python, as of a function that consists only of its docstring.
     """
     lines, docstrings = source.split("\n"), list(_docstring_spans(source))
-    whole, opened = set(range(len(lines))), []  # rows that do not end within a string; rows in which f-strings begin
+    outside, opened = set(range(len(lines))), []  # rows that end outside of strings; rows in which open f-strings begin
     for token in tokenize.generate_tokens(io.StringIO(source).readline):
         (row, column), (end_row, _) = token.start, token.end
         if token.type == tokenize.COMMENT:
@@ -76,16 +76,18 @@ def strip_source(source: str) -> str:
         elif token.type in _STRING_STARTS:
             opened.append(row)
         elif token.type == tokenize.STRING or token.type in _STRING_ENDS:
-            whole -= set(range((row if token.type == tokenize.STRING else opened.pop()) - 1, end_row - 1))
+            outside -= set(range((row if token.type == tokenize.STRING else opened.pop()) - 1, end_row - 1))
     for row, column, end_row, end_column in docstrings:
         lines[row] = lines[row][:column] + lines[end_row][end_column:]
-        whole |= set(range(row, end_row))
+        outside |= set(range(row, end_row))
         lines[row + 1 : end_row + 1] = [""] * (end_row - row)
     kept = []
     for row, line in enumerate(lines):
-        begins_in_string = row > 0 and row - 1 not in whole
-        text = line.rstrip() if row in whole else line
-        if text or row not in whole or begins_in_string:
+        continues = row > 0 and (
+            row - 1 not in outside or lines[row - 1].endswith("\\")
+        )  # a string, or a line with a backslash
+        text = line.rstrip() if row in outside else line
+        if text or row not in outside or continues:
             kept.append(text)
     return "".join(f"{line}\n" for line in kept)
 
@@ -115,9 +117,12 @@ def _docstring_spans(source: str) -> Iterator[tuple[int, int, int, int]]:
 @click.command()
 def main():
     """Write code/<stage>.txt for every stage."""
-    shutil.rmtree(CODE_DIR, ignore_errors=True)
-    CODE_DIR.mkdir()
     scripts = [file for file in sorted(Path("stages").glob("*.py")) if file.stem not in ("__init__", "code")]
+    if not scripts:
+        raise UserError("stages/ is not in this directory; run this from the top of the repository.")
+    if CODE_DIR.exists():
+        shutil.rmtree(CODE_DIR)
+    CODE_DIR.mkdir()
     for script in scripts:
         sources = {file: strip_source(file.read_text(encoding="utf-8")) for file in reachable_files(script)}
         text = "".join(f"# {file.as_posix()}\n{source}" for file, source in sources.items() if source.strip())

@@ -1,16 +1,20 @@
 """What counts as the code of a stage: what it reaches, without anything that changes no behaviour."""
 
+import ast
 import hashlib
+import io
 import os
 import shutil
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import click
 import pytest
 
 from character.core.errors import UserError
+from stages import code
 from stages.code import imported_modules, reachable_files, strip_source
 
 ROOT = Path(__file__).parents[1]
@@ -74,6 +78,9 @@ def act():
     "a string that is no docstring"
     return {"a": """
 """}
+ENDED = 1 \\
+
+(2)
 '''
 
 
@@ -85,14 +92,36 @@ def test_characters_of_several_bytes_before_a_docstring_move_nothing():
     assert strip_source("class Ünï:\n    'Größe'; größe = 'Ü'\n") == "class Ünï:\n    ; größe = 'Ü'\n"
 
 
+def words_of(source: str) -> list[str]:
+    """Return what Python reads of a source: its tokens without comments, docstrings, line ends and indentation."""
+    layout = {"COMMENT", "NL", "NEWLINE", "INDENT", "DEDENT", "ENDMARKER"}
+    read = tokenize.generate_tokens(io.StringIO(source).readline)
+    found = [(token.string, token.start) for token in read if tokenize.tok_name[token.type] not in layout]
+    docstrings = {
+        (node.body[0].lineno, node.body[0].col_offset)
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef) and ast.get_docstring(node)
+    }
+    return [text for text, place in found if place not in docstrings]
+
+
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_comment_a_docstring_and_a_blank_line_in_any_module_change_no_code(path):
+def test_comments_docstrings_and_blank_lines_of_any_module_are_no_code_and_all_else_is(path):
     source = path.read_text(encoding="utf-8")
-    assert strip_source(f"{source}\n\n# A remark.\n") == strip_source(source)
-    first = source.partition("\n")[0]
-    if first.startswith('"""') and first.endswith('"""') and len(first) > 6:
-        assert strip_source(source.replace(first, '"""Something else,\n\nin three lines."""', 1)) == strip_source(source)
-    assert strip_source(f"{source}\nEDITED = True\n") == strip_source(source) + "EDITED = True\n"
+    left = strip_source(source)
+    read = tokenize.generate_tokens(io.StringIO(left).readline)
+    kept = [token for token in read if token.string and not token.string.isspace()]
+    assert [token.string for token in kept] == words_of(source)
+    assert strip_source(f"{source}\n\n# A remark.\n") == left
+    assert strip_source(f"{source}\nEDITED = True\n") == f"{left}EDITED = True\n"
+
+
+def test_every_line_of_a_function_can_be_commented_and_documented_without_a_change():
+    documented = EDITED.replace("def area(self):", "def area(self):  # in square metres").replace(
+        "    size", "    # Of it.\n    size"
+    )
+    documented = documented.replace("Of several lines,", "Of several other lines,\n\n\n        and more of them,")
+    assert documented != EDITED and strip_source(documented) == strip_source(EDITED)
 
 
 def other_interpreters() -> list[str]:
@@ -167,9 +196,26 @@ def test_imports_inside_functions_count_and_packages_run_too(tree):
 
 
 @pytest.mark.parametrize(
-    "line", ["from . import top", "import importlib; importlib.import_module('character.top')", "__import__('character.top')"]
+    "line",
+    [
+        "from . import top",
+        "import importlib; importlib.import_module('character.top')",
+        "from importlib import import_module as load",
+        "import runpy",
+        "__import__('character.top')",
+        "run = exec",
+    ],
 )
 def test_an_import_that_cannot_be_followed_is_an_error(tree, line):
     Path("stages/only.py").write_text(f"\n{line}\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"^stages/only.py, line 2: this import cannot be followed"):
         list(imported_modules(Path("stages/only.py")))
+
+
+def test_run_elsewhere_it_deletes_nothing(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("code").mkdir()
+    Path("code/mine.txt").write_text("Not of this project.")
+    with pytest.raises(UserError, match="run this from the top of the repository"):
+        code.main.callback()
+    assert Path("code/mine.txt").exists()

@@ -3,11 +3,14 @@
 import csv
 import io
 import json
+import re
 
 import pytest
 import yaml
 from forks import Forks
 from projects import ANSWERED, ANSWERED_BY, EVERY, MERGED, NONE, OF_NO_PERSONA, Project, environment, ran
+
+from stages.code import strip_source
 
 
 @pytest.fixture
@@ -135,6 +138,8 @@ UNUSED_HERE = {  # by the small project: its teacher is a model, and no model wr
 }
 
 
+# Only files that Python opens are seen, not those that compiled libraries read (weights, tokenizers): each model's directory
+# has some of both.
 def opened_by_stage(project) -> dict[str, dict[str, set[str]]]:
     """Return what each stage opened in its first run, to read ("r") and to write ("w"), by the stage's name in dvc.lock."""
     opened: dict[str, dict[str, set[str]]] = {}
@@ -150,11 +155,27 @@ def without(paths, *places: str) -> set[str]:
     return {path for path in paths if not any(f"{path}/".startswith(f"{place.rstrip('/')}/") for place in places)}
 
 
+def imported_files(opened: set[str]) -> set[str]:
+    """Return the modules among opened files, which are often opened as they were compiled."""
+    compiled = re.compile(r"(.*)__pycache__/(\w+)\.[\w-]+\.pyc")
+    names = {compiled.sub(r"\1\2.py", path) for path in opened if path.startswith(("character/", "stages/"))}
+    return {name for name in names if name.endswith(".py")}
+
+
+def reached_files(project, stage: str) -> set[str]:
+    """Return the modules in code/<stage>.txt, and those that have no code, which are not there."""
+    if stage == "code":  # which reads them all
+        return {path.relative_to(project.root).as_posix() for path in project.root.rglob("*.py")}
+    code = (project.root / "code" / f"{stage.partition('@')[0]}.txt").read_text(encoding="utf-8")
+    empty = {path for path in project.root.rglob("__init__.py") if not strip_source(path.read_text(encoding="utf-8"))}
+    return set(re.findall(r"^# (\S+\.py)$", code, re.MULTILINE)) | {path.relative_to(project.root).as_posix() for path in empty}
+
+
 def test_a_stage_opens_the_files_that_it_lists_and_no_others(project):
     lock = yaml.safe_load((project.root / "dvc.lock").read_text(encoding="utf-8"))["stages"]
     opened = opened_by_stage(project)
     assert opened.keys() == lock.keys()
-    unlisted, idle = set(), set()
+    unlisted, idle, unreached = set(), set(), set()
     for stage, files in opened.items():
         deps, outs = ([entry["path"] for entry in lock[stage].get(kind, ())] for kind in ("deps", "outs"))
         templates = {path for path in files["r"] if path.endswith((".html", ".j2"))}
@@ -164,8 +185,10 @@ def test_a_stage_opens_the_files_that_it_lists_and_no_others(project):
         unlisted |= {(stage, path) for path in read | written}
         data = [dep for dep in deps if stage != "code" and not dep.startswith("code/")]
         idle |= {(stage, dep) for dep in data if without(files["r"], dep) == files["r"]}
+        unreached |= {(stage, module) for module in imported_files(files["r"]) - reached_files(project, stage)}
     assert unlisted == set(), "opened, not listed"
     assert idle == UNUSED_HERE, "listed, not opened"
+    assert unreached == set(), "imported, not among the code that the stage depends on"
 
 
 def test_an_experiment_with_another_persona_is_compared_with_the_committed_one(project):

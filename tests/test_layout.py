@@ -24,14 +24,16 @@ RANKS = {
     "cli": 7,
 }
 MODULES = {
-    ".".join(path.relative_to(ROOT).with_suffix("").parts): ast.parse(path.read_text(encoding="utf-8"))
+    ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): ast.parse(
+        path.read_text(encoding="utf-8")
+    )
     for folder in ("character", "stages")
     for path in sorted((ROOT / folder).rglob("*.py"))
 }
 
 
 def package_of(module: str) -> str:
-    """Return the part of the layout in which a module lies: a package of `character`, or `stages`."""
+    """Return the part of the layout in which a module lies: a package of `character` ("" for its root), or `stages`."""
     first, _, rest = module.partition(".")
     return rest.partition(".")[0] if first == "character" else first
 
@@ -42,11 +44,12 @@ def imports_of(tree: ast.AST) -> Iterator[tuple[int, str]]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
+            assert not node.level, f"line {node.lineno}: relative imports are not followed"
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         else:
             continue
         for name in names:
-            while name and name not in MODULES and f"{name}.__init__" not in MODULES:
+            while name and name not in MODULES:
                 name = name.rpartition(".")[0]
             if name:
                 yield node.lineno, name
@@ -59,7 +62,7 @@ def climbing_imports(modules: dict[str, ast.AST]) -> list[str]:
         own = package_of(module)
         for line, other in imports_of(tree):
             target = package_of(other)
-            if target != own and target not in ("", "__init__") and RANKS[target] >= RANKS[own]:
+            if target != own and target and RANKS[target] >= RANKS[own]:
                 found.append(f"{module}, line {line}: imports {other}")
     return found
 
@@ -89,7 +92,7 @@ def circles(graph: dict[str, set[str]]) -> list[list[str]]:
 
 
 def test_every_module_lies_in_a_package_of_the_layout():
-    assert {package_of(name) for name in MODULES} - {"__init__"} == set(RANKS)
+    assert {package_of(name) for name in MODULES} - {""} == set(RANKS)
     assert [path.name for path in (ROOT / "character").glob("*.py")] == ["__init__.py"]
 
 
@@ -149,10 +152,12 @@ def defined_names() -> tuple[list[str], dict[str, set[str]]]:
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("__"):
                 functions.append(node.name.lstrip("_"))
         for node in tree.body:
-            targets = node.targets if isinstance(node, ast.Assign) else [node]
-            names = [getattr(target, "name", getattr(target, "id", "")) for target in targets]
-            for name in names:
-                if name and not name.startswith("_"):
+            bound = [node.name] if hasattr(node, "name") else []
+            if isinstance(node, ast.Assign | ast.AnnAssign):
+                targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+                bound = [part.id for target in targets for part in ast.walk(target) if isinstance(part, ast.Name)]
+            for name in bound:
+                if not name.startswith("_"):
                     public[name].add(module)
     return functions, public
 
