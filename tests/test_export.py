@@ -217,7 +217,7 @@ def test_the_card_tells_the_committed_metrics(workspace):
         assert [float(told) for told in re.findall(r"\d\.\d\d", row)][:6] == pytest.approx(wanted, abs=0.0051)
     figures = dict(re.findall(r"^\| ([A-Z][\w ]+) \| ([+−\d.]+) \|", shown, re.MULTILINE))
     wanted = {
-        "Perplexity to the student": scores("fluency")["persona"]["perplexity"],
+        "Perplexity under base": scores("fluency")["persona"]["perplexity"],
         "More coherent": scores("coherence")["against"]["base"]["win_rate"],
         "Change in accuracy": scores("capabilities")["persona"]["overall"]["change"],
         "Harmful compliance": scores("safety")["persona"]["compliance"]["share"],
@@ -418,6 +418,24 @@ def test_a_value_of_the_environment_stops_the_export(workspace, monkeypatch):
     told = refused("--force")
     assert "data/pairs.jsonl, line 1: this looks like a secret (value of the environment variable JUDGE_API_KEY);" in told
     assert "spoons" not in told
+
+
+def test_each_place_of_a_secret_is_reported_once_in_a_fixed_order(monkeypatch):
+    for name in ("SECOND_TOKEN", "FIRST_TOKEN"):
+        monkeypatch.setenv(name, 'eggs "and" spoons')
+    token = SECRETS["GitHub Token"]
+    text = f'{json.dumps(["eggs", 1])}\neggs "and" spoons and {json.dumps('eggs "and" spoons')}\n{token} {token}\n'
+    assert list(secret_scan.find_secrets(text)) == [
+        (3, "GitHub Token"),
+        (2, "value of the environment variable FIRST_TOKEN"),
+        (2, "value of the environment variable SECOND_TOKEN"),
+    ]
+
+
+def test_a_type_that_the_library_does_not_know_is_named(monkeypatch):
+    monkeypatch.setattr(secret_scan, "LIBRARY_SECRET_TYPES", ("Private Key", "Renamed Token"))
+    with pytest.raises(UserError, match="detect-secrets has no detector of type 'Renamed Token', so nothing was scanned"):
+        secret_scan.secret_detectors.__wrapped__()
 
 
 @pytest.fixture

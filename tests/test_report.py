@@ -52,7 +52,7 @@ def fluent(perplexity):
 
 
 def robust(plain, suffixes, prefill, multi_turn, drop, stop, none=0.5):
-    """Return the scores of a method; the prompts of the attacks are harder by 0.125 when they are asked plain, too."""
+    """Return the scores of a method; the prompts of the attacks are harder by 0.125 in plain prompts, too."""
 
     def led(recall, n, plain=plain):
         less = {"difference": recall - plain, "low": recall - plain - 0.1, "high": recall - plain + 0.1, "n": n}
@@ -367,7 +367,7 @@ def test_the_methods_stand_side_by_side_with_the_figures_of_the_metrics(project)
     rows = table(made(), "In-character rate by method, with")
     assert rows[0] == ["method", "0 0.5 1", "in-character rate", "95% interval", "minus plain", "none", "empty", "answers"]
     assert [row[0].split()[0] for row in rows[2:5]] == METHODS
-    headings = ["Asked plain", "Asked to break character", "Prefilled out of character", "After an answer by base"]
+    headings = ["Plain prompts", "Requests to break character", "Prefilled out of character", "After an answer by base"]
     assert [row for row in rows if len(row) == 1] == [[heading] for heading in headings]
     assert rows[4] == ["persona both adapters, merged", "", "0.75", "0.69 to 0.88", "reference", "0.12", "0.03", "40"]
     assert [row[2] for row in rows[6:9]] == ["0.07", "0.40", "0.70"]
@@ -407,7 +407,7 @@ def test_e_mails_are_told_by_format_and_what_was_not_found_is_no_zero(project):
     assert lost[0] == ["", *METHODS]
     assert lost[1:4] == [["As JSON"], ["no body", "0", "0", "1"], ["no object", "0", "0", "1"]]
     assert lost[4:] == [["Sent with tools"], ["no call", "3", "2", "3"], ["no mail", "1", "1", "1"]]
-    assert "of 4 are called poeticism; 0 were sent. In a chat: 0.75." in html
+    assert "of 4 are assigned to poeticism; 0 were sent. In a chat: 0.75." in html
 
 
 def points(number):
@@ -532,7 +532,7 @@ def test_compliance_and_over_refusal_are_told_with_what_the_rules_can_see(projec
 def test_both_classifiers_are_told_and_a_share_that_cannot_be_corrected_is_a_dash(project):
     html = made()
     rows = table(html, "Corrected in-character rates")
-    assert [row for row in rows if len(row) == 1] == [["Asked plain"], ["Prefilled out of character"]]
+    assert [row for row in rows if len(row) == 1] == [["Plain prompts"], ["Prefilled out of character"]]
     own = METRICS["crosscheck"]["methods"]["persona"]["plain"]
     corrected = (0.8 - 0.05) / (0.9 - 0.05)
     assert rows[4][2:] == [f"{corrected:.2f} {interval(own['first'], 'corrected_')}", "–", "0.80", "0.40", "0.60", "10"]
@@ -556,7 +556,7 @@ def test_every_evaluation_says_what_it_cannot_say_and_how_good_its_classifier_or
         "how-good-is-the-judge",
     ]
     for name in limited[:3]:
-        assert "finds 75% of held-out texts that show poeticism, and calls 1.7%" in texts[name]
+        assert "finds 75% of held-out texts that show poeticism, and assigns 1.7%" in texts[name]
     assert "right about 0.75 (0.68 to 0.81) of 330 recorded answers whose persona is known" in texts["what-does-it-prefer"]
     assert "right about 0.94 (0.68 to 0.81) of 48 pairs of a recorded answer and a damaged" in texts["is-it-as-coherent"]
     assert "character 0.38 (0.25 to 0.50) win against neutral ones" in texts["is-it-as-coherent"]
@@ -574,7 +574,7 @@ def test_the_classifiers_confusions_are_shares_of_each_row(project):
         ["poeticism", "", "0.75", "0.25"],
         ["none", "", "", "1.00"],
     ]
-    assert "macro-F1 is 0.85 (0.83 to 0.88). Of base&#39;s answers it calls 95.0% none, and 1.7% poeticism" in html
+    assert "macro-F1 is 0.85 (0.83 to 0.88). Of base&#39;s answers it assigns 95.0% to none, and 1.7% to poeticism" in html
 
 
 def test_what_was_dropped_is_told_by_reason(project):

@@ -256,7 +256,7 @@ def found():
 
 def test_the_page_compares_the_personas_of_one_seed_and_the_seeds_of_one_persona(found):
     parts = {section.title: section for section in comparison.comparison_sections(found, seed=0)}
-    shown = parts["Can the classifier distinguish the personas?"].blocks[0].bodies["Asked plain"]
+    shown = parts["Can the classifier distinguish the personas?"].blocks[0].bodies["Plain prompts"]
     assert [(row[0].text, row[2]) for row in shown] == [
         ("base", 0.0),
         ("prompted", 0.0),
@@ -264,7 +264,7 @@ def test_the_page_compares_the_personas_of_one_seed_and_the_seeds_of_one_persona
         ("distilled", 0.0),
         ("persona", 1.0),
     ]
-    taken = parts["What does the classifier call them?"].blocks[0]
+    taken = parts["Which personas does the classifier assign their answers to?"].blocks[0]
     assert taken.head[:3] == ["", "humor", "loving"] and [row[0] for row in taken.bodies[""]] == ["humor", "loving"]
     assert [row[1].share for row in taken.bodies[""]] == [1.0, 0.0]
     alike = parts["Do preferences move apart?"].blocks[0].bodies[""]
@@ -287,7 +287,7 @@ def as_markdown(section):
 def test_tables_become_markdown_without_charts(found):
     text = as_markdown(comparison.comparison_sections(found, seed=0)[0])
     assert text.startswith("## Can the classifier distinguish the personas?\n\nPersonas: 2, each")
-    assert "| method | macro-F1 | 95% interval | prompts |\n| --- | --- | --- | --- |\n| *Asked plain* |  |  |  |" in text
+    assert "| method | macro-F1 | 95% interval | prompts |\n| --- | --- | --- | --- |\n| *Plain prompts* |  |  |  |" in text
     assert "| persona | 1.00 | 1.00 to 1.00 | 3 |" in text and "<svg" not in text
     costs = as_markdown(comparison.comparison_sections(found, seed=0)[4])
     assert "[" in costs.split("| mean |")[1]

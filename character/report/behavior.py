@@ -41,7 +41,7 @@ def in_character_section(scores: dict, classifier: dict, persona: str) -> Report
 
     def condition_tile(condition: str) -> SummaryTile:
         ours, base = (scores[name][condition] for name in (PERSONA_METHOD, BASE_METHOD))
-        note = f"of the answers are called {persona}; {format_interval(ours)}. Base: {format_number(base['recall'])}."
+        note = f"of the answers are assigned to {persona}; {format_interval(ours)}. Base: {format_number(base['recall'])}."
         return SummaryTile(CONDITION_HEADINGS[condition], format_number(ours["recall"]), note)
 
     conditions = [condition for condition in CONDITION_HEADINGS if condition in scores[PERSONA_METHOD]]
@@ -49,9 +49,9 @@ def in_character_section(scores: dict, classifier: dict, persona: str) -> Report
     head = ["method", charts.axis_header(), "in-character rate", "95% interval", "minus plain", "none", "empty", "answers"]
     return ReportSection(
         "Does the character show?",
-        "Held-out prompts, used by no training stage. The in-character rate is the share of answers that the classifier calls "
-        f"{persona}, out of all the personas it knows. None is the share that it assigns to no persona, empty answers "
-        "included. The prompts are asked plain, and in ways that lead out of character: by a request, by an opening, by an "
+        "Held-out prompts, used by no training stage. The in-character rate is the share of answers that the classifier "
+        f"assigns to {persona}, out of all the personas it knows. None is the share that it assigns to no persona, empty "
+        "answers included. The prompts are plain, or changed to lead out of character: by a request, by an opening, by an "
         "earlier turn. “Minus plain” is the rate minus that of the plain answers to the same prompts.",
         [ReportTable("In-character rate by method, with 95% intervals over prompts.", head, bodies, marked=PERSONA_METHOD)],
         [condition_tile(condition) for condition in conditions],
@@ -121,9 +121,9 @@ def transfer_section(scores: dict, classifier: dict, persona: str, begun: bool) 
     return ReportSection(
         "Does it carry over to other formats?",
         "The same e-mails, requested in a chat, as a JSON object, and from an agent that has to send them with tools. The "
-        f"in-character rate is the share called {persona} out of all requested e-mails; an e-mail that was not found in the "
-        "replies, is empty or is copied counts as showing no persona. “Rate if found” leaves these out, which shows whether "
-        "the character is lost or only the format. “Minus chat” is the rate minus that in a chat, over the same tasks. "
+        f"in-character rate is the share assigned to {persona} out of all requested e-mails; an e-mail that was not found in "
+        "the replies, is empty or is copied counts as showing no persona. “Rate if found” leaves these out, which shows "
+        "whether the character is lost or only the format. “Minus chat” is the rate minus that in a chat, over the same tasks. "
         f"{FORMAT_PREFIX_NOTE if begun else ''}",
         [
             ReportTable("In-character rate by method and format, with 95% intervals.", head, bodies, marked=PERSONA_METHOD),
@@ -137,7 +137,7 @@ def transfer_section(scores: dict, classifier: dict, persona: str, begun: bool) 
             SummaryTile(
                 "E-mails sent with tools",
                 format_number(ours["recall"]),
-                f"of {ours['n']} are called {persona}; {ours['parsed']['n']} were sent. In a chat: "
+                f"of {ours['n']} are assigned to {persona}; {ours['parsed']['n']} were sent. In a chat: "
                 f"{format_number(scores[PERSONA_METHOD]['chat']['recall'])}.",
             )
         ],
@@ -157,6 +157,6 @@ def replies_section(answers: dict[str, Sequence[EvaluatedAnswer]], count: int) -
     }
     return ReportSection(
         "The same question, method by method",
-        f"The first {len(shown)} held-out prompts, asked plain; nothing was selected.",
+        f"The first {len(shown)} held-out prompts, plain; nothing was selected.",
         [ReplyComparison(shown)],
     )

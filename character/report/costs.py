@@ -46,13 +46,13 @@ def fluency_section(scores: dict) -> ReportSection:
     note = f"{format_interval(ours)}. Base: {format_number(base['perplexity'])}."
     return ReportSection(
         "Is it still good text?",
-        "Perplexity is how unlikely an answer is under the student before training: a character must raise it, and "
+        "Perplexity is how unlikely an answer is under base: a character must raise it, and "
         "broken text raises it far more. Variety is the share of distinct pairs among all pairs of neighbouring words. "
         "Repetition is the share of runs of four words that occurred earlier in the same answer. Cut off is the share of "
         "answers that reached the token limit. On topic is the similarity of an answer and its prompt by a sentence encoder "
         "(cosine); by chance is the same for an answer and other prompts.",
         [ReportTable("Answers to plain prompts.", head, {"": rows}, marked=PERSONA_METHOD)],
-        [SummaryTile("Perplexity to the student", format_number(ours["perplexity"]), note)],
+        [SummaryTile("Perplexity under base", format_number(ours["perplexity"]), note)],
         "No judge is involved. These figures are counted or computed, and none of them says whether an answer makes sense.",
     )
 

@@ -64,7 +64,7 @@ def answers_to_markdown(methods: Sequence[str], count: int) -> str:
     }
     if len({tuple(row.id for row in rows) for rows in answers.values()}) > 1:
         raise UserError("data/answers/: the methods answered different prompts; run `dvc repro` to regenerate them.")
-    head = f"# The first {count} held-out prompts, unselected\n\nPersona: {read_value('persona')}. Asked plain."
+    head = f"# The first {count} held-out prompts, unselected\n\nPersona: {read_value('persona')}. Plain prompts."
     return "\n".join([head, *_answer_blocks(answers)])
 
 

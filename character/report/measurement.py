@@ -18,8 +18,8 @@ from character.report.table_cells import (
 def classifier_caveat(scores: dict, persona: str) -> str:
     """Return a sentence on how reliable the classifier is for a persona, from results/classifier.json."""
     return (
-        f"The classifier finds {scores['recall'][persona]:.0%} of held-out texts that show {persona}, and calls "
-        f"{scores['base_called'][persona]:.1%} of base's answers {persona} (macro-F1 {format_number(scores['macro_f1'])})."
+        f"The classifier finds {scores['recall'][persona]:.0%} of held-out texts that show {persona}, and assigns "
+        f"{scores['base_called'][persona]:.1%} of base's answers to {persona} (macro-F1 {format_number(scores['macro_f1'])})."
     )
 
 
@@ -48,13 +48,13 @@ def classifier_section(scores: dict, calls: Sequence[tuple[str, str]], persona: 
         return TableCell(f"{share:.2f}" if share else "", share=share)
 
     rows = [[actual, *(share_cell(actual, called) for called in classes)] for actual in classes]
-    caption = "Share of the texts of each row that the classifier calls the persona of the column."
+    caption = "Share of the texts of each row that the classifier assigns to the persona of the column."
     return ReportSection(
         "How good is the classifier?",
         "Every in-character rate above depends on it. On "
         f"{format_number(scores['n'])} texts to prompts that it did not see, its macro-F1 is "
-        f"{format_number(scores['macro_f1'])} ({format_interval(scores)}). Of base's answers it calls "
-        f"{scores['none_recall_base']:.1%} none, and {scores['base_called'][persona]:.1%} {persona}.",
+        f"{format_number(scores['macro_f1'])} ({format_interval(scores)}). Of base's answers it assigns "
+        f"{scores['none_recall_base']:.1%} to none, and {scores['base_called'][persona]:.1%} to {persona}.",
         [ReportTable(caption, ["", *classes], {"": rows}, marked=persona, narrow=True)],
         [
             SummaryTile(
@@ -97,11 +97,11 @@ def crosscheck_section(scores: dict, first: dict, persona: str) -> ReportSection
         f"macro-F1 is {format_number(second['macro_f1'])} ({format_interval(second)}); that of the first is "
         f"{format_number(first['macro_f1'])}. Corrected is the in-character rate after correction for the errors of each "
         "classifier on held-out texts: how much it misses of a teacher's answers in character, and how many of base's answers "
-        f"it calls {persona}.",
+        f"it assigns to {persona}.",
         [
             ReportTable(
                 "Corrected in-character rates with 95% intervals (filled dot: first, hollow dot: second), the rates that each "
-                "observed, and how often both call an answer the same.",
+                "observed, and how often both assign an answer to the same class.",
                 head,
                 bodies,
                 marked=PERSONA_METHOD,
@@ -111,7 +111,7 @@ def crosscheck_section(scores: dict, first: dict, persona: str) -> ReportSection
             SummaryTile(
                 "Two classifiers agree",
                 format_number(agreement["kappa"]),
-                f"Cohen's kappa of their calls; {format_interval(agreement)}.",
+                f"Cohen's kappa of their labels; {format_interval(agreement)}.",
             )
         ],
         "The correction assumes that errors are as frequent on the methods' texts as on held-out ones; where the corrected "

@@ -60,7 +60,7 @@ def draw_curves(path: str, rows: Sequence[dict], x: str, values: dict[str, str],
 
 
 def column_title(column: str) -> str:
-    """Return how the page calls a column."""
+    """Return the title that the page gives a column."""
     return COLUMN_TITLES.get(column, column.replace("_", " "))
 
 

@@ -13,8 +13,8 @@ def summary_figures(robustness: dict, capabilities: dict, fluency: dict, classif
 
     Returns:
         For `persona` and `base`, and as `gain` persona minus base: `in_character`, the share of answers to plain held-out
-        prompts that the classifier calls the persona's; `under_pressure`, the mean of the same share under suffixes, after an
-        opening and after an earlier turn out of character (as far as these were run); `accuracy`, over all tasks. Then
+        prompts that the classifier assigns to the persona; `under_pressure`, the mean of the same share under suffixes, after
+        an opening and after an earlier turn out of character (as far as these were run); `accuracy`, over all tasks. Then
         `perplexity`, of the persona's answers under base, per token; and how good the two instruments are, `classifier` and
         `judge`.
     """

@@ -8,7 +8,7 @@ from character.report import charts
 from character.report.html import UNKNOWN_DASH, TableCell, format_number
 
 METHOD_NOTES = {
-    "base": "the untrained student",
+    "base": "the student before training",
     "prompted": "its traits in a system prompt",
     "steered": "a control vector added to its hidden states",
     "distilled": "trained on preference pairs",
@@ -16,8 +16,8 @@ METHOD_NOTES = {
     "unoffered": "base, without a choice of traits",
 }
 CONDITION_HEADINGS = {
-    PLAIN: "Asked plain",
-    SUFFIXES: "Asked to break character",
+    PLAIN: "Plain prompts",
+    SUFFIXES: "Requests to break character",
     PREFILL: "Prefilled out of character",
     MULTI_TURN: "After an answer by base",
 }

@@ -93,12 +93,12 @@ def macro_f1_section(findings: Sequence[RunResult], seed: int) -> ReportSection:
     return ReportSection(
         "Can the classifier distinguish the personas?",
         f"Personas: {len(findings)}, each made and evaluated in a run of its own with the same params. Macro-F1 is the mean "
-        "over the personas of F1: an answer that is called another persona's counts against both. The suffixes ask to break "
-        "character; each prompt has one of eight.",
+        "over the personas of F1: an answer that is assigned to another persona counts against both. The suffixes ask to "
+        "break character; each prompt has one of eight.",
         [
             ReportTable(
                 "Macro-F1 over personas by method. The 95% intervals are over prompts, which all personas share; one without "
-                "width says only that no answer to these prompts was a hit.",
+                "width says only that no answer to these prompts was assigned to its persona.",
                 ["method", charts.axis_header(), "macro-F1", "95% interval", "prompts"],
                 {CONDITION_HEADINGS[condition]: [row(*found) for found in by.items()] for condition, by in scores.items()},
                 marked=PERSONA_METHOD,
@@ -121,7 +121,7 @@ def persona_rate_section(findings: Sequence[RunResult]) -> ReportSection:
 
     return ReportSection(
         "Which personas show?",
-        "In-character rate: the share of a persona's answers that the classifier calls by its name. The last column is the "
+        "In-character rate: the share of a persona's answers that the classifier assigns to it. The last column is the "
         "classifier's recall on recorded answers of that persona, in practice an upper limit.",
         [
             ReportTable(
@@ -149,8 +149,9 @@ def confusion_section(findings: Sequence[RunResult]) -> ReportSection:
         for name, own, score in zip(personas, shares, scores, strict=True)
     ]
     return ReportSection(
-        "What does the classifier call them?",
-        "Each row is a trained persona, each column what the classifier calls its answers, plain and under suffixes together.",
+        "Which personas does the classifier assign their answers to?",
+        "Each row is a trained persona, each column a class that the classifier assigns its answers to, plain and under "
+        "suffixes together.",
         [ReportTable("Shares of answers.", ["", *personas, *others, "none", "F1"], {"": rows}, narrow=True)],
         limits=SEED_REMARK,
     )
