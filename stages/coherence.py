@@ -19,7 +19,7 @@ from character.evaluation.intervals import rate_summary
 from character.evaluation.judge.load import load_accuracy, load_judge
 from character.evaluation.judge.questions import compare_coherence
 
-STYLE_BASELINE = "style"  # stands among the methods: recorded answers, in character against neutral
+STYLE_BASELINE = "style"  # listed with the methods: recorded answers, in character against neutral
 
 
 class CoherenceParams(ParamsSection):

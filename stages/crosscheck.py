@@ -2,8 +2,8 @@
 
 Does the in-character rate measure the methods, or the quirks of one classifier? There are two checks. First, a classifier of
 another kind, which counts words and letters, is trained on the same answers and reads the same texts. Second, the rates of both
-are corrected for their errors on held-out answers: the teacher's answers in character that they miss, and the untrained
-student's that they take for the persona. This assumes the same error rates on the methods' texts. If the two corrected rates
+are corrected for their errors on held-out answers: the teacher's answers in character that they miss, and base's
+answers that they take for the persona. This assumes the same error rates on the methods' texts. If the two corrected rates
 disagree, the assumption is wrong.
 """
 

@@ -1,9 +1,8 @@
 """fluency: answers, student, encoder -> results/fluency.json, plots/fluency.csv.
 
 Does a method still write well-formed text? The metrics of its answers to plain prompts need no judge: their perplexity under
-the untrained student, how varied their words are, how much they repeat themselves, how long they are, and whether they are on
-topic. The last is the similarity of answer and prompt by a sentence encoder, next to that of the same answers and other
-prompts.
+base, how varied their words are, how much they repeat themselves, how long they are, and whether they are on topic. The
+last is the similarity of answer and prompt by a sentence encoder, next to that of the same answers and other prompts.
 """
 
 from collections.abc import Sequence

@@ -29,7 +29,7 @@ from character.evaluation.judge.questions import Judge, VerdictLabel, trait_ques
 
 FIRST_TRAIT, SECOND_TRAIT, NEITHER_TRAIT = 0, 1, -1
 PLAIN_ANSWERS_FILE = "data/answers/base.jsonl"
-UNOFFERED = "unoffered"  # stands among the methods
+UNOFFERED = "unoffered"  # listed with the methods
 
 
 class PreferencesParams(ParamsSection):

@@ -14,7 +14,7 @@ CORRECTION_DRAWS = 4000  # of the bootstrap
 class ErrorCounts:
     """The errors of a classifier on held-out texts, for one persona.
 
-    The positives are texts of the persona, the negatives texts of the untrained student.
+    The positives are texts of the persona, the negatives texts of base.
     """
 
     true_positives: int
@@ -29,7 +29,7 @@ class ErrorCounts:
         Args:
             actual: the true classes.
             called: the predicted classes.
-            students: whether the untrained student wrote the text, which then shows no persona.
+            students: whether base wrote the text, which then shows no persona.
             persona: the class whose errors are counted.
         """
         positives = [name == persona for truth, name in zip(actual, called, strict=True) if truth == persona]

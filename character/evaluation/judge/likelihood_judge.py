@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
 
 CALIBRATION_FILE = Path("models/judge/calibration.json")
-EXAMPLES_TEMPLATE = "examples"  # stands among the templates
+EXAMPLES_TEMPLATE = "examples"  # listed with the templates: similarity to example texts
 QuestionKind = Literal["trait", "coherence"]
 ShownFields = dict[str, str]
 CalibrationTerms = dict[str, dict[str, tuple[float, float]]]  # template -> word -> mean and spread, in nats
