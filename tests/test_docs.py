@@ -41,10 +41,10 @@ def project(tmp_path, monkeypatch) -> Path:
 def small(tmp_path, monkeypatch) -> Path:
     """A project with one result, of the persona `humor`, and one doc that shows it."""
     monkeypatch.chdir(tmp_path)
-    for folder in (docs.RESULTS, docs.PERSONAS / "humor", docs.DOC_TEMPLATES):
+    for folder in (docs.RESULTS_DIR, docs.PERSONAS_DIR / "humor", docs.DOC_TEMPLATES_DIR):
         folder.mkdir(parents=True)
     Path("params.yaml").write_text("persona: humor\n")
-    (docs.FIGURES / "sources.yaml").write_text("{}\n")
+    (docs.FIGURES_DIR / "sources.yaml").write_text("{}\n")
     put_result(0.5)
     docs.RATINGS.parent.mkdir(exist_ok=True)
     docs.RATINGS.write_text("method,trait\npersona,playful\n")
@@ -54,16 +54,16 @@ def small(tmp_path, monkeypatch) -> Path:
 
 
 def put_result(recall: float) -> None:
-    (docs.RESULTS / "robustness.json").write_text(json.dumps({"recall": recall}))
+    (docs.RESULTS_DIR / "robustness.json").write_text(json.dumps({"recall": recall}))
 
 
 def put_template(text: str) -> None:
-    (docs.DOC_TEMPLATES / "page.md.j2").write_text(text)
+    (docs.DOC_TEMPLATES_DIR / "page.md.j2").write_text(text)
 
 
-def lock() -> None:
+def lock(*others: Path) -> None:
     """Write dvc.lock as DVC does after a run."""
-    outs = [docs.RESULTS / "robustness.json", docs.RATINGS]
+    outs = [docs.RESULTS_DIR / "robustness.json", *(others or [docs.RATINGS])]
     entries = [{"path": str(path), "md5": hashlib.md5(path.read_bytes()).hexdigest()} for path in outs]
     docs.LOCK.write_text(yaml.safe_dump({"stages": {"all": {"outs": entries}}}))
 
@@ -85,7 +85,7 @@ def test_a_changed_figure_is_noticed_in_the_copy_and_in_the_docs(project):
     RECALL.write_text(json.dumps(changed))
     checked = run("--check")
     assert checked.exit_code == 1
-    assert f"{RECALL} differs from the {docs.RESULTS}/robustness.json of dvc.lock" in checked.output
+    assert f"{RECALL} differs from the {docs.RESULTS_DIR}/robustness.json of dvc.lock" in checked.output
     for page in ("README.md", "docs/results.md"):
         assert re.search(rf"^(Error: )?{page}, line \d+: “0.72” instead of “0.90”", checked.output, re.MULTILINE), (
             checked.output
@@ -106,15 +106,27 @@ def test_a_figure_that_was_edited_in_a_doc_is_noticed(project):
 def test_a_hash_that_changed_in_dvc_lock_is_noticed(project):
     at = docs.locked_hashes()[Path("models/student")]
     docs.LOCK.write_text(docs.LOCK.read_text().replace(at, "a" * 32))
+    hashes = docs.PERSONAS_DIR / "poeticism/hashes.yaml"
+    assert f"{hashes} differs from the hashes in dvc.lock; run `character docs`." in list(docs.stale_figures())
+    assert list(docs.stale_docs()) == []
+    docs.record_figures()
     (stale,) = docs.stale_docs()
     assert stale.startswith("docs/reproducibility.md, line") and "a" * 12 in stale
+
+
+def test_the_hashes_of_another_persona_are_neither_recorded_nor_shown(project):
+    params = Path("params.yaml")
+    params.write_text(re.sub("^persona: poeticism", "persona: humor", params.read_text(), flags=re.MULTILINE))
+    docs.LOCK.write_text(docs.LOCK.read_text().replace(docs.locked_hashes()[Path("models/persona")], "a" * 32))
+    assert docs.record_figures() == []
+    assert list(docs.stale_docs()) == []
 
 
 def test_a_missing_copy_and_one_of_no_stage_are_noticed(project):
     RECALL.rename(RECALL.with_name("robust.json"))
     assert [sentence.split(";")[0] for sentence in docs.stale_figures()] == [
-        f"{RECALL.with_name('robust.json')}: dvc.lock has no {docs.RESULTS}/robust.json",
-        f"{RECALL} differs from the {docs.RESULTS}/robustness.json of dvc.lock",
+        f"{RECALL.with_name('robust.json')}: dvc.lock has no {docs.RESULTS_DIR}/robust.json",
+        f"{RECALL} differs from the {docs.RESULTS_DIR}/robustness.json of dvc.lock",
     ]
 
 
@@ -133,7 +145,7 @@ def test_a_result_that_is_not_of_dvc_lock_is_not_recorded(small):
     put_result(0.75)
     with pytest.raises(UserError, match=r"robustness\.json differs from the one in dvc\.lock; run `dvc repro`"):
         docs.record_figures()
-    assert not (docs.PERSONAS / "humor/robustness.json").exists()
+    assert not (docs.PERSONAS_DIR / "humor/robustness.json").exists()
 
 
 def test_another_personas_results_are_neither_recorded_nor_compared(small):
@@ -147,13 +159,51 @@ def test_another_personas_results_are_neither_recorded_nor_compared(small):
 
 def test_a_copy_that_was_not_taken_from_a_run_is_not_compared(small):
     run()
-    (docs.PERSONAS / "humor/ratings.csv").write_text("method,trait\n")
+    (docs.PERSONAS_DIR / "humor/ratings.csv").write_text("method,trait\n")
     assert len(list(docs.stale_figures())) == 1
-    (docs.FIGURES / "sources.yaml").write_text("personas/humor/ratings.csv: a table\n")
+    (docs.FIGURES_DIR / "sources.yaml").write_text("personas/humor/ratings.csv: a table\n")
     assert list(docs.stale_figures()) == []
     run()
     (sentence,) = docs.stale_figures()
     assert sentence.endswith("of dvc.lock now; remove it from docs/figures/sources.yaml.")
+
+
+def test_sources_may_hold_only_comments(small):
+    docs.SOURCES.write_text("# none\n")
+    assert run().exit_code == 0 and list(docs.stale_figures()) == []
+
+
+def test_an_entry_of_the_sources_that_is_not_true_any_more_is_named(small):
+    run()
+    docs.STUDY.parent.mkdir()
+    docs.STUDY.write_text("{}")
+    docs.SOURCES.write_text("study.json: a table\nbenchmarks/generation.json: a table\n")
+    (docs.FIGURES_DIR / "study.json").write_text('{"sections": []}')
+    missing = "docs/figures/benchmarks/generation.json does not exist; remove it from docs/figures/sources.yaml."
+    assert list(docs.stale_figures()) == [missing]
+    docs.record_figures()
+    equal = "docs/figures/study.json equals reports/study.json now; remove it from docs/figures/sources.yaml."
+    assert list(docs.stale_figures()) == [equal, missing]
+
+
+def test_a_lock_without_ratings_is_compared(small):
+    run()
+    out = Path("data.txt")
+    out.write_text("")
+    lock(out)
+    (sentence,) = docs.stale_figures()
+    assert sentence == f"{docs.PERSONAS_DIR}/humor/ratings.csv: dvc.lock has no plots/preferences.csv; delete the copy."
+
+
+def test_the_hashes_of_the_outputs_of_cold_runs_are_recorded(small):
+    docs.COLD_RUNS.write_text("plots/preferences.csv: 0123456789ab\nmodels/other: 0123456789ab\n")
+    assert len(list(docs.stale_figures())) == 3
+    put_template("{{ personas.humor.hashes['plots/preferences.csv'] }}\n")
+    assert run().exit_code == 0
+    assert Path("docs/page.md").read_text().splitlines()[1] == docs.locked_hashes()[docs.RATINGS]
+    put_template("{{ personas.humor.hashes['models/other'][:12] }}\n")
+    with pytest.raises(UserError, match=r"page\.md\.j2, line 1: .*models/other"):
+        docs.render_docs()
 
 
 def test_a_figure_that_was_not_recorded_is_an_error_that_names_the_line(small):
@@ -186,11 +236,12 @@ def test_figures_are_written_with_true_minus_signs_and_no_negative_zero(small):
         "{{ -0.004 | digits }} {{ -0.25 | signed }} {{ 0.1 | signed }} {{ none | digits }} {{ 0.126 | percent }} "
         "{{ {'recall': 0.5, 'low': 0.25, 'high': 1} | interval('recall') }} "
         "{{ {'difference': -0.5, 'low': -1, 'high': 0.25} | change }} "
-        "{{ {'change': -1200, 'change_low': -2, 'change_high': 3} | rating('change') }}\n"
+        "{{ {'change': -1200, 'change_low': -2, 'change_high': 3} | rating('change') }} "
+        "{{ none | signed }} {{ none | percent }}\n"
     )
     docs.record_figures()
     (text,) = docs.render_docs().values()
-    assert text.splitlines()[1] == ("0.00 −0.25 +0.10 – 13% 0.50 [0.25, 1.00] −0.50 [−1.00, +0.25] −1,200 [−2, 3]")
+    assert text.splitlines()[1] == ("0.00 −0.25 +0.10 – 13% 0.50 [0.25, 1.00] −0.50 [−1.00, +0.25] −1,200 [−2, 3] – –")
 
 
 STUDY = [

@@ -3,9 +3,11 @@
 Git tracks only the hashes of most results, in dvc.lock. The docs therefore take their figures from copies in git, and dvc.lock
 shows whether a copy still equals the result. docs/figures holds
 
-- `personas/<persona>/`: results of a persona that the docs show, as its stages wrote them;
+- `personas/<persona>/`: results of a persona that the docs show, as its stages wrote them, and `hashes.yaml`, the MD5 in its
+  dvc.lock of each output that `cold_runs.yaml` lists;
 - `benchmarks/` and `study.json`: the last output of `make bench` and `character study`;
 - `durations.yaml`: times, entered by hand;
+- `cold_runs.yaml`: the hashes that two cold runs shared, entered by hand;
 - `sources.yaml`: copies that are not files of a run, with their source.
 """
 
@@ -23,12 +25,14 @@ from character.cli.figure_formats import FILTERS
 from character.core.errors import UserError
 from character.core.params import read_value
 
-RESULTS = Path("results")  # <stage>.json, the results of each stage
+RESULTS_DIR = Path("results")  # <stage>.json, the results of each stage
 RATINGS = Path("plots/preferences.csv")  # rating and change of each trait, by method
-BENCHMARKS, STUDY = Path("benchmarks"), Path("reports/study.json")
+BENCHMARKS_DIR, STUDY = Path("benchmarks"), Path("reports/study.json")
 LOCK = Path("dvc.lock")
-FIGURES, DOC_TEMPLATES, DOCS_DIR = Path("docs/figures"), Path("docs/templates"), Path("docs")
-PERSONAS, SOURCES = FIGURES / "personas", FIGURES / "sources.yaml"
+DOCS_DIR = Path("docs")
+FIGURES_DIR, DOC_TEMPLATES_DIR = DOCS_DIR / "figures", DOCS_DIR / "templates"
+PERSONAS_DIR, SOURCES, COLD_RUNS = FIGURES_DIR / "personas", FIGURES_DIR / "sources.yaml", FIGURES_DIR / "cold_runs.yaml"
+RATINGS_COPY, HASHES_COPY = "ratings.csv", "hashes.yaml"  # names in the folder of a persona
 ROOT_DOC = "README.md"  # the other docs are in docs/
 
 PARSERS = {
@@ -47,19 +51,29 @@ def locked_hashes() -> dict[Path, str]:
 
 def result_copies(persona: str) -> dict[Path, Path]:
     """Return the path of each result in dvc.lock that the docs copy, by the path of the copy."""
-    results = [path for path in locked_hashes() if path.parent == RESULTS and path.suffix == ".json"]
-    return {PERSONAS / persona / path.name: path for path in results} | {PERSONAS / persona / "ratings.csv": RATINGS}
+    locked = locked_hashes()
+    results = {path.name: path for path in locked if path.parent == RESULTS_DIR and path.suffix == ".json"}
+    results |= {RATINGS_COPY: RATINGS} if RATINGS in locked else {}
+    return {PERSONAS_DIR / persona / name: path for name, path in results.items()}
+
+
+def cold_run_hashes() -> str:
+    """Return the MD5 in dvc.lock of each output that `cold_runs.yaml` lists, as YAML; empty if it lists none of them."""
+    listed, locked = yaml.safe_load(COLD_RUNS.read_text(encoding="utf-8")) if COLD_RUNS.exists() else None, locked_hashes()
+    hashes = {path: locked[Path(path)] for path in listed or () if Path(path) in locked}
+    return yaml.safe_dump(hashes, sort_keys=False) if hashes else ""
 
 
 def is_shown(persona: str) -> bool:
     """Return whether the docs show this persona's results."""
-    return (PERSONAS / persona).is_dir()
+    return (PERSONAS_DIR / persona).is_dir()
 
 
 def record_figures() -> list[Path]:
     """Copy the results, benchmarks and study tables that exist to docs/figures; return the copies that changed.
 
-    Results are those of the persona of params.yaml. They are copied only if the docs show this persona.
+    Results are those of the persona of params.yaml. They, and the hashes of its outputs, are recorded only if the docs show
+    this persona; the hashes not if its copies were not taken from a run.
 
     Raises:
         UserError: a result differs from the one in dvc.lock.
@@ -69,15 +83,19 @@ def record_figures() -> list[Path]:
     for path in copies.values():
         if path.exists() and _md5(path) != locked[path]:
             raise UserError(f"{path} differs from the one in {LOCK}; run `dvc repro`, then `character docs`.")
-    copies |= {FIGURES / "benchmarks" / path.name: path for path in BENCHMARKS.glob("*.json")} | {FIGURES / "study.json": STUDY}
-    changed = [copy for copy, path in copies.items() if path.exists() and not _same_bytes(copy, path)]
+    copies |= _workspace_copies()
+    contents = {copy: path.read_bytes() for copy, path in copies.items() if path.exists()}
+    hashes = PERSONAS_DIR / persona / HASHES_COPY
+    if is_shown(persona) and not _has_other_source(hashes) and (text := cold_run_hashes()):
+        contents[hashes] = text.encode()
+    changed = [copy for copy, content in contents.items() if not copy.exists() or copy.read_bytes() != content]
     for copy in changed:
         copy.parent.mkdir(parents=True, exist_ok=True)
-        copy.write_bytes(copies[copy].read_bytes())
+        copy.write_bytes(contents[copy])
     return changed
 
 
-def load_figures(folder: Path = FIGURES) -> dict:
+def load_figures(folder: Path = FIGURES_DIR) -> dict:
     """Return the recorded figures as nested dictionaries, by the names of folders and files without suffixes."""
     return {
         path.stem: load_figures(path) if path.is_dir() else PARSERS[path.suffix](path.read_text(encoding="utf-8"))
@@ -94,7 +112,7 @@ def render_docs() -> dict[Path, str]:
     from jinja2 import TemplateError
 
     environment, rendered = _environment(), {}
-    for template in sorted(DOC_TEMPLATES.glob("*.md.j2")):
+    for template in sorted(DOC_TEMPLATES_DIR.glob("*.md.j2")):
         path = Path(template.stem) if template.stem == ROOT_DOC else DOCS_DIR / template.stem
         try:
             text = environment.get_template(template.name).render()
@@ -123,17 +141,25 @@ def stale_docs() -> Iterator[str]:
 
 
 def stale_figures() -> Iterator[str]:
-    """Yield a sentence about each recorded result that differs from the one in dvc.lock.
+    """Yield a sentence about each recorded result that differs from dvc.lock, and about each wrong entry of `sources.yaml`.
 
-    Only results of the selected persona can be compared, and only those that are not in `sources.yaml`.
+    Only results of the selected persona can be compared, and only those that are not in `sources.yaml`. The copies of
+    benchmarks and of the study can be compared only while their originals are in the workspace.
     """
+    yield from _wrong_sources()
     persona, locked = read_value("persona"), locked_hashes()
     if not is_shown(persona):
         return
-    copies = result_copies(persona)
-    for copy in sorted({*copies, *(PERSONAS / persona).iterdir()}):
+    copies, hashes, text = result_copies(persona), PERSONAS_DIR / persona / HASHES_COPY, cold_run_hashes()
+    for copy in sorted({*copies, *(PERSONAS_DIR / persona).iterdir(), *([hashes] if text else [])}):
+        if copy == hashes:
+            same = copy.exists() and copy.read_text(encoding="utf-8") == text
+            if not same and not _has_other_source(copy):
+                yield f"{copy} differs from the hashes in {LOCK}; run `character docs`."
+            continue
         if copy not in copies:
-            yield f"{copy}: {LOCK} has no {RESULTS / copy.name}; delete the copy."
+            original = RATINGS if copy.name == RATINGS_COPY else RESULTS_DIR / copy.name
+            yield f"{copy}: {LOCK} has no {original}; delete the copy."
             continue
         same = copy.exists() and _md5(copy) == locked[copies[copy]]
         if same and _has_other_source(copy):
@@ -142,10 +168,31 @@ def stale_figures() -> Iterator[str]:
             yield f"{copy} differs from the {copies[copy]} of {LOCK}; run `dvc pull` or `dvc repro`, then `character docs`."
 
 
+def _wrong_sources() -> Iterator[str]:
+    """Yield a sentence about each entry of `sources.yaml` without a copy, or whose copy equals the workspace's original."""
+    originals = _workspace_copies()
+    for copy in (FIGURES_DIR / entry for entry in _other_sources()):
+        if not copy.exists():
+            yield f"{copy} does not exist; remove it from {SOURCES}."
+        elif copy in originals and _same_bytes(originals[copy], copy):
+            yield f"{copy} equals {originals[copy]} now; remove it from {SOURCES}."
+
+
+def _workspace_copies() -> dict[Path, Path]:
+    """Return the outputs of `make bench` and `character study` that the docs copy, by the path of the copy."""
+    benchmarks = {FIGURES_DIR / "benchmarks" / path.name: path for path in BENCHMARKS_DIR.glob("*.json")}
+    return benchmarks | {FIGURES_DIR / "study.json": STUDY}
+
+
+def _other_sources() -> dict[str, str]:
+    """Return the entries of `sources.yaml`: where a copy, or a folder of copies, that is not of a run was taken from."""
+    return yaml.safe_load(SOURCES.read_text(encoding="utf-8")) or {}
+
+
 def _has_other_source(copy: Path) -> bool:
     """Return whether `sources.yaml` lists a copy, or its folder, as not taken from a run."""
-    listed = yaml.safe_load(SOURCES.read_text(encoding="utf-8"))
-    return any(str(path.relative_to(FIGURES)) in listed for path in (copy, copy.parent))
+    listed = _other_sources()
+    return any(str(path.relative_to(FIGURES_DIR)) in listed for path in (copy, copy.parent))
 
 
 def _md5(path: Path) -> str:
@@ -160,16 +207,15 @@ def _environment():
     """Return Jinja's environment with the recorded figures by name and the filters that format them."""
     from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-    locked = locked_hashes()
     environment = Environment(
-        loader=FileSystemLoader(DOC_TEMPLATES),
+        loader=FileSystemLoader(DOC_TEMPLATES_DIR),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    environment.globals |= load_figures() | {"results": str(RESULTS)}
-    environment.filters |= FILTERS | {"md5": lambda path: locked[Path(path)][:12]}
+    environment.globals |= load_figures() | {"results": str(RESULTS_DIR)}
+    environment.filters |= FILTERS
     return environment
 
 

@@ -12,13 +12,15 @@ def _digits(figure: float | str | None, digits: int = 2) -> str:
     return UNKNOWN_DASH if figure is None else f"{round(float(figure), digits) + 0:,.{digits}f}".replace("-", "−")
 
 
-def _signed(figure: float | str, digits: int = 2) -> str:
+def _signed(figure: float | str | None, digits: int = 2) -> str:
+    """Return a figure with its sign; None is a dash."""
     text = _digits(figure, digits)
-    return text if text.startswith("−") else f"+{text}"
+    return text if figure is None or text.startswith("−") else f"+{text}"
 
 
-def _percent(share: float, digits: int = 0) -> str:
-    return f"{_digits(100 * share, digits)}%"
+def _percent(share: float | None, digits: int = 0) -> str:
+    """Return a share in percent; None is a dash."""
+    return UNKNOWN_DASH if share is None else f"{_digits(100 * share, digits)}%"
 
 
 def _interval(estimate: dict, key: str, low: str = "low", high: str = "high", digits: int = 2) -> str:
