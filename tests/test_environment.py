@@ -80,6 +80,29 @@ def test_a_missing_package_counts_only_where_an_installed_one_requires_it(packag
     assert mismatches(*lines) == [("needed", "not installed", "1.0")]
 
 
+def test_malformed_metadata_of_some_package_requires_nothing(packages):
+    packages(first=("1.0", "not a requirement", 'odd; python_version > "x" and nothing == "1"', "needed"))
+    assert mismatches("first==1.0", "needed==1.0", "tool==1.0") == [("needed", "not installed", "1.0")]
+
+
+def test_another_python_is_a_mismatch(packages, monkeypatch):
+    mismatches("# Python 3.11", "# The versions")
+    monkeypatch.setattr("sys.version_info", (3, 12, 1))
+    done = CliRunner().invoke(main, ["environment"])
+    assert done.exit_code == 1
+    assert [line.split() for line in done.output.splitlines()[:-1]] == [
+        ["package", "installed", "expected"],
+        ["Python", "3.12", "3.11"],
+    ]
+    assert "make install PYTHON=python3.11" in done.output.splitlines()[-1]
+    monkeypatch.setattr("sys.version_info", (3, 11, 9))
+    assert CliRunner().invoke(main, ["environment"]).exit_code == 0
+
+
+def test_the_constraints_name_the_python_of_the_lock():
+    assert environment.PYTHON_LINE.search((ROOT / "constraints.txt").read_text(encoding="utf-8"))[1] == "3.11"
+
+
 def test_a_line_that_is_no_requirement_is_named(packages):
     with pytest.raises(UserError, match=r"constraints\.txt, line 2: 'first = 1\.0' is not a requirement"):
         mismatches("# versions", "first = 1.0")

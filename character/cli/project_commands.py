@@ -49,13 +49,14 @@ def cache_command(clear: bool, days: float) -> None:
 @click.option("--warn", is_flag=True, help="Print one line if a version differs, and exit with code 0.")
 @click.pass_context
 def environment_command(context: click.Context, warn: bool) -> None:
-    """Compare installed packages with constraints.txt.
+    """Compare Python and the installed packages with constraints.txt.
 
-    Lists the packages whose version differs from the one that the committed dvc.lock was made with (exit code 1).
+    Lists what has another version than the one that the committed dvc.lock was made with (exit code 1).
     """
     from character.core import environment
 
-    mismatches = environment.version_mismatches(environment.read_constraints())
+    constraints = environment.read_constraints()
+    mismatches = [*environment.python_mismatches(), *environment.version_mismatches(constraints)]
     if not warn:
         click.echo(environment.mismatch_table(mismatches))
         context.exit(1 if mismatches else 0)

@@ -1,5 +1,8 @@
-"""Compare the installed packages with constraints.txt, which has the versions that produced the committed dvc.lock."""
+"""Compare Python and the installed packages with constraints.txt, the versions that produced the committed dvc.lock."""
 
+import re
+import sys
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, distributions, version
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +13,13 @@ from packaging.utils import NormalizedName, canonicalize_name
 from character.core.errors import UserError
 
 CONSTRAINTS = Path("constraints.txt")
+PYTHON_LINE = re.compile(r"^# Python (\d+\.\d+)$", re.MULTILINE)  # the comment in constraints.txt with the version of Python
+
+
+REMEDY = (
+    f"`make install` installs the versions of {CONSTRAINTS}, but only of packages that the project requires. To change Python "
+    "or remove other packages, delete .venv first; `make install PYTHON=python3.11` selects a Python."
+)
 
 
 class VersionMismatch(NamedTuple):
@@ -31,6 +41,13 @@ def read_constraints(path: Path = CONSTRAINTS) -> list[Requirement]:
     return [requirement for requirement in parsed if _applies(requirement)]
 
 
+def python_mismatches(path: Path = CONSTRAINTS) -> list[VersionMismatch]:
+    """Return this Python, if its minor version is not the one that a comment in the file names, as `# Python 3.11`."""
+    here = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    recorded = PYTHON_LINE.search(path.read_text(encoding="utf-8"))
+    return [VersionMismatch("Python", here, recorded[1])] if recorded and recorded[1] != here else []
+
+
 def version_mismatches(constraints: list[Requirement]) -> list[VersionMismatch]:
     """Return the packages whose installed version breaks a constraint, and required packages that are not installed.
 
@@ -50,11 +67,11 @@ def version_mismatches(constraints: list[Requirement]) -> list[VersionMismatch]:
 def mismatch_table(mismatches: list[VersionMismatch]) -> str:
     """Return a table with one line per mismatch, followed by the remedy."""
     if not mismatches:
-        return f"The installed packages have the versions of {CONSTRAINTS}."
+        return f"Python and the installed packages have the versions of {CONSTRAINTS}."
     rows = [VersionMismatch("package", "installed", "expected"), *mismatches]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-    return "\n".join([*lines, f"`make install` installs the versions of {CONSTRAINTS}."])
+    return "\n".join([*lines, REMEDY])
 
 
 def mismatch_warning(mismatches: list[VersionMismatch]) -> str:
@@ -63,7 +80,7 @@ def mismatch_warning(mismatches: list[VersionMismatch]) -> str:
     rest = [f"{len(mismatches) - 3} more"] if len(mismatches) > 3 else []
     return (
         f"warning: this environment is not the one of dvc.lock ({'; '.join(shown + rest)}), so bytes of results may differ. "
-        "`character environment` lists all differences, `make install` removes them."
+        "`character environment` lists all differences, and how to remove them."
     )
 
 
@@ -91,4 +108,14 @@ def _installed_version(name: str) -> str | None:
 def _required_names() -> set[NormalizedName]:
     """Return the names of all packages that the installed ones require here, extras excluded."""
     lines = [line for distribution in distributions() for line in distribution.requires or ()]
-    return {canonicalize_name(requirement.name) for requirement in map(Requirement, lines) if _applies(requirement)}
+    return {name for line in lines for name in _required_name(line)}
+
+
+def _required_name(line: str) -> Iterator[NormalizedName]:
+    """Yield the name of the package that a line of some package's metadata requires here; nothing if the line is malformed."""
+    try:
+        requirement = Requirement(line)
+        if _applies(requirement):
+            yield canonicalize_name(requirement.name)
+    except ValueError:  # InvalidRequirement, or a marker that cannot be evaluated
+        return
