@@ -424,7 +424,7 @@ def test_each_place_of_a_secret_is_reported_once_in_a_fixed_order(monkeypatch):
     for name in ("SECOND_TOKEN", "FIRST_TOKEN"):
         monkeypatch.setenv(name, 'eggs "and" spoons')
     token = SECRETS["GitHub Token"]
-    text = f'{json.dumps(["eggs", 1])}\neggs "and" spoons and {json.dumps('eggs "and" spoons')}\n{token} {token}\n'
+    text = f'Eggs.\neggs "and" spoons, eggs \\"and\\" spoons\n{token} {token}\n'
     assert list(secret_scan.find_secrets(text)) == [
         (3, "GitHub Token"),
         (2, "value of the environment variable FIRST_TOKEN"),

@@ -63,8 +63,17 @@ class PatternDetector(RegexBasedDetector):
 
 @cache
 def secret_detectors() -> list[RegexBasedDetector]:
-    """Return the detectors of all known types."""
+    """Return the detectors of all known types.
+
+    Raises:
+        UserError: The installed detect-secrets has no detector of a type in LIBRARY_SECRET_TYPES.
+    """
     known = get_mapping_from_secret_type_to_class()
+    if missing := [secret_type for secret_type in LIBRARY_SECRET_TYPES if secret_type not in known]:
+        raise UserError(
+            f"detect-secrets has no detector of type {missing[0]!r}, so nothing was scanned; install the version of "
+            "constraints.txt, or correct LIBRARY_SECRET_TYPES in character/publish/secret_scan.py."
+        )
     own = [PatternDetector(*item) for item in OWN_SECRET_PATTERNS.items()]
     return [*(known[secret_type]() for secret_type in LIBRARY_SECRET_TYPES), *own]
 
@@ -85,12 +94,22 @@ def check_no_secrets(folder: Path) -> None:
 
 
 def find_secrets(text: str) -> Iterator[tuple[int, str]]:
-    """Yield the line number (from 1) and the type of each apparent secret in a text."""
+    """Yield the line number (from 1) and the type of each apparent secret in a text, each pair once.
+
+    Known types come first, by line, then the environment variables, by name.
+    """
+    yield from dict.fromkeys([*_find_known_types(text), *_find_environment_values(text)])
+
+
+def _find_known_types(text: str) -> Iterator[tuple[int, str]]:
     for number, line in enumerate(text.split("\n"), start=1):
         for detector in secret_detectors():
             yield from ((number, detector.secret_type) for _ in detector.analyze_string(line))
-    for name, value in os.environ.items():
+
+
+def _find_environment_values(text: str) -> Iterator[tuple[int, str]]:
+    for name, value in sorted(os.environ.items()):
         if SECRET_NAME.search(name) and len(value) >= MIN_VALUE_LENGTH:
-            for form in {value, json.dumps(value, ensure_ascii=False)[1:-1]}:  # as it is, and as in a JSON string
+            for form in (value, json.dumps(value, ensure_ascii=False)[1:-1]):  # as it is, and as in a JSON string
                 if form in text:
                     yield text.count("\n", 0, text.index(form)) + 1, f"value of the environment variable {name}"
