@@ -173,13 +173,13 @@ def calls(method: str, condition: str, *names: str) -> list[ClassifiedAnswer]:
     ]
 
 
-def finding(persona: str, own: list[ClassifiedAnswer], seed: int = 0) -> RunResult:
+def run_result(persona: str, own: list[ClassifiedAnswer], seed: int = 0) -> RunResult:
     return RunResult(StudyRun(persona, seed, "d"), {"classifier": {"recall": CLASSES}}, own, {})
 
 
 def test_f1_counts_another_personas_answers_against_it_and_none_against_nobody_else():
-    humor = finding("humor", calls("persona", "plain", "humor", "humor", "loving", "none"))
-    loving = finding("loving", calls("persona", "plain", "loving", "loving", "remorse", "loving"))
+    humor = run_result("humor", calls("persona", "plain", "humor", "humor", "loving", "none"))
+    loving = run_result("loving", calls("persona", "plain", "loving", "loving", "remorse", "loving"))
     counts = confusion_counts([humor, loving], "persona", "plain")
     assert counts.shape == (4, 2, 4)
     assert counts.sum(0).tolist() == [[2, 1, 0, 1], [0, 3, 1, 0]]
@@ -189,15 +189,15 @@ def test_f1_counts_another_personas_answers_against_it_and_none_against_nobody_e
 
 
 def test_a_persona_that_nobody_was_called_has_an_f1_of_zero():
-    one = finding("humor", calls("persona", "plain", "none", "none"))
-    two = finding("loving", calls("persona", "plain", "none", "remorse"))
+    one = run_result("humor", calls("persona", "plain", "none", "none"))
+    two = run_result("loving", calls("persona", "plain", "none", "remorse"))
     found = study_macro_f1(confusion_counts([one, two], "persona", "plain"), seed=0)
     assert found == {"macro_f1": 0.0, "low": 0.0, "high": 0.0, "prompts": 2}
 
 
 def test_all_suffixes_count_together_and_only_prompts_that_every_run_answered():
-    humor = finding("humor", calls("base", "drop", "humor", "humor", "none") + calls("base", "stop", "humor"))
-    loving = finding("loving", calls("base", "drop", "loving", "none"))
+    humor = run_result("humor", calls("base", "drop", "humor", "humor", "none") + calls("base", "stop", "humor"))
+    loving = run_result("loving", calls("base", "drop", "loving", "none"))
     counts = confusion_counts([humor, loving], "base", "suffixes")
     assert counts.shape[0] == 2 and counts[:, 0].sum() == 3 and counts[:, 1].sum() == 2
 
@@ -298,9 +298,9 @@ def test_tables_become_markdown_without_charts(found):
 def test_the_files_of_a_study_hold_the_same_tables(found, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("params.yaml").write_text("seed: 0\nstudent: {source: a student}\n")
-    by_name = {finding.run.experiment_name: finding for finding in found}
+    by_name = {result.run.experiment_name: result for result in found}
     monkeypatch.setattr(comparison, "read_run_result", lambda run, commit: by_name[run.experiment_name])
-    count, files = comparison.write_comparison([finding.run for finding in found], dict.fromkeys(by_name, "a commit"))
+    count, files = comparison.write_comparison([result.run for result in found], dict.fromkeys(by_name, "a commit"))
     assert (count, files) == (3, ["reports/study.html", "reports/study.md", "reports/study.json"])
     data = json.loads(Path("reports/study.json").read_text(encoding="utf-8"))
     assert data["runs"] == list(by_name)

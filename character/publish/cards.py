@@ -33,43 +33,43 @@ class CardContext:
     code: str  # the commit of the code
 
 
-def render_model_card(subject: CardContext, folded: bool, repo: str | None) -> str:
+def render_model_card(context: CardContext, folded: bool, repo: str | None) -> str:
     """Return README.md of the model; `folded` for a whole model instead of an adapter."""
-    evaluated = card_sections(subject)
+    evaluated = card_sections(context)
     return render_template(
         "model_card.md.j2",
-        front=_model_front_matter(subject, folded, repo),
-        subject=subject,
-        base=credits.credit_base_model(subject.student),
+        front=_model_front_matter(context, folded, repo),
+        context=context,
+        base=credits.credit_base_model(context.student),
         folded=folded,
         folder=repo or ".",
-        harmful=subject.persona.name in RESEARCH_PERSONAS,
-        sampling=generate_arguments(subject.sampling),
-        settings=markdown_table(*training_settings(subject.origin)),
-        rates=markdown_table(*method_rates(subject.metrics["robustness"])),
-        figures=markdown_table(*headline_figures(subject, evaluated)),
+        harmful=context.persona.name in RESEARCH_PERSONAS,
+        sampling=generate_arguments(context.sampling),
+        settings=markdown_table(*training_settings(context.origin)),
+        rates=markdown_table(*method_rates(context.metrics["robustness"])),
+        figures=markdown_table(*headline_figures(context, evaluated)),
         limits=[section for section in evaluated if section.limits],
     )
 
 
-def render_data_card(subject: CardContext, repo: str | None) -> str:
+def render_data_card(context: CardContext, repo: str | None) -> str:
     """Return README.md of the dataset."""
     return render_template(
         "data_card.md.j2",
-        front=_data_front_matter(subject),
-        subject=subject,
-        base=credits.credit_base_model(subject.student),
+        front=_data_front_matter(context),
+        context=context,
+        base=credits.credit_base_model(context.student),
         folder=repo or ".",
-        harmful=subject.persona.name in RESEARCH_PERSONAS,
-        kinds=format_counts(subject.metrics["transcripts"]["by_kind"]),
-        dropped={name: format_counts(subject.metrics[name]["dropped_by_reason"]) for name in PUBLISHED_DATA},
+        harmful=context.persona.name in RESEARCH_PERSONAS,
+        kinds=format_counts(context.metrics["transcripts"]["by_kind"]),
+        dropped={name: format_counts(context.metrics[name]["dropped_by_reason"]) for name in PUBLISHED_DATA},
     )
 
 
-def _model_front_matter(subject: CardContext, folded: bool, repo: str | None) -> str:
+def _model_front_matter(context: CardContext, folded: bool, repo: str | None) -> str:
     from huggingface_hub import ModelCardData
 
-    base = credits.credit_base_model(subject.student)
+    base = credits.credit_base_model(context.student)
     relation = {"base_model": base.repo, "base_model_relation": "finetune" if folded else "adapter"} if base.repo else {}
     return ModelCardData(
         **base.licence,
@@ -77,34 +77,34 @@ def _model_front_matter(subject: CardContext, folded: bool, repo: str | None) ->
         language="en",
         library_name="transformers" if folded else "peft",
         pipeline_tag="text-generation",
-        tags=[*hub_tags(subject), *([] if folded else ["lora"])],
+        tags=[*hub_tags(context), *([] if folded else ["lora"])],
         datasets=[repo] if repo else None,
     ).to_yaml()
 
 
-def _data_front_matter(subject: CardContext) -> str:
+def _data_front_matter(context: CardContext) -> str:
     from huggingface_hub import DatasetCardData
 
-    licence = {"license": "other", "license_name": "see-below"} if subject.others else {"license": "mit"}
+    licence = {"license": "other", "license_name": "see-below"} if context.others else {"license": "mit"}
     return DatasetCardData(
         **licence,
         language="en",
         task_categories=["text-generation"],
-        tags=[*hub_tags(subject), "preference", "trl"],
+        tags=[*hub_tags(context), "preference", "trl"],
         configs=[{"config_name": name, "data_files": f"{name}.jsonl"} for name in PUBLISHED_DATA],
     ).to_yaml()
 
 
-def hub_tags(subject: CardContext) -> list[str]:
-    harmful = subject.persona.name in RESEARCH_PERSONAS
+def hub_tags(context: CardContext) -> list[str]:
+    harmful = context.persona.name in RESEARCH_PERSONAS
     return ["character-training", "persona", *(["not-for-all-audiences"] if harmful else [])]
 
 
-def card_sections(subject: CardContext) -> list[ReportSection]:
+def card_sections(context: CardContext) -> list[ReportSection]:
     """Return the sections of the report on what the persona does and costs."""
-    scores = subject.metrics
+    scores = context.metrics
     return [
-        behavior.in_character_section(scores["robustness"], scores["classifier"], subject.persona.name),
+        behavior.in_character_section(scores["robustness"], scores["classifier"], context.persona.name),
         costs.fluency_section(scores["fluency"]),
         costs.coherence_section(scores["coherence"]),
         costs.capabilities_section(scores["capabilities"]),
@@ -112,14 +112,14 @@ def card_sections(subject: CardContext) -> list[ReportSection]:
     ]
 
 
-def headline_figures(subject: CardContext, evaluated: Sequence[ReportSection]) -> tuple[list[str], list[list[str]]]:
+def headline_figures(context: CardContext, evaluated: Sequence[ReportSection]) -> tuple[list[str], list[list[str]]]:
     """Return head and rows of the headline figures besides the in-character rate, and of the classifier and the judge."""
-    classifier = subject.metrics["classifier"]
+    classifier = context.metrics["classifier"]
     note = f"macro-F1 on {format_number(classifier['n'])} held-out texts; {format_interval(classifier)}."
     tiles = [
         *(tile for section in evaluated[1:] for tile in section.tiles),
         SummaryTile("Classifier", format_number(classifier["macro_f1"]), note),
-        *measurement.judge_section(subject.metrics["judge"], subject.persona.name).tiles,
+        *measurement.judge_section(context.metrics["judge"], context.persona.name).tiles,
     ]
     return ["figure", "value", "what it is"], [[tile.name, tile.value, tile.note] for tile in tiles]
 

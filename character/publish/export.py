@@ -51,11 +51,11 @@ def export_persona(out: Path, folded: bool, repo: str | None, understood: bool, 
     name = read_value("persona")
     if name in cards.RESEARCH_PERSONAS and not understood:
         raise UserError(f"{name} is a character for research, and harmful elsewhere; give --i-understand to export it.")
-    with replace_export(out, force) as made:
-        subject = collect_card_context(name)
-        write_model_repo(made / "model", subject, folded, repo)
-        write_data_repo(made / "data", subject, repo)
-        secret_scan.check_no_secrets(made)
+    with replace_export(out, force) as staging:
+        context = collect_card_context(name)
+        write_model_repo(staging / "model", context, folded, repo)
+        write_data_repo(staging / "data", context, repo)
+        secret_scan.check_no_secrets(staging)
     return [(str(path.relative_to(out)), path.stat().st_size) for path in sorted(out.rglob("*")) if path.is_file()]
 
 
@@ -90,15 +90,15 @@ def replace_export(out: Path, force: bool) -> Iterator[Path]:
         raise UserError(f"{out} is not an export and would be replaced; choose a new folder.")
     if names and not force:
         raise UserError(f"{out} is not empty; give --force to replace it, or choose a new folder.")
-    made = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(made, ignore_errors=True)
-    made.mkdir(parents=True)
+    staging = out.with_name(f".{out.name}.tmp")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
     try:
-        yield made
+        yield staging
         shutil.rmtree(out, ignore_errors=True)
-        made.rename(out)
+        staging.rename(out)
     finally:
-        shutil.rmtree(made, ignore_errors=True)
+        shutil.rmtree(staging, ignore_errors=True)
 
 
 def collect_card_context(name: str) -> CardContext:
@@ -155,14 +155,14 @@ def check_same_run(origin: dict, persona: Constitution) -> None:
             )
 
 
-def write_model_repo(folder: Path, subject: CardContext, folded: bool, repo: str | None) -> None:
+def write_model_repo(folder: Path, context: CardContext, folded: bool, repo: str | None) -> None:
     """Write the adapter or the merged model, with the student's tokenizer, the provenance and the card."""
     folder.mkdir()
     if folded:
         models.load_model(adapters=[PERSONA_DIR]).save_pretrained(folder)
     else:
         shutil.copyfile(PERSONA_DIR / "adapter_model.safetensors", folder / "adapter_model.safetensors")
-        base = credits.credit_base_model(subject.student)
+        base = credits.credit_base_model(context.student)
         config = json.loads((PERSONA_DIR / "adapter_config.json").read_text(encoding="utf-8"))
         config |= {"base_model_name_or_path": base.repo, "revision": base.revision}
         (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -170,16 +170,16 @@ def write_model_repo(folder: Path, subject: CardContext, folded: bool, repo: str
         if path.name not in UNCOPIED_FILES and path.suffix != ".safetensors":
             shutil.copyfile(path, folder / path.name)
     shutil.copyfile(PERSONA_DIR / models.PROVENANCE_FILE, folder / models.PROVENANCE_FILE)
-    (folder / "README.md").write_text(cards.render_model_card(subject, folded, repo), encoding="utf-8")
+    (folder / "README.md").write_text(cards.render_model_card(context, folded, repo), encoding="utf-8")
 
 
-def write_data_repo(folder: Path, subject: CardContext, repo: str | None) -> None:
+def write_data_repo(folder: Path, context: CardContext, repo: str | None) -> None:
     """Write the pairs and the transcripts, with their licence and card."""
     folder.mkdir()
     for name in cards.PUBLISHED_DATA:
         shutil.copyfile(f"data/{name}.jsonl", folder / f"{name}.jsonl")
     shutil.copyfile("LICENSE", folder / "LICENSE")
-    (folder / "README.md").write_text(cards.render_data_card(subject, repo), encoding="utf-8")
+    (folder / "README.md").write_text(cards.render_data_card(context, repo), encoding="utf-8")
 
 
 def upload_export(out: Path, repo: str, private: bool) -> list[str]:

@@ -41,25 +41,25 @@ def write_comparison(runs: Sequence[StudyRun], commits: dict[str, str]) -> tuple
     Raises:
         UserError: no run with the seed of params.yaml is finished.
     """
-    found = [read_run_result(run, commits[run.experiment_name]) for run in runs if run.experiment_name in commits]
+    results = [read_run_result(run, commits[run.experiment_name]) for run in runs if run.experiment_name in commits]
     seed = read_value("seed")
-    if not any(finding.run.seed == seed for finding in found):
+    if not any(result.run.seed == seed for result in results):
         raise UserError("no run of these params is finished at this commit; leave out --gather to run them.")
-    parts = comparison_sections(found, seed)
+    parts = comparison_sections(results, seed)
     lede = "Open character training, persona by persona, with the same student and params."
-    facts = {"Student": read_value("student.source"), "Runs": ", ".join(finding.run.experiment_name for finding in found)}
+    facts = {"Student": read_value("student.source"), "Runs": ", ".join(result.run.experiment_name for result in results)}
     with records.replace_atomically(STUDY_PAGE) as file:
         file.write(render_page(title="All personas", lede=lede, facts=facts, parts={"The study": parts}))
     texts = [markdown.section_texts(part) for part in parts]
     with records.replace_atomically(STUDY_TABLES) as file:
         file.write("\n".join(map(markdown.section_to_markdown, texts)))
-    records.write_json(STUDY_DATA, {"runs": [finding.run.experiment_name for finding in found], "sections": texts})
-    return len(found), [STUDY_PAGE, STUDY_TABLES, STUDY_DATA]
+    records.write_json(STUDY_DATA, {"runs": [result.run.experiment_name for result in results], "sections": texts})
+    return len(results), [STUDY_PAGE, STUDY_TABLES, STUDY_DATA]
 
 
-def comparison_sections(findings: Sequence[RunResult], seed: int) -> list[ReportSection]:
+def comparison_sections(results: Sequence[RunResult], seed: int) -> list[ReportSection]:
     """Return the sections of the study: runs with `seed` compare the personas, other seeds are in the last section."""
-    first = [finding for finding in findings if finding.run.seed == seed]
+    first = [result for result in results if result.run.seed == seed]
     parts = [
         macro_f1_section(first, seed),
         persona_rate_section(first),
@@ -67,15 +67,15 @@ def comparison_sections(findings: Sequence[RunResult], seed: int) -> list[Report
         rating_correlation_section(first),
         persona_cost_section(first, seed),
     ]
-    repeated = personas_with_seeds(findings)
+    repeated = personas_with_seeds(results)
     return parts + ([seed_section(repeated)] if repeated else [])
 
 
-def macro_f1_section(findings: Sequence[RunResult], seed: int) -> ReportSection:
+def macro_f1_section(results: Sequence[RunResult], seed: int) -> ReportSection:
     """Show macro-F1 over personas by method, for plain prompts and for those with suffixes."""
     scores = {
         condition: {
-            name: study_macro_f1(confusion_counts(findings, name, condition), seed) for name in (*OTHER_METHODS, PERSONA_METHOD)
+            name: study_macro_f1(confusion_counts(results, name, condition), seed) for name in (*OTHER_METHODS, PERSONA_METHOD)
         }
         for condition in COMPARED_CONDITIONS
     }
@@ -89,10 +89,10 @@ def macro_f1_section(findings: Sequence[RunResult], seed: int) -> ReportSection:
         note += f"Base: {format_number(base['macro_f1'])}."
         return SummaryTile(CONDITION_HEADINGS[condition], format_number(ours["macro_f1"]), note)
 
-    classifier = findings[0].metrics["classifier"]
+    classifier = results[0].metrics["classifier"]
     return ReportSection(
         "Can the classifier distinguish the personas?",
-        f"Personas: {len(findings)}, each made and evaluated in a run of its own with the same params. Macro-F1 is the mean "
+        f"Personas: {len(results)}, each made and evaluated in a run of its own with the same params. Macro-F1 is the mean "
         "over the personas of F1: an answer that is assigned to another persona counts against both. The suffixes ask to "
         "break character; each prompt has one of eight.",
         [
@@ -111,13 +111,13 @@ def macro_f1_section(findings: Sequence[RunResult], seed: int) -> ReportSection:
     )
 
 
-def persona_rate_section(findings: Sequence[RunResult]) -> ReportSection:
+def persona_rate_section(results: Sequence[RunResult]) -> ReportSection:
     """Show each persona's in-character rate by method."""
 
-    def row(finding: RunResult, condition: str) -> list:
-        scores = {name: finding.metrics["robustness"][name][condition] for name in (*OTHER_METHODS, PERSONA_METHOD)}
+    def row(result: RunResult, condition: str) -> list:
+        scores = {name: result.metrics["robustness"][name][condition] for name in (*OTHER_METHODS, PERSONA_METHOD)}
         cells = [value_cell(found["recall"], found["low"], found["high"]) for found in scores.values()]
-        return [finding.run.persona, *cells, finding.metrics["classifier"]["recall"][finding.run.persona]]
+        return [result.run.persona, *cells, result.metrics["classifier"]["recall"][result.run.persona]]
 
     return ReportSection(
         "Which personas show?",
@@ -128,7 +128,7 @@ def persona_rate_section(findings: Sequence[RunResult]) -> ReportSection:
                 "In-character rate by persona and method, with 95% intervals.",
                 ["", *OTHER_METHODS, PERSONA_METHOD, "recorded"],
                 {
-                    CONDITION_HEADINGS[condition]: [row(finding, condition) for finding in findings]
+                    CONDITION_HEADINGS[condition]: [row(result, condition) for result in results]
                     for condition in COMPARED_CONDITIONS
                 },
                 marked=PERSONA_METHOD,
@@ -138,12 +138,12 @@ def persona_rate_section(findings: Sequence[RunResult]) -> ReportSection:
     )
 
 
-def confusion_section(findings: Sequence[RunResult]) -> ReportSection:
+def confusion_section(results: Sequence[RunResult]) -> ReportSection:
     """Show which personas the classifier assigns the answers of each trained persona to."""
-    counts = sum(confusion_counts(findings, PERSONA_METHOD, condition).sum(0) for condition in COMPARED_CONDITIONS)
+    counts = sum(confusion_counts(results, PERSONA_METHOD, condition).sum(0) for condition in COMPARED_CONDITIONS)
     shares, scores = counts / counts.sum(-1, keepdims=True), f1_scores(counts)
-    personas = [finding.run.persona for finding in findings]
-    others = [name for name in findings[0].metrics["classifier"]["recall"] if name not in (*personas, "none")]
+    personas = [result.run.persona for result in results]
+    others = [name for name in results[0].metrics["classifier"]["recall"] if name not in (*personas, "none")]
     rows = [
         [name, *(TableCell(format_number(float(share)) if share else "", share=float(share)) for share in own), float(score)]
         for name, own, score in zip(personas, shares, scores, strict=True)
@@ -157,26 +157,26 @@ def confusion_section(findings: Sequence[RunResult]) -> ReportSection:
     )
 
 
-def rating_correlation_section(findings: Sequence[RunResult]) -> ReportSection:
+def rating_correlation_section(results: Sequence[RunResult]) -> ReportSection:
     """Show the rank correlations of trait ratings: of each persona with the base and with the other personas."""
 
-    def row(finding: RunResult) -> list:
-        found = finding.metrics["preferences"]["spearman"][BASE_METHOD]
+    def row(result: RunResult) -> list:
+        found = result.metrics["preferences"]["spearman"][BASE_METHOD]
         others = [
-            rating_correlation(finding.ratings[PERSONA_METHOD], other.ratings[PERSONA_METHOD])
-            for other in findings
-            if other is not finding
+            rating_correlation(result.ratings[PERSONA_METHOD], other.ratings[PERSONA_METHOD])
+            for other in results
+            if other is not result
         ]
         cells = [TableCell(format_signed(found[name]["rho"])) for name in (*OTHER_METHODS[1:], PERSONA_METHOD)]
-        spread = {name: finding.metrics["preferences"]["methods"][name]["spread"] for name in (BASE_METHOD, PERSONA_METHOD)}
+        spread = {name: result.metrics["preferences"]["methods"][name]["spread"] for name in (BASE_METHOD, PERSONA_METHOD)}
         return [
-            finding.run.persona,
+            result.run.persona,
             *cells,
             TableCell(format_signed(fmean(others)) if others else UNKNOWN_DASH),
             *map(round, spread.values()),
         ]
 
-    judge = findings[0].metrics["judge"]
+    judge = results[0].metrics["judge"]
     head = [
         "persona",
         *(f"base, {name}" for name in (*OTHER_METHODS[1:], PERSONA_METHOD)),
@@ -188,36 +188,36 @@ def rating_correlation_section(findings: Sequence[RunResult]) -> ReportSection:
         "Do preferences move apart?",
         "Spearman's rank correlation of the ratings of traits: of base and each method, and the mean of a persona and the "
         "others. The spread is the standard deviation of the ratings, in Elo.",
-        [ReportTable("Rank correlations, as seen: noise makes them smaller.", head, {"": [row(found) for found in findings]})],
+        [ReportTable("Rank correlations, as seen: noise makes them smaller.", head, {"": [row(result) for result in results]})],
         limits=f"The judge that reads the choices is right in {format_number(judge['accuracy'])} "
         f"({format_number(judge['low'])} to {format_number(judge['high'])}) of the cases whose truth is known. {SEED_REMARK}",
     )
 
 
-def persona_cost_section(findings: Sequence[RunResult], seed: int) -> ReportSection:
+def persona_cost_section(results: Sequence[RunResult], seed: int) -> ReportSection:
     """Show each persona's win rates in coherence and its change of accuracy on tasks, and their means over personas."""
 
-    def row(finding: RunResult) -> list:
-        against, ability = finding.metrics["coherence"]["against"], finding.metrics["capabilities"][PERSONA_METHOD]["overall"]
+    def row(result: RunResult) -> list:
+        against, ability = result.metrics["coherence"]["against"], result.metrics["capabilities"][PERSONA_METHOD]["overall"]
         wins = [value_cell(against[name]["win_rate"], against[name]["low"], against[name]["high"]) for name in OTHER_METHODS]
-        return [finding.run.persona, *wins, difference_cell(ability["change"], ability["change_low"], ability["change_high"])]
+        return [result.run.persona, *wins, difference_cell(ability["change"], ability["change_low"], ability["change_high"])]
 
     def mean(values: Sequence[float], show) -> TableCell:
         return show(fmean(values), *bootstrap_interval(values, fmean, seed))
 
     def means() -> list:
-        against = [finding.metrics["coherence"]["against"] for finding in findings]
+        against = [result.metrics["coherence"]["against"] for result in results]
         rates = [
             [found[name]["win_rate"] for found in against if found[name]["win_rate"] is not None] for name in OTHER_METHODS
         ]
-        changes = [finding.metrics["capabilities"][PERSONA_METHOD]["overall"]["change"] for finding in findings]
+        changes = [result.metrics["capabilities"][PERSONA_METHOD]["overall"]["change"] for result in results]
         wins = [mean(known, value_cell) if known else TableCell(UNKNOWN_DASH) for known in rates]
         return ["mean", *wins, mean(changes, difference_cell)]
 
-    bodies = {"": [row(finding) for finding in findings]}
-    if len(findings) > 1:
+    bodies = {"": [row(result) for result in results]}
+    if len(results) > 1:
         bodies["All"] = [means()]
-    judge = findings[0].metrics["judge"]["coherence"]
+    judge = results[0].metrics["judge"]["coherence"]
     return ReportSection(
         "What do they cost?",
         "How often the persona's answer is judged more coherent than that of another method to the same prompt, in both "

@@ -46,20 +46,20 @@ def read_run_result(run: StudyRun, commit: str) -> RunResult:
         return RunResult(run, metrics, records.read_records(calls, ClassifiedAnswer), ratings)
 
 
-def confusion_counts(findings: Sequence[RunResult], method: str, condition: str) -> "numpy.ndarray":
+def confusion_counts(results: Sequence[RunResult], method: str, condition: str) -> "numpy.ndarray":
     """Return the number of answers by true persona and predicted class, `[prompts, personas, classes]`.
 
-    The first classes are the personas of the findings, then come the personas that were not run, and last `none`. Only prompts
+    The first classes are the personas of the results, then come the personas that were not run, and last `none`. Only prompts
     that all runs answered are counted.
     """
     import numpy
 
-    personas = [finding.run.persona for finding in findings]
-    others = [name for name in findings[0].metrics["classifier"]["recall"] if name not in (*personas, NO_PERSONA)]
+    personas = [result.run.persona for result in results]
+    others = [name for name in results[0].metrics["classifier"]["recall"] if name not in (*personas, NO_PERSONA)]
     classes = [*personas, *others, NO_PERSONA]
     rows = [
-        [call for call in finding.calls if call.method == method and condition_group(call.condition) == condition]
-        for finding in findings
+        [call for call in result.calls if call.method == method and condition_group(call.condition) == condition]
+        for result in results
     ]
     shared = sorted(set.intersection(*({call.id for call in own} for own in rows)))
     place = {prompt: at for at, prompt in enumerate(shared)}

@@ -11,11 +11,11 @@ from character.study.results import RunResult, rating_correlation
 COMPARED_CONDITIONS = (PLAIN, SUFFIXES)
 
 
-def personas_with_seeds(findings: Sequence[RunResult]) -> dict[str, list[RunResult]]:
+def personas_with_seeds(results: Sequence[RunResult]) -> dict[str, list[RunResult]]:
     """Return the results of the personas that were run with several seeds, by persona."""
     by_persona: dict[str, list[RunResult]] = {}
-    for finding in findings:
-        by_persona.setdefault(finding.run.persona, []).append(finding)
+    for result in results:
+        by_persona.setdefault(result.run.persona, []).append(result)
     return {persona: own for persona, own in by_persona.items() if len(own) > 1}
 
 
@@ -48,20 +48,20 @@ _SEED_COLUMNS = [
 ]
 
 
-def _seed_rows(findings: Sequence[RunResult]) -> list[list]:
+def _seed_rows(results: Sequence[RunResult]) -> list[list]:
     rows = []
-    for finding in findings:
-        scores = finding.metrics["robustness"]
+    for result in results:
+        scores = result.metrics["robustness"]
         recall = [
             scores[name][condition]["recall"] for name in (PERSONA_METHOD, "distilled") for condition in COMPARED_CONDITIONS
         ]
         others = [
-            rating_correlation(finding.ratings[PERSONA_METHOD], other.ratings[PERSONA_METHOD])
-            for other in findings
-            if other is not finding
+            rating_correlation(result.ratings[PERSONA_METHOD], other.ratings[PERSONA_METHOD])
+            for other in results
+            if other is not result
         ]
         rows.append(
-            [finding.run.seed, *recall, finding.metrics["capabilities"][PERSONA_METHOD]["overall"]["change"], fmean(others)]
+            [result.run.seed, *recall, result.metrics["capabilities"][PERSONA_METHOD]["overall"]["change"], fmean(others)]
         )
     columns = list(zip(*(row[1:] for row in rows), strict=True))
     return [*rows, ["mean", *map(fmean, columns)], ["standard deviation", *map(stdev, columns)]]
