@@ -1,4 +1,4 @@
-"""What docs/security.md promises, held by what happens. A test marked xfail names a promise that is not kept yet."""
+"""What docs/security.md promises, tested. A test marked xfail names a promise that is not kept yet."""
 
 import ast
 import json
@@ -7,6 +7,7 @@ import pickle
 import re
 import shutil
 import stat
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import numpy
 import pytest
 import yaml
 from click.testing import CliRunner
+from packaging.requirements import Requirement
 
 from character.cli.main import main
 from character.core import models, records
@@ -86,7 +88,7 @@ def project(repository, tmp_path, monkeypatch):
 
 
 def refused(folder: Path, *arguments: str) -> str:
-    """Return what a command complains of, which must be its only effect."""
+    """Return the error of a command, which must be its only effect."""
     with untouched(folder):
         done = CliRunner().invoke(main, list(arguments))
     assert done.exit_code == 1, done.output
@@ -219,7 +221,7 @@ def test_the_second_classifiers_files_are_never_unpickled(repository):
 
 @pytest.fixture
 def model(student, tiny_student, tmp_path) -> Path:
-    """A model of somebody's, in a directory of its own."""
+    """Someone else's model, in a directory of its own."""
     return Path(shutil.copytree(tiny_student, tmp_path / "theirs"))
 
 
@@ -231,7 +233,7 @@ def adapter(folder: Path) -> Path:
 
 
 def repacked(file: Path, pickled: str) -> None:
-    """Put the same tensors into a pickle in the place of a safetensors file."""
+    """Replace a safetensors file by a pickle of the same tensors."""
     import torch
     from safetensors.torch import load_file
 
@@ -267,7 +269,7 @@ def test_pickled_weights_run_nothing(model):
 
 @pytest.fixture
 def coded(model, monkeypatch) -> list[str]:
-    """A model of a kind of its own, whose code makes a directory; returns what is asked at the terminal, and answered by no."""
+    """A model of its own type, whose code makes a directory; returns the questions at the terminal, each answered by no."""
     asked = []
     monkeypatch.setattr("builtins.input", lambda question: asked.append(question) or "n")
     (model / "theirs.py").write_text('import os\nos.mkdir("made")\n', encoding="utf-8")
@@ -321,7 +323,7 @@ def test_a_chat_template_cannot_leave_its_sandbox(tiny_student):
 
 @pytest.fixture
 def tasks(repository):
-    """A task that is data, and two with code: one beside it, one outside of the folder."""
+    """A task that is data, and two with code: one next to it, one outside of the folder."""
     for folder in (lm_eval_tasks.TASKS_DIR, lm_eval_tasks.TASKS_DIR.parent):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "mine.py").write_text('import os\nos.mkdir("made")\n', encoding="utf-8")
@@ -346,6 +348,23 @@ def test_the_shipped_tasks_are_data():
     assert {path.suffix for path in folder.iterdir()} == {".yaml", ".jsonl"}
     for file in folder.glob("*.yaml"):
         assert not yaml.safe_load(file.read_text(encoding="utf-8")).keys() & {"include", "unsafe_code", "class"}  # no !function
+
+
+# The page's tables of dependencies
+
+
+def test_every_direct_dependency_has_a_row_with_its_range():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    page = (ROOT / "docs/security.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| ([a-z][\w., -]*) \| ([^|]+) \|", page, re.MULTILINE)
+    ranges = {name: bounds.strip() for names, bounds in rows for name in names.split(", ")}
+    lines = [*project["dependencies"], *(line for extra in project["optional-dependencies"].values() for line in extra)]
+    requirements = {requirement.name: requirement for requirement in map(Requirement, lines)}
+    assert ranges.keys() - {"package", "optional"} == requirements.keys()  # the two are heads of tables
+    for name, requirement in requirements.items():
+        if ranges[name] != "see `pyproject.toml`":
+            expected = {str(specifier).removeprefix("==") for specifier in requirement.specifier}
+            assert set(ranges[name].split(",")) == expected, requirement
 
 
 # What no module may call
