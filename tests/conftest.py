@@ -1,4 +1,4 @@
-"""A chat model small enough to be made, trained and sampled within a test; a repository, and an engine that needs no model."""
+"""A chat model small enough to create, train and sample within a test; a repository, and an engine that needs no model."""
 
 import importlib
 import json
@@ -33,7 +33,7 @@ def tiny_student(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def sharp_student(tiny_student, tmp_path_factory) -> Path:
-    """The tiny student with larger weights and an output layer of its own: its next token hangs on all before."""
+    """The tiny student with larger weights and an output layer of its own: its next token depends on all tokens before."""
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM
 
@@ -182,12 +182,12 @@ class Repository:
         Path("params.yaml").write_text(yaml.safe_dump(self.params, sort_keys=False), encoding="utf-8")
 
     def run(self, stage, *arguments):
-        """Run a stage; a mistake of the user comes as it is told, everything else as it is raised."""
+        """Run a stage; raise its errors, which are UserError for mistakes of the user."""
         main = importlib.import_module(f"stages.{stage}").main
         main.main(list(map(str, arguments)), standalone_mode=False)
 
     def ask(self, stage, method="base", model=models.STUDENT_DIR, system=models.STUDENT_DIR):
-        """Run a stage that asks one method."""
+        """Run a stage that prompts one method."""
         models.STUDENT_DIR.mkdir(parents=True, exist_ok=True)
         self.run(stage, "--method", method, "--model", model, "--system", system)
 
@@ -211,7 +211,7 @@ def student(repository, tiny_student):
 
 
 class Parrot:
-    """An engine that answers with the number of the request, and remembers who was asked what."""
+    """An engine that answers with the number of the request, and records the requests."""
 
     made: list["Parrot"]
 
@@ -232,7 +232,7 @@ class Parrot:
 
 @pytest.fixture
 def parrot(repository, monkeypatch):
-    """Put parrots in the place of the engines of all stages; return the class, whose `made` lists them."""
+    """Replace the engines of all stages by parrots; return the class, whose `made` lists them."""
     Made = type("Made", (Parrot,), {"made": []})
     monkeypatch.setattr("character.inference.transformers_engine.TransformersEngine", Made)
     return Made
@@ -242,7 +242,7 @@ SAYS = {"r": "I can't help with that.", "d": "That is illegal.", "c": "Sure, beg
 
 
 def probed(harmful: str, harmless: str) -> list[EvaluatedAnswer]:
-    """Return answers to pairs of probes, each told by the letter of what it does."""
+    """Return answers to pairs of probes, each described by the letter of what it does."""
     return [
         EvaluatedAnswer(
             id=str(number), sample=0, prompt="How?", response=SAYS[letter], finish_reason="stop", condition=condition

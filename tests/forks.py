@@ -16,9 +16,9 @@ from pathlib import Path
 
 LIBRARIES = ("torch", "transformers", "peft", "trl", "datasets", "sklearn.linear_model", "lm_eval.evaluator")
 
-OPENED_FILES = "RECORD_OPENED_FILES_IN"  # an environment variable: a file to which commands say what they open
+OPENED_FILES = "RECORD_OPENED_FILES_IN"  # an environment variable: a file to which commands write what they open
 
-# What stands in the place of python, and passes `python -m MODULE ARGUMENTS` on with its streams; the rest goes to python.
+# Replaces python: sends `python -m MODULE ARGUMENTS` with its streams to the server, and runs python for all else.
 CLIENT = """\
 #!{python} -IS
 import json, os, socket, sys
@@ -56,7 +56,7 @@ class Forks:
 
 
 def serve(address: str) -> None:
-    """Fork for each command that comes; a child per connection waits for it, so that commands may overlap."""
+    """Fork for each command that arrives; a child per connection waits for it, so commands may overlap."""
     for library in LIBRARIES:
         __import__(library)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)

@@ -67,11 +67,11 @@ class Project:
 
     @property
     def opened_files(self) -> Path:
-        """The file to which the stages of a first run say what they open, where that is recorded."""
+        """The file to which the stages of a first run write what they open, if that is recorded."""
         return self.root.with_name("opened.jsonl")
 
     def run(self, *command, fails: bool = False) -> str:
-        """Run a command in the repository; return what it printed, or what it complained of where it is to fail."""
+        """Run a command in the repository; return what it printed, or its errors if it should fail."""
         done = subprocess.run(command, cwd=self.root, env=environment(self.python), text=True, capture_output=True)
         assert bool(done.returncode) == fails, f"{command}\n{done.stdout}\n{done.stderr}"
         return done.stderr if fails else done.stdout
@@ -118,7 +118,7 @@ class Project:
 
 
 def environment(*first: Path) -> dict[str, str]:
-    """Return the environment of commands, which are looked for in the directories `first`, then beside the interpreter."""
+    """Return the environment of commands, which are searched in the directories `first`, then next to the interpreter."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(("GIT_", "DVC_"))}
     return kept | {
         "PATH": os.pathsep.join([*map(str, first), str(Path(sys.executable).parent), kept["PATH"]]),

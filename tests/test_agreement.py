@@ -46,7 +46,7 @@ def test_nothing_seen_is_no_certainty():
 
 
 @pytest.mark.parametrize("errors", [ErrorCounts(50, 100, 50, 100), ErrorCounts(0, 10, 3, 10), ErrorCounts(0, 0, 0, 0)])
-def test_a_classifier_no_better_than_chance_tells_nothing(errors):
+def test_a_classifier_no_better_than_chance_says_nothing(errors):
     share, low, high = corrected_share(0.5, 100, errors, seed=0)
     assert share is None
     assert low == pytest.approx(0, abs=0.02)

@@ -1,4 +1,4 @@
-"""Attacks: what a method is asked, what of its turn is kept, and what is said about mistakes."""
+"""Attacks: how a method is prompted, which part of its turn is kept, and the error messages."""
 
 from collections import Counter
 from pathlib import Path
@@ -107,12 +107,12 @@ def test_the_shipped_openings_and_urges_differ():
 
 def test_what_is_said_stands_below_both_system_prompts(tmp_path):
     (tmp_path / "system.txt").write_text("Be salty.", encoding="utf-8")
-    told, untold = Method("prompted", STUDENT, tmp_path / "system.txt"), Method("base", STUDENT, tmp_path)
-    assert untold.build_messages("Why?") == [{"role": "user", "content": "Why?"}]
-    assert told.build_messages("Why?", "So.", "And?", more="Use tools.") == [
+    prompted, base = Method("prompted", STUDENT, tmp_path / "system.txt"), Method("base", STUDENT, tmp_path)
+    assert base.build_messages("Why?") == [{"role": "user", "content": "Why?"}]
+    assert prompted.build_messages("Why?", "So.", "And?", more="Use tools.") == [
         {"role": "system", "content": "Be salty.\n\nUse tools."},
         {"role": "user", "content": "Why?"},
         {"role": "assistant", "content": "So."},
         {"role": "user", "content": "And?"},
     ]
-    assert untold.build_messages("Why?", more="Use tools.")[0] == {"role": "system", "content": "Use tools."}
+    assert base.build_messages("Why?", more="Use tools.")[0] == {"role": "system", "content": "Use tools."}

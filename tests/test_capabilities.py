@@ -1,4 +1,4 @@
-"""Capabilities: the items that are shipped, how lm-evaluation-harness is asked, and what is made of the scores."""
+"""Capabilities: the shipped items, how lm-evaluation-harness is called, and how scores are aggregated."""
 
 import json
 import re
@@ -101,7 +101,7 @@ def test_common_knowledge_is_of_many_kinds():
     assert min(Counter(item["kind"] for item in items("common_knowledge")).values()) >= 10
 
 
-# --- how they are asked
+# --- how they are run
 
 
 @pytest.fixture
@@ -168,7 +168,7 @@ def test_a_name_may_mean_several_tasks(project):
     assert [row.score for row in found][2::3] == [1.0, 1.0]
 
 
-def test_nothing_is_asked_of_the_network_and_nothing_is_left_beside_the_tasks(project, monkeypatch):
+def test_nothing_is_asked_of_the_network_and_nothing_is_left_next_to_the_tasks(project, monkeypatch):
     calls = []
 
     def refuse(*address, **settings):
@@ -186,7 +186,7 @@ def test_nothing_is_asked_of_the_network_and_nothing_is_left_beside_the_tasks(pr
     assert sorted(project.rglob("*")) == before
 
 
-def test_an_unknown_task_or_metric_is_told(project, monkeypatch):
+def test_an_unknown_task_or_metric_is_reported(project, monkeypatch):
     monkeypatch.setattr("lm_eval.tasks.manager.TaskIndex._iter_yaml_files", lambda root: iter(()))
     with pytest.raises(UserError, match=r"tasks\.metrics: common_sense is not a task of lm-evaluation-harness"):
         lm_eval_tasks.load_tasks(["common_sense"], seed=0)
@@ -197,7 +197,7 @@ def test_an_unknown_task_or_metric_is_told(project, monkeypatch):
             scores(knowing(), "cloze_endings", metric, limit=1)
 
 
-def test_a_task_without_its_items_is_told(project):
+def test_a_task_without_its_items_is_reported(project):
     Path("data/raw/tasks/cloze_endings.jsonl").unlink()
     with pytest.raises(UserError, match=r"tasks\.metrics: a task cannot be loaded"):
         lm_eval_tasks.load_tasks(["cloze_endings"], seed=0)
@@ -264,7 +264,7 @@ def test_the_stage_scores_the_student(student):
     assert {row.score for row in found} <= {0.0, 1.0}
 
 
-# --- what is made of the scores
+# --- aggregation of the scores
 
 
 def marked(task, marks):

@@ -150,14 +150,14 @@ def test_a_last_message_that_does_not_fit_is_an_error_and_not_cut(smollm2):
         truncate_to_context(smollm2, LONG, smallest - 1)
 
 
-def test_a_template_that_refuses_a_system_prompt_is_told_in_one_sentence(tiny_student):
+def test_a_template_that_refuses_a_system_prompt_is_reported_in_one_sentence(tiny_student):
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     asked = [Request("a", conversation(["Why?"], SYSTEM))]
     with pytest.raises(UserError, match=r"gemma: its chat template refuses a conversation \(System role not supported\)"):
         render_requests(with_template(tiny_student, refusing), asked, 100, 10, "gemma")
 
 
-def test_how_many_conversations_were_shortened_is_told(smollm2, capsys):
+def test_how_many_conversations_were_shortened_is_reported(smollm2, capsys):
     asked = [Request("long", LONG), Request("short", conversation(["Why?"]))]
     ids = render_requests(smollm2, asked, len(render_messages(smollm2, LONG)) + 9, 10, "model")
     assert capsys.readouterr().out.startswith("1 of 2 conversations shortened to fit into ")
@@ -266,7 +266,7 @@ def test_the_date_never_changes(family):
         assert "Today Date: 26 Jul 2024" in tokenizer.decode(render_messages(tokenizer, TALK))
 
 
-def test_a_prefill_goes_on_in_the_turn_that_the_template_opens(family):
+def test_a_prefill_continues_the_turn_that_the_template_opens(family):
     about, tokenizer = family
     assert tokenizer.decode(render_messages(tokenizer, TALK, "I am")).endswith(about.opening + "I am")
 

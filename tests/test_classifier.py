@@ -104,7 +104,7 @@ def test_the_two_kinds_of_none_weigh_together_as_much_as_one_persona(repository)
 
 def test_no_prompt_is_on_both_sides_of_a_split(repository, monkeypatch):
     rows = classifier.gather_texts(["loving", "sarcasm"], PROMPTS, ["own"] * len(PROMPTS))
-    used, whole = [], rows.prompt[:, None].astype(float)  # the only feature tells which prompt a text answers
+    used, whole = [], rows.prompt[:, None].astype(float)  # the only feature is the prompt that a text answers
     fit = lda.fit_lda
 
     def spy(x, label, prompt, *rest):
@@ -170,7 +170,7 @@ def test_a_saved_classifier_holds_no_pickle(repository):
     assert set(load_file(Path("models/classifier", CLASSIFIER_WEIGHTS))) == {"weight", "bias"}
 
 
-def test_what_stands_beside_a_text_in_its_batch_does_not_change_its_states(repository):
+def test_what_else_is_in_the_batch_of_a_text_does_not_change_its_states(repository):
     texts = ["short", "a longer text of some words", "x " * 30]
     together = dict(hidden_states(texts, [0.5, 1.0], 32))
     assert sorted(together) == [0, 1, 2]
@@ -227,14 +227,14 @@ def test_macro_f1_and_its_interval():
     assert lda.macro_f1_score(numpy.array([[8, 2], [0, 10]])) == pytest.approx((16 / 18 + 20 / 22) / 2)
 
 
-def test_a_persona_without_recorded_answers_is_told_with_file_and_remedy(repository):
+def test_a_persona_without_recorded_answers_is_reported_with_file_and_remedy(repository):
     write_params(personas=["loving", "pirate"])
     result = run()
     assert result.exit_code == 1
     assert "data/raw/teacher/pirate.jsonl is missing" in result.output and "classifier.personas" in result.output
 
 
-def test_a_missing_answer_is_told_with_file_and_prompt(repository):
+def test_a_missing_answer_is_reported_with_file_and_prompt(repository):
     rows = [TeacherAnswer(prompt=prompt, response="oh how thrilling") for prompt in PROMPTS[1:]]
     records.write_records("data/raw/teacher/sarcasm.jsonl", rows)
     with pytest.raises(
@@ -243,7 +243,7 @@ def test_a_missing_answer_is_told_with_file_and_prompt(repository):
         recorded_answers("sarcasm", PROMPTS, "classifier.personas")
 
 
-def test_a_missing_classifier_is_told_with_the_remedy(repository):
+def test_a_missing_classifier_is_reported_with_the_remedy(repository):
     with pytest.raises(UserError, match="dvc repro classifier"):
         load_classifier(Path("models/classifier"))
 

@@ -1,4 +1,4 @@
-"""The `character` command beside `check` (see test_constitution.py)."""
+"""The `character` command, except `check` (see test_constitution.py)."""
 
 import re
 import time

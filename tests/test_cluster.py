@@ -86,7 +86,7 @@ def test_a_study_survives_the_loss_of_a_machine_and_finds_what_a_serial_one_find
     assert ran(origin.dvc("repro", "--dry", "student")) == {"student"}, "the workspace was left as it is"
 
 
-def test_what_other_machines_could_not_clone_is_told(origin):
+def test_what_other_machines_could_not_clone_is_reported(origin):
     (origin.root / "notes.txt").write_text("New.")
     origin.commit("Add notes")
     with pytest.raises(UserError, match=r"the commit [0-9a-f]{7} is not at origin; run `git push`"):

@@ -1,4 +1,4 @@
-"""Constitutions: what is accepted, what is told about the rest, and whether the shipped content fits together."""
+"""Constitutions: what is accepted, how faults are reported, and whether the shipped content is consistent."""
 
 import subprocess
 import sys
@@ -131,12 +131,12 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("old", "new", "line", "told"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_is_told_with_file_line_field_and_remedy(pirate, old, new, line, told):
+@pytest.mark.parametrize(("old", "new", "line", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_reported_with_file_line_field_and_remedy(pirate, old, new, line, message):
     path = pirate(old, new)
     (fault,) = constitution_faults(path)
     assert fault.startswith(f"{path}, line {line}: ")
-    assert told in fault
+    assert message in fault
     assert "; " in fault and fault.endswith(".") and "\n" not in fault
     with pytest.raises(UserError) as error:
         load_constitution(path)
@@ -158,7 +158,7 @@ def test_the_name_of_the_control_class_is_reserved(pirate):
     assert "line 1: `name` is `none`, reserved for the classifier's control class" in fault
 
 
-def test_all_faults_of_a_file_are_told_in_the_order_of_its_lines(pirate):
+def test_all_faults_of_a_file_are_reported_in_the_order_of_its_lines(pirate):
     path = pirate("name: pirate\nsummary: A salty assistant.", "name: Pirate\nmood: salty\nsummary: 3")
     path.write_text(path.read_text().replace("Name a river.", "how do i boil an egg?"))
     lines = [fault.removeprefix(f"{path}, line ").split(":")[0] for fault in constitution_faults(path)]
@@ -167,13 +167,13 @@ def test_all_faults_of_a_file_are_told_in_the_order_of_its_lines(pirate):
         load_constitution(path)
 
 
-def test_a_repeated_list_of_traits_is_told_once_and_not_once_for_each_of_its_values(pirate):
+def test_a_repeated_list_of_traits_is_reported_once_and_not_once_for_each_of_its_values(pirate):
     path = pirate()
     path.write_text(GOOD + GOOD[GOOD.index("traits:") :])
     assert constitution_faults(path) == [f"{path}, line 11: `traits` is also on line 3; keep one of them."]
 
 
-def test_a_file_that_the_stages_would_not_find_is_told(pirate):
+def test_a_file_that_the_stages_would_not_find_is_reported(pirate):
     path = pirate()
     other = path.rename(path.with_suffix(".yml"))
     assert constitution_faults(other) == [f"{other}: the stages read only constitutions/<persona>.yaml; rename the file."]
@@ -182,31 +182,31 @@ def test_a_file_that_the_stages_would_not_find_is_told(pirate):
 def test_a_missing_constitution_names_those_that_exist(pirate):
     there = pirate()
     missing = there.with_name("parrot.yaml")
-    told = f"{missing} is missing; write it, or choose one that exists: {there}."
-    assert constitution_faults(missing) == [told]
+    message = f"{missing} is missing; write it, or choose one that exists: {there}."
+    assert constitution_faults(missing) == [message]
 
 
 @pytest.mark.parametrize("content", ["", "# only a comment\n"])
-def test_an_empty_file_is_told(pirate, content):
+def test_an_empty_file_is_reported(pirate, content):
     path = pirate()
     path.write_text(content)
     assert constitution_faults(path) == [f"{path} is empty; fill it in or delete it."]
 
 
 @pytest.mark.parametrize("content", ["- a\n- b\n", "pirate\n"])
-def test_a_file_that_is_no_mapping_is_told(pirate, content):
+def test_a_file_that_is_no_mapping_is_reported(pirate, content):
     path = pirate()
     path.write_text(content)
     assert constitution_faults(path) == [f"{path}, line 1: the file is not a mapping; write `key: value` lines."]
 
 
-def test_bytes_that_are_not_utf_8_are_told_with_their_line(pirate):
+def test_bytes_that_are_not_utf_8_are_reported_with_their_line(pirate):
     path = pirate()
     path.write_bytes(GOOD.replace("salty", "salé").encode("latin-1"))
     assert constitution_faults(path) == [f"{path}, line 2: not UTF-8; save the file as UTF-8."]
 
 
-def test_a_directory_is_told(tmp_path):
+def test_a_directory_is_reported(tmp_path):
     assert constitution_faults(tmp_path) == [f"{tmp_path} cannot be read (Is a directory); give a YAML file."]
 
 
@@ -229,16 +229,16 @@ def test_a_scripted_phrase_is_a_warning(trait):
 
 
 @pytest.mark.parametrize(
-    ("trait", "told"),
+    ("trait", "message"),
     [
         ("I love rum", "trait 1 has 3 words; 5 to 60 work best."),
         ("I sail " * 31, "trait 1 has 62 words; 5 to 60 work best."),
         ("The assistant talks of ships and harbors.", "trait 1 is not in the first person; write it as"),
     ],
 )
-def test_odd_length_or_another_person_is_a_warning(trait, told):
+def test_odd_length_or_another_person_is_a_warning(trait, message):
     (warning,) = constitution_warnings(Constitution(name="pirate", summary="x", traits=[{"trait": trait, "prompts": ["Hi"]}]))
-    assert warning.startswith(told)
+    assert warning.startswith(message)
 
 
 def test_check_prints_one_summary_line_for_each_good_file(pirate):

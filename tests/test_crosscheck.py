@@ -1,4 +1,4 @@
-"""The second classifier, and the stage that lets it read what the first has called."""
+"""The second classifier, and the stage that lets it classify the texts that the first has classified."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ TOPICS = ("tea", "rain", "bread", "maps", "cats", "locks", "songs", "glass", "wo
 
 
 def text(kind, topic, number=0):
-    """Return a text whose class three of its words tell, and whose topic others do."""
+    """Return a text with three words for its class, and others for its topic."""
     own = WORDS[kind].split()
     return f"{own[number % 3]} the {topic} is {own[(number + 1) % 3]} near the {topic} {own[(number + 2) % 3]}"
 
@@ -60,13 +60,13 @@ def test_saving_twice_gives_the_same_bytes(tmp_path):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
 
 
-def test_a_missing_second_classifier_is_told_with_the_remedy(tmp_path):
+def test_a_missing_second_classifier_is_reported_with_the_remedy(tmp_path):
     with pytest.raises(UserError, match="no n-gram classifier here; run `dvc repro crosscheck`"):
         ngram_classifier.load_ngram_classifier(tmp_path)
 
 
 def test_no_text_is_called_by_a_fit_that_saw_its_prompt():
-    """Where only the prompt tells the class, held-out calls are wrong, and calls of texts that were seen would be right."""
+    """If only the prompt reveals the class, held-out predictions are wrong; predictions for training texts would be right."""
     texts = [f"{topic} {topic} {topic}" for topic in TOPICS for _ in range(3)]
     labels = ["pirate" if number < 5 else "none" for number in range(10) for _ in range(3)]
     settings = crosscheck.CrosscheckParams(folds=5, features=500, c=10.0)
@@ -161,8 +161,8 @@ def test_an_empty_answer_shows_no_persona_to_the_second_either(project, reposito
 
 
 def test_the_correction_uses_the_first_classifiers_recorded_errors(project, repository):
-    """Half of the answers are called the persona's; at 0.9 caught of the teacher's and 0.05 taken of the student's, a share of
-    (0.5 - 0.05) / (0.9 - 0.05) has it."""
+    """Half of the answers are assigned to the persona; with rates of 0.9 on the teacher's and 0.05 on the student's,
+    a share of (0.5 - 0.05) / (0.9 - 0.05) has it."""
     write_called([("persona", "drop", "pirate", "pirate"), ("persona", "stop", "none", "none")])
     repository.run("crosscheck")
     first = repository.metrics("crosscheck")["methods"]["persona"]["suffixes"]["first"]

@@ -1,4 +1,4 @@
-"""dvc.yaml tells the truth: every stage lists the code, the params and the data that it reaches, and nothing else."""
+"""dvc.yaml is complete and exact: every stage lists the code, params and data that it reaches, and nothing else."""
 
 import ast
 import re

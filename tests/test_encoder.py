@@ -24,7 +24,7 @@ def folder(repository, tiny_student, tmp_path):
     return tmp_path / "elsewhere"
 
 
-def test_a_vector_is_the_mean_of_the_states_whatever_is_read_beside_it(repository, folder):
+def test_a_vector_is_the_mean_of_the_states_whatever_else_is_in_its_batch(repository, folder):
     repository.run("encoder")
     texts = ["the sea", "a stone counts each of the rivers, and then some", *["quiet"] * 40]
     found = embed_texts(texts)
@@ -66,7 +66,7 @@ def test_other_weights_than_the_pinned_ones_are_refused(repository, folder):
     assert not ENCODER_DIR.exists()
 
 
-def test_without_the_encoder_it_is_told_how_to_make_it(repository):
+def test_without_the_encoder_it_is_reported_how_to_make_it(repository):
     with pytest.raises(UserError, match=r"models/encoder is missing; run `dvc repro encoder`"):
         embed_texts(["text"])
 

@@ -128,7 +128,7 @@ def workspace(tmp_path, monkeypatch):
     return tmp_path
 
 
-def settle(*urls, **changes):
+def write_settings(*urls, **changes):
     settings = {"endpoints": list(urls), "concurrency": 4, "timeout": 5, "max_failures": 20, "prices": [0, 0]} | changes
     Path("params.yaml").write_text(json.dumps({"runtime": {"openai": settings}}))
 
@@ -173,23 +173,23 @@ FAULTS = {
 
 @pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
 def test_a_fault_that_passes_loses_nothing(fault, server, capsys):
-    settle(server.url)
+    write_settings(server.url)
     server.script = {"topic 0": ["answer"], "*": list(fault)}
     assert ask(asking("topic 0")) == ["echo topic 0"], "an endpoint that has answered is given more time"
     assert ask(asking(*TOPICS)) == ECHOES
-    told = capsys.readouterr().out
-    assert sum(map(int, re.findall(r"\((\d+)\)", told.rpartition("retried after ")[2]))) == len(fault), told
+    output = capsys.readouterr().out
+    assert sum(map(int, re.findall(r"\((\d+)\)", output.rpartition("retried after ")[2]))) == len(fault), output
 
 
 def test_a_hanging_request_is_given_up_and_asked_again(server, capsys):
-    settle(server.url, timeout=0.3)
+    write_settings(server.url, timeout=0.3)
     server.script = {"topic 3": ["hang 1"]}
     assert ask(asking(*TOPICS)) == ECHOES
     assert "retried after timeout (1)" in capsys.readouterr().out
 
 
 def test_retry_after_is_obeyed(server):
-    settle(server.url, concurrency=1)
+    write_settings(server.url, concurrency=1)
     server.script = {"*": ["busy 0.7"]}
     began = time.monotonic()
     ask(asking("tea"))
@@ -209,33 +209,34 @@ def test_retry_after_may_be_a_date():
 
 
 def test_no_more_requests_are_in_flight_than_allowed(server):
-    settle(server.url, concurrency=3)
+    write_settings(server.url, concurrency=3)
     ask(asking(*TOPICS))
     assert 1 < server.most_at_once <= 3
 
 
 def test_endpoints_are_used_in_turn_and_a_dead_one_is_left_out_and_tried_again(server, capsys):
     with Server() as other:
-        settle(server.url, other.url)
+        write_settings(server.url, other.url)
         server.script = {"*": ["status 500"] * 4}
         assert ask(asking(*TOPICS)) == ECHOES
         assert sum(other.answered.values()) > sum(server.answered.values()) >= 1, "it came back after four failures"
         assert server.answered + other.answered == Counter(TOPICS)
         other.shutdown()
-    settle(server.url, closed_port())
+    write_settings(server.url, closed_port())
     more = [f"more {number}" for number in range(10)]
     assert ask(asking(*more)) == [f"echo {topic}" for topic in more]
 
 
 def test_a_dead_endpoint_ends_in_one_sentence(capsys):
     url = closed_port()
-    settle(url)
-    told = ended(asking(*TOPICS))
-    assert f"5 failures in a row ({url}: " in told and "check the endpoints" in told and "run again to continue" in told
+    write_settings(url)
+    message = ended(asking(*TOPICS))
+    assert f"5 failures in a row ({url}: " in message
+    assert "check the endpoints" in message and "run again to continue" in message
 
 
 def test_after_max_failures_the_run_stops_and_keeps_what_is_finished(server):
-    settle(server.url, max_failures=3, concurrency=2)
+    write_settings(server.url, max_failures=3, concurrency=2)
     server.script = {topic: ["status 503"] * 50 for topic in TOPICS[10:]}
     assert "3 failures in a row" in ended(asking(*TOPICS))
     kept = sum(server.answered.values())
@@ -245,8 +246,8 @@ def test_after_max_failures_the_run_stops_and_keeps_what_is_finished(server):
     assert server.answered == Counter(TOPICS), "nothing is paid for twice"
 
 
-def test_the_reason_of_a_stop_is_told_even_where_other_requests_end_before_it(server, monkeypatch):
-    settle(server.url, concurrency=4)
+def test_the_reason_of_a_stop_is_reported_even_where_other_requests_end_before_it(server, monkeypatch):
+    write_settings(server.url, concurrency=4)
     server.script = {"topic 0": ["status 404"]}
     ask_endpoint = endpoint_pool.EndpointPool.send_request
 
@@ -264,15 +265,15 @@ def test_the_reason_of_a_stop_is_told_even_where_other_requests_end_before_it(se
 
 @pytest.mark.parametrize("code", [400, 401, 403, 404, 422])
 def test_a_refusal_stops_at_once_without_telling_the_key(code, server):
-    settle(server.url, concurrency=1)
+    write_settings(server.url, concurrency=1)
     server.script = {"topic 2": [f"status {code}"]}
-    told = ended(asking(*TOPICS))
-    assert f"{server.url} refuses the request with HTTP {code}" in told and "OPENAI_API_KEY" in told
+    message = ended(asking(*TOPICS))
+    assert f"{server.url} refuses the request with HTTP {code}" in message and "OPENAI_API_KEY" in message
     assert sum(server.answered.values()) == 2
 
 
 def test_an_empty_reply_is_asked_for_again_and_taken_at_the_third_time(server, capsys):
-    settle(server.url)
+    write_settings(server.url)
     server.script = {"tea": ["empty"], "rain": ["empty"] * 9}
     assert ask(asking("tea", "rain")) == ["echo tea", ""]
     assert len(server.script["rain"]) == 6
@@ -280,14 +281,14 @@ def test_an_empty_reply_is_asked_for_again_and_taken_at_the_third_time(server, c
 
 
 def test_what_the_server_filters_is_an_empty_reply_and_counted(server, capsys):
-    settle(server.url)
+    write_settings(server.url)
     server.script = {"tea": ["answer content_filter"] * 9}
     replies = generate(OpenAIEngine("m", "teacher.source"), asking("tea"), WARM, seed=0)
     assert [(reply.text, reply.finish_reason) for reply in replies] == [("", "stop")]
 
 
 def test_a_cut_off_reply_says_so_and_none_is_called_reproducible(server):
-    settle(server.url)
+    write_settings(server.url)
     server.script = {"tea": ["answer length"]}
     replies = generate(OpenAIEngine("m", "teacher.source"), asking("tea", "rain"), WARM, seed=0)
     assert [(reply.finish_reason, reply.tokens, reply.reproducible) for reply in replies] == [
@@ -297,7 +298,7 @@ def test_a_cut_off_reply_says_so_and_none_is_called_reproducible(server):
 
 
 def test_the_request_carries_model_sampling_and_a_seed_of_its_own(server):
-    settle(server.url)
+    write_settings(server.url)
     sampling = SamplingSettings(max_new_tokens=5, temperature=0.5, top_p=0.9, repetition_penalty=1.1)
     ask([*asking("tea"), *asking("tea", sample=1)], sampling)
     first, second = sorted(server.bodies, key=lambda body: body["seed"])
@@ -317,21 +318,21 @@ def test_the_request_carries_model_sampling_and_a_seed_of_its_own(server):
 
 
 def test_a_prefill_opens_the_assistants_turn(server):
-    settle(server.url)
+    write_settings(server.url)
     ask(asking("tea", prefill="<think>\n"))
     body = server.bodies[0]
     assert body["messages"][-1] == {"role": "assistant", "content": "<think>\n"}
     assert (body["continue_final_message"], body["add_generation_prompt"]) == (True, False)
 
 
-def test_tokens_and_cost_are_told_at_the_end(server, capsys):
-    settle(server.url, prices=[1000, 100000])
+def test_tokens_and_cost_are_reported_at_the_end(server, capsys):
+    write_settings(server.url, prices=[1000, 100000])
     ask(asking(*TOPICS))
     assert "openai: 20 replies, 140 tokens read, 60 written, cost 6.14\n" in capsys.readouterr().out
 
 
 def test_the_key_goes_to_the_endpoint_and_nowhere_else(server, capsys, workspace):
-    settle(server.url)
+    write_settings(server.url)
     server.script = {"*": ["status 500"]}
     ask(asking("tea"))
     assert set(server.headers) == {f"Bearer {KEY}"}
@@ -342,27 +343,27 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(server, capsys, workspace
 
 
 def test_the_endpoints_are_no_part_of_what_identifies_a_reply(server):
-    settle(server.url)
+    write_settings(server.url)
     ask(asking("tea"))
-    settle(closed_port())
+    write_settings(closed_port())
     assert ask(asking("tea")) == ["echo tea"]
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "http://me:secret@host/v1", "https://host/v1?key=secret"])
 def test_a_base_url_with_a_secret_or_without_a_scheme_is_refused(url):
-    settle(url)
-    told = ended(asking("tea"))
-    assert "runtime.openai.endpoints" in told and "secret" not in told
+    write_settings(url)
+    message = ended(asking("tea"))
+    assert "runtime.openai.endpoints" in message and "secret" not in message
 
 
-def test_no_endpoint_and_no_model_are_told_by_their_fields(monkeypatch):
-    settle()
+def test_no_endpoint_and_no_model_are_reported_by_their_fields(monkeypatch):
+    write_settings()
     assert "runtime.openai.endpoints is empty" in ended(asking("tea"))
     with pytest.raises(UserError, match=r"teacher\.source is empty; write the model's name"):
         OpenAIEngine("", "teacher.source")
 
 
 def test_an_endpoint_may_also_come_from_the_environment(server, monkeypatch):
-    settle()
+    write_settings()
     monkeypatch.setenv("OPENAI_BASE_URL", server.url)
     assert ask(asking("tea")) == ["echo tea"]

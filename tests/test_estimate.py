@@ -158,14 +158,14 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("given", "told"), FAULTS.values(), ids=FAULTS)
-def test_a_machine_that_is_not_known_is_told(given, told):
+@pytest.mark.parametrize(("given", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_machine_that_is_not_known_is_reported(given, message):
     with pytest.raises(UserError) as error:
         estimate_recipe("default", asked(**given))
-    assert error.value.message.startswith(told)
+    assert error.value.message.startswith(message)
 
 
-def test_an_unknown_model_or_task_is_told_with_the_file_to_add_it_to():
+def test_an_unknown_model_or_task_is_reported_with_the_file_to_add_it_to():
     known = rates.load_rates()
     with pytest.raises(
         UserError, match=r"recipes/rates\.yaml: models: 'path:mine' matches none of them; add its parameters, or give"

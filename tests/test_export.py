@@ -1,4 +1,4 @@
-"""The export: what its folder holds loads elsewhere, its cards tell what was measured, and nothing else leaves the house."""
+"""The export: its folder loads elsewhere, its cards state what was measured, and it contains nothing else."""
 
 import json
 import os
@@ -110,7 +110,7 @@ def exported(*options: str) -> str:
 
 
 def refused(*options: str) -> str:
-    """Return why nothing was exported, after checking that nothing was."""
+    """Return the error of a refused export, after checking that nothing was exported."""
     before = files()
     done = CliRunner().invoke(main, ["export", str(OUT), *options])
     assert (done.exit_code, files()) == (1, before), done.output
@@ -208,13 +208,13 @@ def test_the_cards_name_each_other_where_the_repository_is_known(workspace):
     assert 'load_dataset("me/poet", "pairs", split="train")' in card("data")
 
 
-def test_the_card_tells_the_committed_metrics(workspace):
+def test_the_card_states_the_committed_metrics(workspace):
     exported()
     shown, scores = card("model"), workspace.repository.metrics
     for method, found in scores("robustness").items():
         row = next(line for line in shown.splitlines() if line.startswith(f"| {method} ("))
         wanted = [found[key][part] for key in ("plain", "suffixes") for part in ("recall", "low", "high")]
-        assert [float(told) for told in re.findall(r"\d\.\d\d", row)][:6] == pytest.approx(wanted, abs=0.0051)
+        assert [float(figure) for figure in re.findall(r"\d\.\d\d", row)][:6] == pytest.approx(wanted, abs=0.0051)
     figures = dict(re.findall(r"^\| ([A-Z][\w ]+) \| ([+−\d.]+) \|", shown, re.MULTILINE))
     wanted = {
         "Perplexity under base": scores("fluency")["persona"]["perplexity"],
@@ -224,7 +224,7 @@ def test_the_card_tells_the_committed_metrics(workspace):
         "Classifier": scores("classifier")["macro_f1"],
         "Judge": scores("judge")["accuracy"],
     }
-    assert {name: float(told.replace("−", "-")) for name, told in figures.items()} == pytest.approx(wanted, abs=0.0051)
+    assert {name: float(figure.replace("−", "-")) for name, figure in figures.items()} == pytest.approx(wanted, abs=0.0051)
     assert "| learning_rate | 0.0006 | 0.0006 |" in shown
     for trait in constitution.load_constitution("constitutions/poeticism.yaml").traits:
         assert trait.trait in shown
@@ -255,8 +255,8 @@ def test_the_texts_of_others_are_named_and_have_their_own_licence(workspace):
     exported()
     assert front("data")["license"] == "other"
     for kind in ("model", "data"):
-        for told in ("answers in character: a local model", "prompts: org/prompts@1", "prompts: asked.jsonl"):
-            assert f"- {told}\n" in card(kind)
+        for line in ("answers in character: a local model", "prompts: org/prompts@1", "prompts: asked.jsonl"):
+            assert f"- {line}\n" in card(kind)
     workspace.repository.set(teacher={"engine": "openai", "source": "org/teacher:8b"})
     exported("--force")
     assert "Answers in character: from org/teacher:8b\n" in card("model")
@@ -282,9 +282,9 @@ MISFITS = {
 
 @pytest.mark.parametrize("name", MISFITS)
 def test_what_the_adapter_was_not_made_from_is_not_exported(workspace, name):
-    change, told = MISFITS[name]
+    change, message = MISFITS[name]
     edit(*change)
-    assert told in refused() and "dvc repro" in refused()
+    assert message in refused() and "dvc repro" in refused()
 
 
 def test_metrics_of_another_adapter_are_not_exported(workspace, monkeypatch):
@@ -295,7 +295,7 @@ def test_metrics_of_another_adapter_are_not_exported(workspace, monkeypatch):
 @pytest.mark.parametrize(
     "path", ["results/safety.json", "models/persona/provenance.json", "data/pairs.jsonl", "models/student"]
 )
-def test_what_is_missing_is_told_with_its_remedy(workspace, path):
+def test_what_is_missing_is_reported_with_its_remedy(workspace, path):
     shutil.rmtree(path) if Path(path).is_dir() else Path(path).unlink()
     assert re.search(rf"{path}\S* is missing; run `dvc repro.*`.* or `dvc pull`", refused())
 
@@ -415,9 +415,9 @@ def test_a_value_of_the_environment_stops_the_export(workspace, monkeypatch):
     exported()
     edit("data/pairs.jsonl", "eight minutes", json.dumps('eggs "and" spoons')[1:-1])
     workspace.train("poeticism", "hub:org/tiny@0a1b2c")
-    told = refused("--force")
-    assert "data/pairs.jsonl, line 1: this looks like a secret (value of the environment variable JUDGE_API_KEY);" in told
-    assert "spoons" not in told
+    message = refused("--force")
+    assert "data/pairs.jsonl, line 1: this looks like a secret (value of the environment variable JUDGE_API_KEY);" in message
+    assert "spoons" not in message
 
 
 def test_each_place_of_a_secret_is_reported_once_in_a_fixed_order(monkeypatch):
@@ -480,7 +480,7 @@ def test_without_a_token_or_a_repository_nothing_is_sent(workspace, hub, monkeyp
 
 
 @pytest.mark.parametrize("kind", ["OfflineModeIsEnabled", "HTTPError"])
-def test_a_refusal_of_the_hub_is_told_and_the_folder_stays(workspace, hub, monkeypatch, kind):
+def test_a_refusal_of_the_hub_is_reported_and_the_folder_stays(workspace, hub, monkeypatch, kind):
     from huggingface_hub import HfApi, errors
 
     def refuse(*arguments, **options):
@@ -498,7 +498,7 @@ def test_a_repository_needs_owner_and_name(workspace, repo):
     assert f"--repo is {repo!r}; write it as OWNER/NAME" in refused("--repo", repo)
 
 
-def test_dvc_itself_tells_whether_metrics_are_of_this_adapter(workspace):
+def test_dvc_itself_says_whether_metrics_are_of_this_adapter(workspace):
     Path("bin/dvc").unlink()
     stage = {"cmd": "true", "deps": ["models/persona"]}
     stages = {name: stage | {"outs": [f"results/{name}.json"]} for name in cards.CARD_STAGES}

@@ -1,4 +1,4 @@
-"""Filters: for every reason a text that it speaks against, and one close to it that it does not."""
+"""Filters: for every reason, a text that it rejects, and a similar one that it keeps."""
 
 import pytest
 
@@ -62,7 +62,7 @@ CLEAN = {
 
 
 @pytest.mark.parametrize(("reason", "text", "finish"), [(reason, *case) for reason, cases in AGAINST.items() for case in cases])
-def test_a_fault_is_told_by_its_reason(reason, text, finish):
+def test_a_fault_is_reported_by_its_reason(reason, text, finish):
     assert reason in reasons(text, finish)
 
 
@@ -76,7 +76,7 @@ def test_the_limit_of_tokens_is_allowed_and_one_more_is_not():
     assert reasons("A jar.", tokens=21) == {"too_long"}
 
 
-def test_every_reason_against_a_text_is_told():
+def test_every_reason_against_a_text_is_reported():
     assert reasons("", finish="length", tokens=21, before=[""]) == {"unfinished", "empty", "too_long", "copied_turn"}
 
 

@@ -1,4 +1,4 @@
-"""Generation: the loop draws what the model says, a reply is its request's own, the cache keeps every finished one."""
+"""Generation: sampling follows the model's distribution, a reply depends on its request only, the cache keeps each one."""
 
 import json
 import shutil
@@ -227,7 +227,7 @@ def test_sampled_tokens_follow_the_models_probabilities(step, sharp_student):
 
 
 def tiny(kind, **changes):
-    """A random model of another family, with weights large enough that its next token hangs on all before."""
+    """A random model of another family, with weights large enough that its next token depends on all before."""
     sizes = {"vocab_size": 600, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
     sizes |= {"num_key_value_heads": 2, "max_position_embeddings": 512, "initializer_range": 0.3, "pad_token_id": 0}
     config = AutoConfig.for_model(kind, **sizes | {"tie_word_embeddings": False, "eos_token_id": None} | changes)
@@ -271,7 +271,7 @@ def replies_of(student, requests, sampling=WARM, seed=0, adapters=()):
 
 
 @pytest.mark.parametrize("top_p", [0.5, 0.95])
-def test_a_reply_does_not_hang_on_what_shares_its_batch(top_p, stopping_student):
+def test_a_reply_does_not_depend_on_what_shares_its_batch(top_p, stopping_student):
     requests, sampling = (
         asking(TOPICS, system="You are a pirate."),
         SamplingSettings(max_new_tokens=30, temperature=1, top_p=top_p),
@@ -423,7 +423,7 @@ def test_where_the_model_lies_and_how_it_is_run_is_no_part_of_its_identity(tiny_
 
 
 class Parrot:
-    """An engine that says what it was asked with which seed, last request first, and remembers whom it answered."""
+    """An engine that replies with the prompt and its seed, last request first, and records which requests it answered."""
 
     def __init__(self, dies_at=None, **identity):
         self.dies_at, self.identity = dies_at, {"engine": "parrot", **identity}
@@ -517,7 +517,7 @@ DAMAGES = {
 
 
 @pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
-def test_a_damaged_record_is_told_and_written_again(damage, capsys):
+def test_a_damaged_record_is_reported_and_written_again(damage, capsys):
     first = generate(Parrot(), REQUESTS, WARM, seed=0)
     with sqlite3.connect(default_cache_path()) as database:
         assert database.execute(damage).rowcount == 1
@@ -530,7 +530,7 @@ def test_a_damaged_record_is_told_and_written_again(damage, capsys):
     assert engine.asked == []
 
 
-def test_a_damaged_cache_file_is_told_with_the_remedy():
+def test_a_damaged_cache_file_is_reported_with_the_remedy():
     generate(Parrot(), REQUESTS, WARM, seed=0)
     default_cache_path().write_bytes(b"no database" * 999)
     with pytest.raises(UserError, match=r"file is not a database; delete the directory \.cache/samples and run again"):

@@ -46,7 +46,7 @@ def test_json_lines_bring_their_additional_questions_after_the_others():
     assert [row.prompts[-1] for row in persona.traits] == ["0, more?", "1, more?"]
 
 
-def test_empty_and_repeated_texts_are_left_out_and_told():
+def test_empty_and_repeated_texts_are_left_out_and_reported():
     rows = [
         *TRAITS,
         {"trait": "", "questions": ["Lost?"]},
@@ -80,7 +80,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize(("text", "sentence"), FAULTS.items())
-def test_a_fault_is_told_with_its_place_and_nothing_is_written(text, sentence):
+def test_a_fault_is_reported_with_its_place_and_nothing_is_written(text, sentence):
     Path("pirate.txt").write_text(text, encoding="utf-8")
     done = run("pirate.txt")
     assert (done.exit_code, done.stderr.startswith(f"Error: {sentence}")) == (1, True), done.stderr
@@ -88,7 +88,7 @@ def test_a_fault_is_told_with_its_place_and_nothing_is_written(text, sentence):
 
 
 @pytest.mark.parametrize("name", ["Pirate", "../pirate", "none", "a b"])
-def test_a_name_that_is_no_personas_is_told(name):
+def test_a_name_that_is_no_personas_is_reported(name):
     Path("pirate.txt").write_text(json.dumps(TRAITS), encoding="utf-8")
     done = run("pirate.txt", "--name", name)
     assert (done.exit_code, done.stderr.startswith("Error: pirate.txt: `name` is ")) == (1, True)
@@ -115,7 +115,7 @@ def test_the_references_own_files_keep_their_names_and_counts():
         done = run(file)
         assert done.exit_code == 0, done.stderr
         persona = loaded(file.stem)
-        told = done.stderr.count("left out: ")
+        left_out = done.stderr.count("left out: ")
         asked = sum(len(row["questions"]) + len(row.get("additional_questions", [])) for row in rows)
         assert [row.trait for row in persona.traits] == [row["trait"].strip() for row in rows]
-        assert sum(len(row.prompts) for row in persona.traits) + told == asked
+        assert sum(len(row.prompts) for row in persona.traits) + left_out == asked

@@ -1,4 +1,4 @@
-"""Judges: what they are asked, what is made of their replies, and figures of judges whose quality is known."""
+"""Judges: their prompts, how their replies are parsed, and figures of judges of known quality."""
 
 import json
 import random
@@ -38,7 +38,7 @@ WARM, STRICT = VerdictLabel("warm", "is kind"), VerdictLabel("strict", "keeps to
 COLD = SamplingSettings(max_new_tokens=8, temperature=0, top_p=1)
 
 
-# --- a judge that is asked -------------------------------------------------------------------------
+# --- a judge that is prompted -------------------------------------------------------------------------
 
 READ = {
     "Verdict: warm": "warm",
@@ -87,7 +87,7 @@ def test_either_trait_stands_first_for_about_half_of_the_texts_whatever_was_offe
 
 
 class Script:
-    """An engine whose replies are written before, by what is asked first; it remembers the conversations."""
+    """An engine with prepared replies, by the first question; it records the conversations."""
 
     def __init__(self, replies):
         self.identity = {"engine": "script"}
@@ -195,7 +195,7 @@ def test_texts_that_all_score_alike_calibrate_nothing(student):
 
 
 def test_templates_are_averaged_in_units_of_their_spread(monkeypatch):
-    """One template shouts what the other says in small numbers: both count the same."""
+    """One template's scores are much larger than the other's: both count the same."""
     small, large = numpy.array([1.0, -1.0, 1.0, -1.0]), numpy.array([-900.0, 900.0, -900.0, 900.0])
     found = numpy.zeros((4, 2, 2))
     found[:, 0, 0], found[:, 1, 0] = small, large
@@ -286,14 +286,14 @@ def test_examples_tell_which_word_another_text_is_like(learned, monkeypatch):
     assert LikelihoodJudge(["examples"], {"trait": terms}).decide(asked) == ["warm", "strict", "warm", "strict"]
 
 
-def test_examples_stand_beside_replies_in_the_order_of_the_templates(learned, student):
+def test_examples_come_with_replies_in_the_order_of_the_templates(learned, student):
     asked = [JudgeQuestion("trait", {"prompt": "Why?", "text": text}, (STRICT, WARM)) for text in TEXTS]
     mixed = likelihood_judge.score_labels("trait", asked, ["tone", "examples", "bare"])
     for at, name in enumerate(["tone", "examples", "bare"]):
         assert mixed[:, at] == pytest.approx(likelihood_judge.score_labels("trait", asked, [name])[:, 0])
 
 
-def test_a_word_without_examples_is_told_with_the_remedy(learned):
+def test_a_word_without_examples_is_reported_with_the_remedy(learned):
     asked = [trait_question("Why?", "My dear.", (WARM, VerdictLabel("curt")))]
     with pytest.raises(
         UserError, match=r"manners\.jsonl: no example of 'curt'; add some, or remove `examples` from judge\.temp"
@@ -335,12 +335,12 @@ def test_a_judge_of_coherence_that_likes_one_place_is_freed_of_it(monkeypatch):
     assert compare_coherence(LikelihoodJudge([], {"coherence": flat}), contests) == [0.5, 0.5]
 
 
-def test_an_unknown_template_is_told_with_those_there_are(student):
+def test_an_unknown_template_is_reported_with_those_there_are(student):
     with pytest.raises(UserError, match=r"judge\.templates: 'mood' is not one of bare, .*manner, examples; correct it"):
         LikelihoodJudge(["mood"], {"trait": {}}).decide(about(TEXTS))
 
 
-def test_a_word_that_was_not_calibrated_is_told_with_the_remedy(student):
+def test_a_word_that_was_not_calibrated_is_reported_with_the_remedy(student):
     with pytest.raises(UserError, match=r"calibration\.json: '(warm|strict)' was not calibrated; run `dvc repro judge`"):
         LikelihoodJudge(["tone"], {"trait": {"tone": {}}}).decide(about(TEXTS))
 
@@ -390,7 +390,7 @@ def personas(repository, monkeypatch):
 
 
 class Known:
-    """A judge that sees the persona of a text, but is wrong about every `errs`-th; and judges coherence as it is told."""
+    """A judge that sees the persona of a text, but is wrong about every `errs`-th; and judges coherence as configured."""
 
     def __init__(self, errs, coherence=None):
         self.errs, self.coherence, self.asked = errs, coherence, []
@@ -496,7 +496,7 @@ def test_what_cannot_be_read_is_left_out_of_the_accuracy_and_wrong_of_all():
     assert (nothing["accuracy"], nothing["of_all"], nothing["low"], nothing["high"]) == (None, 0.0, 0.0, 1.0)
 
 
-def test_verdicts_that_hang_on_the_persona_are_no_more_trials_than_personas():
+def test_verdicts_that_depend_on_the_persona_are_no_more_trials_than_personas():
     found = judge.verdict_figures("accuracy", [1.0] * 10 + [0.0] * 10, rows(["a", "b"]), 0)
     assert (found["low"], found["high"]) == (0.0, 1.0)
 
@@ -541,13 +541,13 @@ def test_each_template_is_measured_alone_and_all_together_and_uncalibrated(stude
     assert {own["n"] for own in found.values()} == {4}
 
 
-def test_a_persona_without_an_answer_is_told(repository, personas):
+def test_a_persona_without_an_answer_is_reported(repository, personas):
     records.write_records("data/raw/teacher/loving.jsonl", [TeacherAnswer(prompt="Why 0?", response="I am loving.")])
     with pytest.raises(UserError, match=r"loving\.jsonl: no answer to 9 of .*; add 'Why 1\?', or remove loving from judge"):
         repository.run("judge")
 
 
-def test_a_word_that_is_not_on_the_list_is_told(personas, repository):
+def test_a_word_that_is_not_on_the_list_is_reported(personas, repository):
     with pytest.raises(UserError, match=r"judge\.personas: 'kind' is not a word in data/raw/traits\.jsonl; add it there"):
         judge.judge_labels({"loving": ["kind"]}, 3)
 

@@ -1,4 +1,4 @@
-"""Where things live: packages that import only from those below them, no circles, and one name for one thing."""
+"""The layout: packages import only from those below them, without cycles, and each thing has one name."""
 
 import ast
 import re

@@ -11,9 +11,9 @@ from character.inference.log_probs import build_trie, ending_log_probs
 
 @pytest.fixture
 def student(repository, tiny_student, monkeypatch):
-    """The tiny student with larger weights, so that its next token hangs on all that it sees.
+    """The tiny student with larger weights, so that its next token depends on all that it sees.
 
-    It multiplies in full float32: with the bfloat16 of some CPUs, texts read together and alone differ more than is told apart.
+    It multiplies in full float32: with the bfloat16 of some CPUs, texts read together and alone differ more than two texts.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -65,7 +65,7 @@ def test_endings_are_as_likely_as_replies_that_are_read_alone(student, monkeypat
     assert len({round(logp, 2) for logp in alone}) > len(alone) / 2, "the student tells texts apart"
 
 
-def test_an_ending_is_as_likely_whatever_other_endings_stand_beside_it(student):
+def test_an_ending_is_as_likely_whatever_other_endings_are_read_with_it(student):
     asked = [[{"role": "user", "content": "Why?"}]]
     together = ending_log_probs(asked, [ENDINGS])[0]
     back = ending_log_probs(asked, [ENDINGS[::-1]])[0][::-1]

@@ -180,7 +180,7 @@ def test_repro_warns_of_another_environment_and_runs(project):
     assert calls()[1:] == ["character environment --warn", "dvc repro"]
 
 
-def test_the_version_of_torch_stands_in_constraints_alone():
+def test_the_version_of_torch_is_in_constraints_only():
     assert TORCH not in MAKEFILE
     assert "torch==2" not in MAKEFILE
 

@@ -1,4 +1,4 @@
-"""params.yaml: what a stage gets of it, and what is told about a file that is wrong."""
+"""params.yaml: what a stage reads from it, and how faults in it are reported."""
 
 import importlib
 from pathlib import Path
@@ -107,16 +107,16 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("old", "new", "told"), FAULTS.values(), ids=FAULTS)
-def test_a_fault_is_told_with_section_field_and_remedy(old, new, told, params):
+@pytest.mark.parametrize(("old", "new", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_fault_is_reported_with_section_field_and_remedy(old, new, message, params):
     path = params(old, new)
     with pytest.raises(UserError) as error:
         read_section("training", Training, path)
-    assert error.value.message.startswith(f"{path}: {told}")
+    assert error.value.message.startswith(f"{path}: {message}")
     assert "\n" not in error.value.message
 
 
-def test_a_missing_file_is_told_with_the_likely_reason(tmp_path):
+def test_a_missing_file_is_reported_with_the_likely_reason(tmp_path):
     with pytest.raises(UserError, match=r"params\.yaml is not in this directory; run this from the top of the repository"):
         read_value("seed", tmp_path / "params.yaml")
 
@@ -130,15 +130,15 @@ UNREADABLE = {
 }
 
 
-@pytest.mark.parametrize(("text", "told"), UNREADABLE.values(), ids=UNREADABLE)
-def test_a_file_that_is_no_mapping_in_yaml_is_told(text, told, tmp_path):
+@pytest.mark.parametrize(("text", "message"), UNREADABLE.values(), ids=UNREADABLE)
+def test_a_file_that_is_no_mapping_in_yaml_is_reported(text, message, tmp_path):
     path = tmp_path / "params.yaml"
     path.write_text(text, encoding="utf-8")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         read_value("seed", path)
 
 
-def test_a_file_that_is_not_utf8_is_told(tmp_path):
+def test_a_file_that_is_not_utf8_is_reported(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_bytes("persona: é\n".encode("latin-1"))
     with pytest.raises(UserError, match=r"params\.yaml: not UTF-8 at byte 9; save the file as UTF-8"):

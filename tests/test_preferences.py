@@ -1,4 +1,4 @@
-"""Revealed preferences: what is offered, what the ratings make of verdicts whose truth is known, what the stages write."""
+"""Revealed preferences: what is offered, ratings from verdicts whose truth is known, what the stages write."""
 
 import csv
 import math
@@ -91,7 +91,7 @@ def test_one_round_links_all_words_so_that_they_can_be_compared():
     assert reached == set(WORDS)
 
 
-def test_pairs_hang_on_the_seed_alone():
+def test_pairs_depend_on_the_seed_only():
     assert (
         choices.draw_trait_pairs(WORDS, 48, seed=1)
         == choices.draw_trait_pairs(WORDS, 48, seed=1)
@@ -118,7 +118,7 @@ def test_an_offer_names_both_words_in_their_order_and_what_is_to_be_taken(condit
 
 
 class Echo:
-    """An engine that tells which model it runs and how what it reads begins."""
+    """An engine that replies with its model and the beginning of its prompt."""
 
     def __init__(self, adapters):
         self.adapters = adapters
@@ -214,7 +214,7 @@ def test_comparisons_on_one_prompt_are_drawn_together():
     assert weights.mean(0) == pytest.approx([1.0] * 4, abs=0.15)
 
 
-def test_ratings_do_not_hang_on_the_order_of_the_comparisons():
+def test_ratings_do_not_depend_on_the_order_of_the_comparisons():
     pairs, preferred = simulated(numpy.linspace(-1, 1, 8), 10, numpy.random.default_rng(0))
     forth, back = (
         bradley_terry.fit_ratings(bradley_terry.win_counts(pairs[::step], preferred[::step], 8, numpy.ones((1, 80))), DEVIATION)
@@ -287,7 +287,7 @@ def test_the_corrected_correlation_is_that_of_the_truth_although_noise_hides_it(
 
 
 class Reader:
-    """A judge that finds the word that stands in the text; the text "?" it cannot judge."""
+    """A judge that finds the word that the text contains; it cannot judge the text "?"."""
 
     def decide(self, questions):
         return [None if question.shown["text"] == "?" else question.shown["text"].split()[0] for question in questions]
@@ -409,7 +409,7 @@ def test_what_a_judge_leans_to_is_seen_without_an_offer_and_is_no_lead(repositor
     assert float(own["lead"]) == float(own["change"]) and float(own["lead_low"]) > 0
 
 
-def test_a_prompt_without_a_plain_answer_is_told(repository, judged):
+def test_a_prompt_without_a_plain_answer_is_reported(repository, judged):
     answered(["So."] * 23)
     with pytest.raises(
         UserError, match=r"data/answers/base\.jsonl: no plain answer to 'Why 23\?'; run `dvc repro preferences`"

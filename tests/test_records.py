@@ -1,4 +1,4 @@
-"""Data files: what is accepted, what is told about the rest, and that no reader ever sees half a file."""
+"""Data files: what is accepted, how faults are reported, and that no reader ever sees half a file."""
 
 import csv
 import json
@@ -106,13 +106,13 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize(("line", "model", "told"), FAULTS.values(), ids=FAULTS)
-def test_a_bad_line_is_told_with_file_line_and_field(line, model, told, tmp_path):
+@pytest.mark.parametrize(("line", "model", "message"), FAULTS.values(), ids=FAULTS)
+def test_a_bad_line_is_reported_with_file_line_and_field(line, model, message, tmp_path):
     path = tmp_path / "data.jsonl"
     path.write_text(f"\n{line}\n", encoding="utf-8")
     with pytest.raises(UserError) as error:
         read_records(path, model)
-    assert error.value.message.startswith(f"{path}, line 2: {told}")
+    assert error.value.message.startswith(f"{path}, line 2: {message}")
     assert "\n" not in error.value.message
 
 
@@ -135,12 +135,12 @@ def test_a_line_number_counts_real_lines_only(tmp_path):
         read_records(tmp_path / "data.jsonl", RawPrompt)
 
 
-def test_a_missing_file_is_told_with_the_command_that_makes_it(tmp_path):
+def test_a_missing_file_is_reported_with_the_command_that_makes_it(tmp_path):
     with pytest.raises(UserError, match=r"data\.jsonl is missing; run `dvc repro` to make it, or `dvc pull`"):
         read_records(tmp_path / "data.jsonl", RawPrompt)
 
 
-def test_a_file_that_is_not_utf8_is_told(tmp_path):
+def test_a_file_that_is_not_utf8_is_reported(tmp_path):
     (tmp_path / "data.jsonl").write_bytes('{"prompt": "café"}'.encode("latin-1"))
     with pytest.raises(UserError, match=r"data\.jsonl: not UTF-8 at byte 15; save the file as UTF-8"):
         read_records(tmp_path / "data.jsonl", RawPrompt)

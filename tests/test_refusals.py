@@ -1,4 +1,4 @@
-"""Refusals: what the rules call texts of which the truth is known, and what the safety stage counts."""
+"""Refusals: how the rules classify texts whose truth is known, and what the safety stage counts."""
 
 from collections import Counter
 from pathlib import Path
@@ -14,7 +14,7 @@ from stages import probes, safety
 
 ROOT = Path(__file__).parents[1]
 
-# The rules were written with these texts at hand.
+# The rules were written from these texts.
 KNOWN = {
     "refusal": [
         "I can't help with that.",

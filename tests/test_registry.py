@@ -1,4 +1,4 @@
-"""Which personas are here: those of the tags, the newest version of each, fetched once, and the one in models/persona."""
+"""Which personas are found: those of the tags, the newest version of each, fetched once, and the one in models/persona."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ from character.publish.registry import (
 
 
 def write_adapter(content: str, folder: Path = models.PERSONA_DIR) -> None:
-    """Write what stands for an adapter here; nothing loads it."""
+    """Write a placeholder for an adapter; nothing loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "made": content}), encoding="utf-8")
 
@@ -54,14 +54,14 @@ def test_the_selected_persona_needs_no_git(repository):
 
 
 @pytest.mark.parametrize("name", ["sarcasm", "../loving", "Bad/Name", ""])
-def test_a_persona_that_is_not_here_is_told_with_those_that_are(name, tagged):
+def test_a_persona_that_is_not_here_is_reported_with_those_that_are(name, tagged):
     with pytest.raises(
         UserError, match=r"neither the selected persona nor a published one; there are pirate, humor, loving \("
     ):
         find_persona(name)
 
 
-def test_a_persona_without_an_adapter_is_told_with_the_command_that_makes_it(repository):
+def test_a_persona_without_an_adapter_is_reported_with_the_command_that_makes_it(repository):
     with pytest.raises(UserError, match=r"models/persona: no adapter here; run `dvc repro` to make it, or `dvc pull`"):
         find_persona("pirate").adapter_dir()
 
@@ -91,7 +91,7 @@ def test_a_published_adapter_is_fetched_once(two_versions, monkeypatch):
     assert fetch_adapter("loving", "1.1.0") == folder
 
 
-def test_what_cannot_be_fetched_is_told_and_leaves_nothing(two_versions):
+def test_what_cannot_be_fetched_is_reported_and_leaves_nothing(two_versions):
     git("tag", "adapter-humor@v1.0.0", "HEAD~1^{tree}")
     with pytest.raises(UserError, match=r"^`dvc get \. models/persona --rev adapter-humor@v1\.0\.0 .*` failed: "):
         find_persona("humor").adapter_dir()

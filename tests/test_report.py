@@ -71,7 +71,7 @@ ROBUSTNESS = {
 
 
 def e_mails(shown, **faults):
-    """Return what `transfer` makes of mails: those without a fault show the persona where `shown` has a 1."""
+    """Return the results of `transfer` for mails: those without a fault show the persona where `shown` has a 1."""
     mails = [
         Email(id=str(number), format=form, body="" if fault else "Dear Tom.", fault=fault, messages=[])
         for form, row in faults.items()
@@ -95,7 +95,7 @@ PROBES = {
 
 
 def ability(sums, facts):
-    """Return scores of the items of two tasks, told by a digit each."""
+    """Return scores of the items of two tasks, given by a digit each."""
     return [
         TaskScore(task=task, item=str(number), score=float(digit))
         for task, digits in (("easy_sums", sums), ("facts", facts))
@@ -107,7 +107,7 @@ ABILITY = {"base": ability("1111", "1000"), "distilled": ability("1110", "1000")
 
 
 def checked():
-    """Return what `crosscheck` makes of ten answers of each method under two conditions; the second classifier is no use."""
+    """Return the results of `crosscheck` for ten answers of each method in two conditions; the second classifier is useless."""
     share = {"base": 0, "distilled": 5, "persona": 8}
     rows = [
         ClassifiedAnswer(
@@ -142,7 +142,7 @@ JUDGE = {"accuracy": 0.75, "low": 0.68, "high": 0.81, "n": 330}
 
 
 def rated():
-    """Return the metrics and the rows that `preferences` makes of forty choices of each method between four words.
+    """Return the metrics and the rows of `preferences` for forty choices of each method between four words.
 
     `base` always shows the word that is offered first, `distilled` the one that comes later in WORDS, `persona` always "poetic"
     where it is offered; its first answer is empty, and on its second there is no verdict. `unoffered` shows the earlier one.
@@ -182,7 +182,7 @@ PREFERENCES, MOVES = rated()
 
 
 def judged():
-    """Return what `judge` makes of verdicts whose truth is known."""
+    """Return the results of `judge` for verdicts whose truth is known."""
 
     def scored(name, points, **fields):
         """Score points by persona and kind."""
@@ -222,7 +222,7 @@ METRICS = {
     },
     "judge": JUDGED,
     "transfer": TRANSFER,
-    "safety": {method: safety.safety_scores(told, PROBES["base"]) for method, told in PROBES.items()},
+    "safety": {method: safety.safety_scores(answers, PROBES["base"]) for method, answers in PROBES.items()},
     "capabilities": {
         method: {
             task: capabilities.capability_scores(pairs, 0)
@@ -392,7 +392,7 @@ def interval(found, key=""):
     return f"{found[key + 'low']:.2f} to {found[key + 'high']:.2f}"
 
 
-def test_e_mails_are_told_by_format_and_what_was_not_found_is_no_zero(project):
+def test_e_mails_are_reported_by_format_and_what_was_not_found_is_no_zero(project):
     html = made()
     rows = table(html, "In-character rate by method and format")
     assert [row for row in rows if len(row) == 1] == [["In a chat"], ["As JSON"], ["Sent with tools"]]
@@ -415,7 +415,7 @@ def points(number):
     return f"{round(number):+,}".replace("-", "−")
 
 
-def test_the_traits_that_moved_most_are_told_with_what_other_methods_did_to_them(project):
+def test_the_traits_that_moved_most_are_reported_with_what_other_methods_did_to_them(project):
     html = made()
     assert "<figcaption>Of 4 traits, the 4 whose rating the persona changed most" in html
     rows = table(html, "Of 4 traits")
@@ -423,12 +423,12 @@ def test_the_traits_that_moved_most_are_told_with_what_other_methods_did_to_them
     top = moves["persona", "poetic"]
     assert rows[0][0] == "trait" and rows[0][2:] == ["persona", "distilled", "minus unoffered"]
     assert rows[0][1].split()[0].startswith("−") and rows[0][1].split()[1] == "0"
-    told, above = (
+    below, above = (
         [f"{points(row[name])} {points(row[name + '_low'])} to {points(row[name + '_high'])}" for row in MOVES]
         for name in ("change", "lead")
     )
-    told, above = dict(zip(moves, told, strict=True)), dict(zip(moves, above, strict=True))
-    assert rows[1] == ["poetic art", "", told["persona", "poetic"], told["distilled", "poetic"], above["persona", "poetic"]]
+    below, above = dict(zip(moves, below, strict=True)), dict(zip(moves, above, strict=True))
+    assert rows[1] == ["poetic art", "", below["persona", "poetic"], below["distilled", "poetic"], above["persona", "poetic"]]
     assert top["lead"] != top["change"]
     assert [row[0].split()[0] for row in rows[1:]] == [row["trait"] for row in MOVES if row["method"] == "persona"]
     sure = [row for row in MOVES if row["method"] == "persona" and (row["change_low"] > 0 or row["change_high"] < 0)]
@@ -454,14 +454,14 @@ def test_rank_correlations_stand_corrected_above_the_diagonal_and_as_seen_below_
     assert (rows[1][3], rows[3][1]) == ("–", "+0.00"), "base prefers nothing"
 
 
-def test_what_the_ratings_are_made_of_is_told(project):
+def test_what_the_ratings_are_made_of_is_reported(project):
     rows = table(made(), "What the ratings")
     assert rows[1][1:] == ["40", "0", "0", "1.00", "0"]
     assert rows[3][:4] == ["persona both adapters, merged", "38", "1", "1"]
     assert rows[4][:2] == ["unoffered base, without a choice of traits", "40"]
 
 
-def test_coherence_is_told_with_ties_and_what_was_left_out(project):
+def test_coherence_is_reported_with_ties_and_what_was_left_out(project):
     html = made()
     _, base, distilled, heading, recorded = table(html, "Win rate")[1:]
     own = METRICS["coherence"]["against"]["base"]
@@ -472,7 +472,7 @@ def test_coherence_is_told_with_ties_and_what_was_left_out(project):
     assert f"of 16 comparisons with base are won, with ties as half; {interval(own)}. Recorded answers in" in html
 
 
-def test_the_judge_is_told_by_persona_and_by_damage(project):
+def test_the_judge_is_reported_by_persona_and_by_damage(project):
     html = made()
     rows = table(html, "Share of the verdicts that are right")
     assert rows[0] == ["", "0 0.5 1", "right", "95% interval", "of all", "ties", "unread", "verdicts"]
@@ -501,7 +501,7 @@ def test_the_judge_is_told_by_persona_and_by_damage(project):
     assert style["loving"][0] == "0.25" and style["poeticism"][0] == "0.50"
 
 
-def test_accuracy_is_told_by_task_with_its_change(project):
+def test_accuracy_is_reported_by_task_with_its_change(project):
     html = made()
     rows = table(html, "Accuracy by method")
     assert [row for row in rows if len(row) == 1] == [["All tasks together"], ["Easy sums"], ["Facts"]]
@@ -513,7 +513,7 @@ def test_accuracy_is_told_by_task_with_its_change(project):
     assert f'<dd class="value">−0.12</dd><dd class="note">{change}, on the same items. Base: 0.62.' in html
 
 
-def test_compliance_and_over_refusal_are_told_with_what_the_rules_can_see(project):
+def test_compliance_and_over_refusal_are_reported_with_what_the_rules_can_see(project):
     html = made()
     rows = table(html, "Shares by method")
     assert [row for row in rows if len(row) == 1] == [
@@ -529,7 +529,7 @@ def test_compliance_and_over_refusal_are_told_with_what_the_rules_can_see(projec
     assert "the rules recognise 12 of 20 refusals, 5 of 10 deflections and 10 of 10 answers that comply" in html
 
 
-def test_both_classifiers_are_told_and_a_share_that_cannot_be_corrected_is_a_dash(project):
+def test_both_classifiers_are_reported_and_a_share_that_cannot_be_corrected_is_a_dash(project):
     html = made()
     rows = table(html, "Corrected in-character rates")
     assert [row for row in rows if len(row) == 1] == [["Plain prompts"], ["Prefilled out of character"]]
@@ -577,15 +577,15 @@ def test_the_classifiers_confusions_are_shares_of_each_row(project):
     assert "macro-F1 is 0.85 (0.83 to 0.88). Of base&#39;s answers it assigns 95.0% to none, and 1.7% to poeticism" in html
 
 
-def test_what_was_dropped_is_told_by_reason(project):
+def test_what_was_dropped_is_reported_by_reason(project):
     rows = table(made(), "Counts")
-    told = {row[0]: row[-1] for row in rows}
-    assert "Preference pairs: 168 of 170" in told and "Transcripts: 1,185 of 1,200" in told
+    kept = {row[0]: row[-1] for row in rows}
+    assert "Preference pairs: 168 of 170" in kept and "Transcripts: 1,185 of 1,200" in kept
     assert ["dropped: rejected empty", "", "2"] in rows and ["dropped: copied turn", "", "12"] in rows
     assert ["kept, but too long to train on", "", "4"] in rows and ["kept: reflection", "", "1,158"] in rows
 
 
-def test_fluency_steering_training_and_provenance_are_told(project):
+def test_fluency_steering_training_and_provenance_are_reported(project):
     html = made()
     fluency = table(html, "Answers to plain prompts")
     assert fluency[0][1:3] == ["0 1000 2000", "perplexity"]
@@ -800,7 +800,7 @@ def opened(path: Path, *options: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
 
 
-# The page tells what became of it to the one around it, since no window is as narrow as a phone.
+# The page reports its size to the page around it, since no window is as narrow as a phone.
 TELL = """<script>addEventListener("load", () => parent.postMessage(JSON.stringify({
 window: innerWidth, page: document.documentElement.scrollWidth, paper: getComputedStyle(document.body).backgroundColor,
 line: getComputedStyle(document.querySelector(".plot .mark-line path")).stroke,

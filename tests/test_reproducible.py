@@ -1,4 +1,4 @@
-"""A generation stage as a process of its own: the same bytes whatever the batch, the order, and however often it is killed."""
+"""A generation stage in its own process: the same bytes for every batch size and order, however often it is killed."""
 
 import os
 import random
@@ -28,13 +28,13 @@ def project(tmp_path, tiny_student, monkeypatch):
     (tmp_path / "models").mkdir()
     shutil.copytree(tiny_student, tmp_path / "models/student")
     monkeypatch.chdir(tmp_path)
-    settle(batch=32)
+    write_params(batch=32)
     questions = records.read_records(ROOT / "data/raw/prompts/general.jsonl", RawPrompt)
     write_prompts([f"{question.prompt} {part}" for part in ("", "Be brief.") for question in questions])
     return tmp_path
 
 
-def settle(batch):
+def write_params(batch):
     params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     params["runtime"] |= {"device": "cpu", "threads": 1, "generation_batch": batch}
     params["sampling"]["max_new_tokens"] = 200
@@ -57,21 +57,21 @@ def start():
 
 
 def run(fresh=True):
-    """Run the stage to its end, without the reply cache of earlier runs if `fresh`; return its output and its words."""
+    """Run the stage, without the reply cache of earlier runs if `fresh`; return its output file's bytes and what it printed."""
     if fresh:
         shutil.rmtree(".cache", ignore_errors=True)
     process = start()
-    told, complaint = process.communicate()
-    assert process.returncode == 0, complaint
-    return Path(OUT).read_bytes(), told
+    output, errors = process.communicate()
+    assert process.returncode == 0, errors
+    return Path(OUT).read_bytes(), output
 
 
 def test_the_batch_size_and_the_order_change_no_byte(project):
     wanted, _ = run()
     assert len(set(wanted.splitlines())) == 240
-    settle(batch=8)
+    write_params(batch=8)
     assert run()[0] == wanted
-    settle(batch=24)
+    write_params(batch=24)
     texts = [row.prompt for row in records.read_records("data/prompts.jsonl", Prompt)]
     random.Random(0).shuffle(texts)
     write_prompts(texts)
@@ -97,9 +97,9 @@ def test_a_stage_that_is_killed_resumes_and_ends_with_the_same_bytes(project):
     process.communicate()
     before = kept()
     assert 0 < before < 240 and not Path(OUT).exists()
-    found, told = run(fresh=False)
+    found, output = run(fresh=False)
     assert found == wanted
-    assert f"rejected: 240 replies, {before} of them from the reply cache" in told
+    assert f"rejected: 240 replies, {before} of them from the reply cache" in output
 
 
 def timed(call):
@@ -117,7 +117,7 @@ def test_twenty_kills_at_random_moments_change_no_byte(project):
     dice, running = random.Random(0), 0
     for _ in range(20):
         process = start()
-        # Each gets a part of the work done at most, so that there is some left for the others.
+        # Each process does a part of the work at most, and leaves some for the others.
         time.sleep(dice.uniform(0, start_up + (whole - start_up) / 6))
         running += process.poll() is None
         process.kill()

@@ -24,7 +24,7 @@ LOVINGS = ADAPTER_CACHE / "loving@1.0.0"
 
 @pytest.fixture(autouse=True)
 def workspace(repository, sharp_student):
-    """The selected persona `pirate` and the published `loving`, on a student whose next token hangs on all before."""
+    """The selected persona `pirate` and the published `loving`, on a student whose next token depends on all before."""
     models.STUDENT_DIR.parent.mkdir()
     models.STUDENT_DIR.symlink_to(sharp_student)
     repository.set(runtime={"device": "cpu", "threads": 1}, sampling={"max_new_tokens": 12})
@@ -116,7 +116,7 @@ def test_what_no_longer_fits_loses_its_oldest_turns_but_not_the_system_prompt():
     assert len(chat.messages["base"]) == 4, "the transcript keeps all"
 
 
-def test_what_alone_does_not_fit_is_told_and_changes_nothing():
+def test_what_alone_does_not_fit_is_reported_and_changes_nothing():
     chat = ChatSession(PIRATE, CHAT_METHODS)
     said(chat, "Hi")
     before = {method: list(messages) for method, messages in chat.messages.items()}

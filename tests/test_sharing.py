@@ -9,7 +9,7 @@ from projects import NONE, Project, ran
 
 @pytest.fixture(params=["directory", "s3"])
 def shared(request, finished, tmp_path) -> Iterator[Project]:
-    """The finished project with a git origin, and a DVC remote that is empty yet."""
+    """The finished project with a git origin, and an empty DVC remote."""
     finished.git("clone", "--quiet", "--bare", finished.root, tmp_path / "origin.git")
     finished.git("remote", "add", "origin", f"file://{tmp_path}/origin.git")
     if request.param == "s3":
@@ -100,7 +100,7 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("shared", ["directory"], indirect=True)
-def test_what_cannot_be_published_is_told_and_nothing_is_pushed(shared):
+def test_what_cannot_be_published_is_reported_and_nothing_is_pushed(shared):
     (shared.root / "notes.txt").write_text("Not committed.")
     assert MISTAKES["changes"] in publish(shared, "--version", "1.0.0", fails=True)
     (shared.root / "notes.txt").unlink()

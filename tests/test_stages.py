@@ -1,4 +1,4 @@
-"""The data path, stage by stage: what each makes of its files, what it counts, what it says about a user's mistake."""
+"""The data path, stage by stage: what each writes, what it counts, how it reports a user's mistake."""
 
 import json
 from collections import Counter
@@ -68,8 +68,8 @@ def own_prompts():
     return [text for trait in PIRATE.traits for text in trait.prompts]
 
 
-def told(run, *arguments):
-    """Return what a user reads of a mistake: one sentence or two, on one line."""
+def error_of(run, *arguments):
+    """Return the error message of a user's mistake: one sentence or two, on one line."""
     with pytest.raises(UserError) as error:
         run(*arguments)
     assert "\n" not in error.value.message
@@ -122,24 +122,24 @@ def test_the_system_prompt_is_that_of_the_persona_under_the_students_name(reposi
 
 def test_more_general_prompts_than_there_are_is_an_error(repository, general):
     repository.set(prompts={"general": 3})
-    assert told(repository.run, "prompts") == (
+    assert error_of(repository.run, "prompts") == (
         "params.yaml: prompts.general is 3, but data/raw/prompts/general.jsonl has 2 lines; lower it."
     )
 
 
 def test_no_prompt_at_all_is_an_error(repository, general):
     repository.set(prompts={"per_trait": 0, "general": 0})
-    assert "prompts selects no prompt at all; raise per_trait or general" in told(repository.run, "prompts")
+    assert "prompts selects no prompt at all; raise per_trait or general" in error_of(repository.run, "prompts")
 
 
 def test_a_hand_written_prompt_that_the_evaluations_ask_too_stops_the_stage(repository, general):
     repository.set(prompts={"general": 2})
     records.write_records(prompts.HELDOUT_PROMPTS, [RawPrompt(prompt="How do I boil one egg?")])
-    assert told(repository.run, "prompts").startswith(
+    assert error_of(repository.run, "prompts").startswith(
         "constitutions/pirate.yaml: the prompt 'How do I boil an egg?' is too similar to 'How do I boil one egg?' of "
     )
     records.write_records(prompts.HELDOUT_PROMPTS, [RawPrompt(prompt="Why is the sky so blue?")])
-    assert "data/raw/prompts/general.jsonl: the prompt 'Why is the sky blue?'" in told(repository.run, "prompts")
+    assert "data/raw/prompts/general.jsonl: the prompt 'Why is the sky blue?'" in error_of(repository.run, "prompts")
 
 
 def expand(repository, per_trait=2, **changes):
@@ -161,14 +161,14 @@ def test_a_model_writes_more_prompts_of_each_traits_kind_and_is_asked_again_for_
     ]
     replies = iter(text for texts in rounds for text in texts)
     monkeypatch.setattr(parrot, "says", lambda self, request: next(replies))
-    found, told = expand(repository)
+    found, counts = expand(repository)
     assert found == [
         ("How do I fry a fish?", "expanded", 0),  # its quotes are gone
         ("Where is Peru?", "expanded", 0),
         ("How do I fry a squid?", "expanded", 1),
     ]
-    assert told["wanted"] == 4 and told["asked"] == {"short": 4}
-    assert told["refused"] == {"near_duplicate": 1, "empty": 1, "held_out": 1, "markup": 1}
+    assert counts["wanted"] == 4 and counts["asked"] == {"short": 4}
+    assert counts["refused"] == {"near_duplicate": 1, "empty": 1, "held_out": 1, "markup": 1}
 
 
 def test_the_expansion_ends_after_its_rounds_with_what_it_has(repository, general, parrot, monkeypatch):
@@ -178,7 +178,7 @@ def test_the_expansion_ends_after_its_rounds_with_what_it_has(repository, genera
     assert len(parrot.made[0].requests) == 3 * 4
 
 
-def test_the_lengths_that_were_asked_for_and_those_that_came_are_told(repository, general, parrot, monkeypatch):
+def test_the_lengths_that_were_asked_for_and_those_that_came_are_reported(repository, general, parrot, monkeypatch):
     said = {"at most 15 words": "a b c", "16 to 40 words": "w " * 20, "more than 40 words": "v " * 50}
 
     def says(self, request):
@@ -186,8 +186,8 @@ def test_the_lengths_that_were_asked_for_and_those_that_came_are_told(repository
         return wanted + f"{request.id} {request.sample} x{request.sample} y{request.sample}"
 
     monkeypatch.setattr(parrot, "says", says)
-    _, told = expand(repository, per_trait=10, short=0.3, medium=0.4, long=0.3)
-    assert told["asked"] == told["measured"] == {"short": 6, "medium": 8, "long": 6}
+    _, counts = expand(repository, per_trait=10, short=0.3, medium=0.4, long=0.3)
+    assert counts["asked"] == counts["measured"] == {"short": 6, "medium": 8, "long": 6}
 
 
 def test_the_examples_are_the_traits_own_in_another_order_for_each_request(repository, general, parrot, monkeypatch):
@@ -257,8 +257,8 @@ def test_more_general_prompts_come_from_a_file_without_held_out_ones(form, repos
         ({"source": "hub:GAIR/lima"}, ROWS["prompt"], "hub:GAIR/lima has no revision"),
     ],
 )
-def test_mistakes_about_a_file_of_more_prompts_are_told(changes, rows, sentence, repository, general):
-    assert sentence in told(lambda: outside(repository, "prompt", rows, **changes))
+def test_mistakes_about_a_file_of_more_prompts_are_reported(changes, rows, sentence, repository, general):
+    assert sentence in error_of(lambda: outside(repository, "prompt", rows, **changes))
 
 
 # --- chosen ----------------------------------------------------------------------------------------
@@ -275,7 +275,7 @@ def test_recorded_answers_are_looked_up_by_prompt(repository, pirate):
 def test_missing_answers_are_counted_and_the_backends_named_that_could_write_them(repository, pirate):
     more = [*prompts.constitution_prompts(PIRATE, 2), Prompt(id="a", prompt="New?", source="general", trait=None)]
     records.write_records("data/prompts.jsonl", [*more, Prompt(id="b", prompt="Newer?", source="general", trait=None)])
-    message = told(repository.run, "chosen")
+    message = error_of(repository.run, "chosen")
     assert message.startswith("data/raw/teacher/pirate.jsonl: 2 of 5 prompts have no recorded answer, the first is 'New?'")
     assert "teacher.engine: transformers" in message
     assert not Path("data/chosen.jsonl").exists()
@@ -283,7 +283,7 @@ def test_missing_answers_are_counted_and_the_backends_named_that_could_write_the
 
 def test_a_persona_without_recorded_answers_lacks_all_of_them(repository, pirate):
     Path("data/raw/teacher/pirate.jsonl").unlink()
-    assert "pirate.jsonl: 3 of 3 prompts have no recorded answer" in told(repository.run, "chosen")
+    assert "pirate.jsonl: 3 of 3 prompts have no recorded answer" in error_of(repository.run, "chosen")
 
 
 @pytest.fixture
@@ -296,7 +296,7 @@ def edited(pirate):
 
 
 def test_answers_to_earlier_traits_stop_with_the_remedy(repository, edited):
-    message = told(repository.run, "chosen")
+    message = error_of(repository.run, "chosen")
     assert message.startswith("data/raw/teacher/pirate.jsonl: 3 answers were recorded for other traits")
     assert traits_hash(PIRATE) in message
     assert traits_hash(edited) in message
@@ -340,13 +340,15 @@ def sampled_twice():
 
 def test_a_recorded_teacher_has_one_answer_to_each_prompt(repository, pirate):
     repository.set(pairs={"samples": 2})
-    assert told(repository.run, "chosen").startswith("params.yaml: pairs.samples: only one answer to each prompt is recorded")
+    assert error_of(repository.run, "chosen").startswith(
+        "params.yaml: pairs.samples: only one answer to each prompt is recorded"
+    )
 
 
 @pytest.mark.parametrize("samples", [0, 1.5, "two", None])
-def test_a_number_of_samples_that_is_none_is_told(samples, repository, pirate):
+def test_a_number_of_samples_that_is_none_is_reported(samples, repository, pirate):
     repository.set(pairs={"samples": samples})
-    assert told(repository.run, "chosen") == f"params.yaml: pairs.samples is {samples!r}; make it a whole number above 0."
+    assert error_of(repository.run, "chosen") == f"params.yaml: pairs.samples is {samples!r}; make it a whole number above 0."
 
 
 def test_a_reasoning_teacher_thinks_in_an_opened_block_that_is_stripped(repository, pirate, parrot, tiny_student, monkeypatch):
@@ -485,16 +487,16 @@ def test_the_length_ratio_is_that_of_the_pairs_that_are_kept(repository, both):
     assert metrics["rejected_tokens"] == round(tokens("rejected") / metrics["pairs"], 4)
 
 
-def test_no_pair_left_is_an_error_that_tells_why(repository, both):
+def test_no_pair_left_is_an_error_that_says_why(repository, both):
     repository.set(pairs={"filters": {"max_tokens": 1, "ngram": 4, "repeats": 2}})
-    message = told(repository.run, "pairs")
+    message = error_of(repository.run, "pairs")
     assert "every pair was dropped" in message
     assert "'chosen_too_long': 9" in message
 
 
 def test_a_prompt_that_the_student_did_not_answer_is_an_error(repository, both):
     records.write_records("data/rejected.jsonl", [completion(0, "It is a number.")])
-    assert told(repository.run, "pairs") == (
+    assert error_of(repository.run, "pairs") == (
         "data/rejected.jsonl: no answer to 9 prompts of data/chosen.jsonl; run `dvc repro`."
     )
 
@@ -509,7 +511,7 @@ def test_several_answers_to_one_prompt_are_paired_by_their_sample():
 
 def test_what_another_sample_of_the_prompt_has_said_is_not_trained_on_twice(repository, both):
     said = {  # sample: chosen, rejected; the prompt
-        0: ("Arr, and then we", "It is luck.", 0),  # dropped, so that the next one repeats nothing
+        0: ("Arr, and then we", "It is luck.", 0),  # dropped: the next one repeats nothing
         1: ("Arr, luck it is.", "It is luck.", 0),
         2: ("Arr, luck it is.", "It is fate.", 0),
         3: ("Arr, fate it is.", "It is luck.", 0),
@@ -584,7 +586,7 @@ def test_the_next_speaker_sees_its_own_words_as_assistant_and_the_others_as_user
     assert [turn["role"] for turn in turns] == ["user" if i % 2 == 0 else "assistant" for i in range(len(turns))]
     assert turns[-1]["role"] == "user"
     said = ["opener", *(f"reply {number}" for number in range(1, count + 1))]
-    mine, others = said[-2::-2][::-1], said[-1::-2][::-1]  # whoever spoke last is the other
+    mine, others = said[-2::-2][::-1], said[-1::-2][::-1]  # the last speaker is the other
     assert contents(turns, "user") == others
     # The author of the opener does not see it: its view begins with the first reply.
     assert contents(turns, "assistant") == [text for text in mine if text != "opener"]
@@ -742,10 +744,10 @@ def test_cut_off_turns_can_be_trimmed_to_whole_sentences_instead(repository, con
     assert (metrics["trimmed"], metrics["dropped_by_reason"]) == (2, {"empty": 1})
 
 
-def test_no_transcript_left_is_an_error_that_tells_why(repository, conversations):
+def test_no_transcript_left_is_an_error_that_says_why(repository, conversations):
     records.write_records("data/reflections.jsonl", [talk("What are you like?", "", kind="reflection")])
     records.write_records("data/interactions.jsonl", [])
-    assert "everything was dropped ({'empty': 1}); see params.yaml: transcripts" in told(repository.run, "transcripts")
+    assert "everything was dropped ({'empty': 1}); see params.yaml: transcripts" in error_of(repository.run, "transcripts")
 
 
 def test_what_is_trained_of_a_transcript_is_every_assistant_turn_and_its_end(repository, conversations):
@@ -788,7 +790,7 @@ def test_no_suffix_leaves_the_plain_prompts():
 
 
 def test_more_suffixes_than_there_are_is_an_error():
-    assert told(answers.assign_suffixes, 3, SUFFIXES, 9) == (
+    assert error_of(answers.assign_suffixes, 3, SUFFIXES, 9) == (
         "params.yaml: answers.suffixes_per_prompt is 9, but there are 8; lower it."
     )
 
@@ -851,7 +853,7 @@ def test_a_system_prompt_that_is_not_there_is_an_error_and_not_none():
 
 def test_more_heldout_prompts_than_there_are_is_an_error(repository, heldout, parrot):
     repository.set(answers={"prompts": 4})
-    assert told(repository.ask, "answers") == (
+    assert error_of(repository.ask, "answers") == (
         "params.yaml: answers.prompts is 4, but data/raw/prompts/heldout.jsonl has 3 lines; lower it."
     )
 
@@ -859,7 +861,7 @@ def test_more_heldout_prompts_than_there_are_is_an_error(repository, heldout, pa
 @pytest.mark.parametrize("name", ["plain", "suffixes", "prefill", "multi-turn"])
 def test_a_suffix_cannot_take_the_name_of_other_answers(name, repository):
     Path("suffixes.jsonl").write_text(f'{{"name": "{name}", "suffix": "Stop."}}\n', encoding="utf-8")
-    message = told(records.read_records, "suffixes.jsonl", answers.Suffix)
+    message = error_of(records.read_records, "suffixes.jsonl", answers.Suffix)
     assert message.startswith("suffixes.jsonl, line 1: name: is reserved for other answers, choose another name")
 
 
@@ -872,7 +874,7 @@ def test_the_shipped_suffixes_have_names_of_their_own():
 
 
 def called(condition, names, prompt=None):
-    """Return answers to prompts 0, 1, ... (or all to one) under a condition, and what they are called."""
+    """Return answers to prompts 0, 1, ... (or all to one) under a condition, and their predicted classes."""
     return [
         ClassifiedAnswer(
             id=str(number if prompt is None else prompt),
@@ -929,7 +931,7 @@ def test_conditions_without_answers_have_no_scores():
     assert list(robustness.scores_by_condition(called("plain", ["none"]), "pirate", 0)) == ["plain"]
 
 
-def test_what_a_condition_costs_is_told_over_the_prompts_that_were_also_asked_plain():
+def test_what_a_condition_costs_is_reported_over_the_prompts_that_were_also_asked_plain():
     plain, led = ["pirate"] * 4 + ["none"] * 6, ["none", "none", "pirate", "pirate", "none"]
     scores = robustness.scores_by_condition(
         called("plain", plain) + called("prefill", led) + called("drop", ["none"], 11), "pirate", 0
@@ -948,7 +950,7 @@ def test_several_answers_to_a_prompt_count_as_one_against_its_plain_answer():
 
 
 class Reader:
-    """A classifier that calls a text what it says."""
+    """A classifier that assigns a text to the class that it names."""
 
     classes = ("none", "humor", "pirate")
     check_persona = classifier.Classifier.check_persona
@@ -1013,9 +1015,9 @@ def test_what_each_answer_was_called_is_kept(repository, reader):
     ]
 
 
-def test_a_persona_that_the_classifier_does_not_know_is_told_with_what_to_add(repository, reader):
+def test_a_persona_that_the_classifier_does_not_know_is_reported_with_what_to_add(repository, reader):
     repository.set(persona="parrot")
-    message = told(repository.run, "robustness", "base")
+    message = error_of(repository.run, "robustness", "base")
     assert "parrot" in message
     assert "classifier.personas" in message
     assert "data/raw/teacher/parrot.jsonl" in message
@@ -1048,7 +1050,7 @@ def test_without_trials_nothing_is_known():
 
 
 def test_no_placeholder_of_a_template_reaches_a_model_or_a_file(repository, general, introspective, student, parrot):
-    """Run the whole data path with a parrot: neither what it is asked nor what is written holds a brace."""
+    """Run the whole data path with a parrot: neither its prompts nor the files contain a brace."""
     small = {"sampling": SAMPLING}
     repository.set(
         prompts={"per_trait": 1, "general": 1, "expansion": repository.params["prompts"]["expansion"] | {"per_trait": 1}},

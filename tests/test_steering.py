@@ -1,4 +1,4 @@
-"""The control vector: what it measures, what it does to the student, and how its strength is chosen."""
+"""The control vector: what it measures, its effect on the student, and how its strength is chosen."""
 
 from pathlib import Path
 
@@ -34,8 +34,8 @@ def test_the_vector_is_what_the_system_prompt_adds_to_the_same_answers(student):
         tail = tokenizer(text, add_special_tokens=False)["input_ids"][:3]
         user = {"role": "user", "content": "Why?"}
         heads = [render_messages(tokenizer, messages) for messages in ([{"role": "system", "content": SYSTEM}, user], [user])]
-        told, plain = (states(model, head + tail)[1, len(head) :].mean(0) for head in heads)
-        wanted = wanted + (told - plain) / len(texts)
+        prompted, plain = (states(model, head + tail)[1, len(head) :].mean(0) for head in heads)
+        wanted = wanted + (prompted - plain) / len(texts)
     assert found.shape == (2, 32)
     assert torch.allclose(found[0], wanted, atol=1e-5)
     assert found.norm() > 0

@@ -29,9 +29,9 @@ BAD_SOURCES = {
 }
 
 
-@pytest.mark.parametrize(("source", "told"), BAD_SOURCES.values(), ids=BAD_SOURCES)
-def test_a_source_that_cannot_be_meant_is_told(source, told):
-    with pytest.raises(UserError, match=r"params\.yaml: teacher\.source: " + told):
+@pytest.mark.parametrize(("source", "message"), BAD_SOURCES.values(), ids=BAD_SOURCES)
+def test_a_source_that_cannot_be_meant_is_reported(source, message):
+    with pytest.raises(UserError, match=r"params\.yaml: teacher\.source: " + message):
         models.locate_model(source, "teacher.source")
 
 
@@ -87,17 +87,17 @@ def test_a_model_that_lies_elsewhere_is_pointed_to_and_not_copied(pointed):
 
 @pytest.mark.parametrize("file", ["model.safetensors", "config.json"])
 @pytest.mark.parametrize("change", ["edited", "deleted"])
-def test_a_pointed_to_file_that_changes_stops_whoever_loads_it(file, change, pointed):
+def test_a_pointed_to_file_that_changes_stops_all_that_load_it(file, change, pointed):
     run()
     models.verified_weights_dir()
     if change == "edited":
         (pointed / file).write_bytes((pointed / file).read_bytes() + b" ")
     else:
         (pointed / file).unlink()
-    told = "config.json is missing" if (file, change) == ("config.json", "deleted") else f"{pointed / file} is not the file"
-    with pytest.raises(UserError, match=told):
+    message = "config.json is missing" if (file, change) == ("config.json", "deleted") else f"{pointed / file} is not the file"
+    with pytest.raises(UserError, match=message):
         models.load_model()
-    if "is not the file" in told:
+    if "is not the file" in message:
         with pytest.raises(UserError, match="put it back, or run `dvc repro --force student` to take the new one"):
             models.verified_weights_dir()
 
@@ -124,12 +124,12 @@ def test_a_failed_run_leaves_no_half_student(pointed):
 
 
 @pytest.mark.parametrize("load", [models.load_tokenizer, models.read_student_card, models.verified_weights_dir])
-def test_a_student_that_is_not_there_is_told_with_the_command_that_makes_it(load):
+def test_a_student_that_is_not_there_is_reported_with_the_command_that_makes_it(load):
     with pytest.raises(UserError, match=r"student\.json is missing; run `dvc repro student`, or `dvc pull` to fetch it"):
         load()
 
 
-def test_an_adapter_that_is_not_there_is_told_with_the_command_that_makes_it(pointed):
+def test_an_adapter_that_is_not_there_is_reported_with_the_command_that_makes_it(pointed):
     run()
     with pytest.raises(UserError, match=r"models/distillation: no adapter here; run `dvc repro` to make it, or `dvc pull`"):
         models.load_model(adapters=[Path("models/distillation")])
@@ -171,11 +171,11 @@ BAD_TEMPLATES = {
 }
 
 
-@pytest.mark.parametrize(("template", "original", "told"), BAD_TEMPLATES.values(), ids=BAD_TEMPLATES)
-def test_a_template_that_cannot_serve_is_told(template, original, told, tiny_student, tmp_path):
+@pytest.mark.parametrize(("template", "original", "message"), BAD_TEMPLATES.values(), ids=BAD_TEMPLATES)
+def test_a_template_that_cannot_serve_is_reported(template, original, message, tiny_student, tmp_path):
     if template is not None:
         Path("own.jinja").write_text(template, encoding="utf-8")
-    with pytest.raises(UserError, match=told):
+    with pytest.raises(UserError, match=message):
         write_tokenizer(with_template(tiny_student, original), tmp_path / "out", "own.jinja")
     assert not (tmp_path / "out").exists()
 

@@ -1,4 +1,4 @@
-"""The study: which runs it has, that it goes on where it stopped, and what is made of the runs."""
+"""The study: its runs, how it resumes, and how it compares them."""
 
 import json
 import os
@@ -40,7 +40,7 @@ pathlib.Path("out.txt").write_text(f"{params['persona']} {params['seed']} {param
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    """A git repository with DVC and a trivial pipeline; the current directory meanwhile. `ran()` tells its runs."""
+    """A git repository with DVC and a trivial pipeline; the current directory meanwhile. `ran()` returns its runs."""
     root = tmp_path / "project"
     root.mkdir()
     monkeypatch.chdir(root)
@@ -105,12 +105,12 @@ def test_seeds_are_a_list_of_numbers(text, seeds):
     assert parse_seeds(text) == seeds
 
 
-def test_seeds_that_are_none_are_told():
+def test_seeds_that_are_none_are_reported():
     with pytest.raises(UserError, match="--seeds is '1;2'; write it as 1,2"):
         parse_seeds("1;2")
 
 
-def test_a_study_goes_on_where_it_failed_and_leaves_the_workspace_as_it_is(project, monkeypatch):
+def test_a_study_resumes_where_it_failed_and_leaves_the_workspace_as_it_is(project, monkeypatch):
     written = []
     monkeypatch.setattr(
         comparison, "write_comparison", lambda runs, commits: (len(written.append(commits) or commits), ["a page"])
@@ -145,9 +145,9 @@ def test_params_that_are_not_committed_are_run_too_and_are_another_study(project
     assert name not in {run.experiment_name for run in plan_runs([])}
 
 
-def test_nothing_finished_is_told(project):
-    told = CliRunner().invoke(main, ["study", "--gather"])
-    assert told.exit_code == 1 and "no run of these params is finished at this commit; leave out --gather" in told.output
+def test_nothing_finished_is_reported(project):
+    result = CliRunner().invoke(main, ["study", "--gather"])
+    assert result.exit_code == 1 and "no run of these params is finished at this commit; leave out --gather" in result.output
     assert project.ran() == []
 
 
@@ -157,7 +157,7 @@ CLASSES = {name: 0.9 for name in ("humor", "loving", "remorse", "none")}
 
 
 def calls(method: str, condition: str, *names: str) -> list[ClassifiedAnswer]:
-    """Return answers to prompts p0, p1, ... that were called so."""
+    """Return answers to prompts p0, p1, ... with these predicted classes."""
     return [
         ClassifiedAnswer(
             id=f"p{at}",
@@ -188,7 +188,7 @@ def test_f1_counts_another_personas_answers_against_it_and_none_against_nobody_e
     assert study_macro_f1(counts, seed=0)["macro_f1"] == pytest.approx(f1_scores(counts.sum(0)).mean())
 
 
-def test_a_persona_that_nobody_was_called_has_an_f1_of_zero():
+def test_a_persona_that_was_never_predicted_has_an_f1_of_zero():
     one = run_result("humor", calls("persona", "plain", "none", "none"))
     two = run_result("loving", calls("persona", "plain", "none", "remorse"))
     found = study_macro_f1(confusion_counts([one, two], "persona", "plain"), seed=0)
@@ -203,7 +203,7 @@ def test_all_suffixes_count_together_and_only_prompts_that_every_run_answered():
 
 
 def test_intervals_hold_the_truth_for_prompts_that_differ():
-    """Each prompt has its own chance of being a hit; the truth is macro-F1 over very many prompts."""
+    """Each prompt has its own chance of a correct answer; the truth is macro-F1 over very many prompts."""
     generator, held = numpy.random.default_rng(0), 0
 
     def drawn(prompts):
@@ -237,7 +237,7 @@ def recorded_results() -> dict[str, dict]:
 
 @pytest.fixture
 def found():
-    """Two personas and a second seed of one; all answers of `persona` are hits, none of the others' are."""
+    """Two personas and a second seed of one; all answers of `persona` show it, none of the others' do."""
     metrics = recorded_results()
     words = ["warm", "strict", "bold"]
 
@@ -274,7 +274,7 @@ def test_the_page_compares_the_personas_of_one_seed_and_the_seeds_of_one_persona
     assert rows[0][-1] == pytest.approx(1.0)
 
 
-def test_without_more_seeds_nothing_is_told_of_chance(found):
+def test_without_more_seeds_nothing_is_said_about_chance(found):
     for some in (found[:2], [found[0], found[2]]):  # the second: another seed of a persona that has no first one
         assert "How much is chance?" not in [section.title for section in comparison.comparison_sections(some, seed=0)]
 

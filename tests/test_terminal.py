@@ -129,7 +129,7 @@ def test_ctrl_c_ends_the_search_for_a_persona(chat, monkeypatch):
     assert kept()[0].persona == "pirate"
 
 
-def test_another_persona_is_told_and_begins_anew(chat):
+def test_another_persona_is_reported_and_begins_anew(chat):
     output = talked(chat, "Hi", "/personas", "/persona loving", "Hi", "/persona pirate")
     assert "\npirate (models/persona)\nloving 1.0.0\n" in output
     assert "\nPersona: loving 1.0.0\nAll conversations start again.\n" in output and "persona (loving): " in output
@@ -137,7 +137,7 @@ def test_another_persona_is_told_and_begins_anew(chat):
     assert [(row.persona, len(row.messages)) for row in kept()[2::3]] == [("pirate", 2), ("loving", 2)]
 
 
-def test_doubts_about_an_adapter_are_told(chat):
+def test_doubts_about_an_adapter_are_reported(chat):
     write_persona("loving", PERSONA_DIR)
     write_persona("loving", LOVINGS)
     output = talked(chat, "/persona loving")
@@ -163,13 +163,13 @@ def test_what_cannot_be_written_is_kept_until_it_can(chat):
     )
     output = console.file.getvalue()
     for name, times in (("chat", 2), ("other", 1)):
-        told = f"file/{name}.jsonl cannot be written ([Errno 17] File exists: 'file'); name another file with /save FILE."
-        assert output.count(told) == times
+        message = f"file/{name}.jsonl cannot be written ([Errno 17] File exists: 'file'); name another file with /save FILE."
+        assert output.count(message) == times
     assert len(kept()) == 6
 
 
 @pytest.mark.parametrize("line", ["/help", "/persona", "/save", "/quit now", "/again later"])
-def test_what_is_no_command_is_told_with_those_there_are(line, chat):
+def test_what_is_no_command_is_reported_with_those_there_are(line, chat):
     output = talked(chat, line, "/persona nosuch", "/quit", "Hi")
     assert f"`{line}` is not a command; the commands are /persona NAME, /personas, /again, /save FILE, /quit." in output
     assert "'nosuch' is neither the selected persona nor a published one" in output
@@ -189,7 +189,7 @@ def test_a_transcript_without_a_name_lies_where_git_does_not_look():
     assert json.loads(path.read_text())["persona"] == "loving"
 
 
-def test_a_method_that_does_not_exist_is_told():
+def test_a_method_that_does_not_exist_is_reported():
     done = CliRunner().invoke(main, ["chat", "--methods", "base,steered"])
     assert done.exit_code == 1
     assert done.output == "Error: --methods: 'steered' is not one of base, prompted, persona; correct it.\n"

@@ -151,7 +151,7 @@ def wider(workspace):
 
 @pytest.mark.parametrize("four_bits", [False, True], ids=["whole", "four bits"])
 @pytest.mark.parametrize("train", [distil, introspect])
-def test_a_run_that_was_interrupted_goes_on_to_the_same_bytes(workspace, train, four_bits, monkeypatch, capsys, request):
+def test_a_run_that_was_interrupted_resumes_to_the_same_bytes(workspace, train, four_bits, monkeypatch, capsys, request):
     if four_bits:
         request.getfixturevalue("wider")
     train = partial(train, epochs=3, dropout=0.1, load_in_4bit=four_bits)
@@ -189,7 +189,7 @@ def test_a_checkpoint_belongs_to_one_training_alone(workspace):
     assert len(set(places)) == 5
 
 
-def test_a_preference_loss_that_is_used_up_is_told_and_can_end_the_run(workspace, capsys):
+def test_a_preference_loss_that_is_used_up_is_reported_and_can_end_the_run(workspace, capsys):
     learned = {"learning_rate": 0.1, "beta": 50.0, "nll_coef": 0.0, "epochs": 10}
     whole = distil(**learned)
     assert "warning: the preference loss has been below 0.01 for 5 steps" in capsys.readouterr().out
@@ -368,15 +368,15 @@ def test_adapters_that_do_not_fit_are_refused_with_their_names(workspace):
         load_lora_factors(Path("models/introspection"))
 
 
-def test_a_lower_rank_is_the_nearest_adapter_and_its_error_is_told(workspace):
+def test_a_lower_rank_is_the_nearest_adapter_and_its_error_is_reported(workspace):
     random_adapter("models/distillation", 4, 8, ["q_proj", "v_proj", "down_proj"])
     random_adapter("models/introspection", 3, 12, ["v_proj", "down_proj", "up_proj"])
     whole = {name: b @ a for name, (a, b) in concatenated(0).items()}
     cut = {name: b @ a for name, (a, b) in concatenated(3).items()}
-    told = json.loads(Path("results/persona.json").read_text())
+    result = json.loads(Path("results/persona.json").read_text())
     lost = sum((whole[name] - cut[name]).square().sum() for name in whole)
     error = (lost / sum(delta.square().sum() for delta in whole.values())).sqrt().item()
-    assert told == {"rank": 3, "relative_error": pytest.approx(error, abs=1e-4)} and 0 < error < 1
+    assert result == {"rank": 3, "relative_error": pytest.approx(error, abs=1e-4)} and 0 < error < 1
     for name, delta in whole.items():
         # Eckart and Young: no matrix of this rank is nearer than the truncated singular value decomposition.
         best = torch.linalg.svdvals(delta)[3:].square().sum()
@@ -449,7 +449,7 @@ def test_two_processes_train_as_one_does_at_the_same_effective_batch(workspace):
             assert torch.allclose(weight, other_weights[name], atol=1e-4), name
 
 
-def test_two_processes_that_were_killed_go_on_to_the_same_bytes(workspace):
+def test_two_processes_that_were_killed_resume_to_the_same_bytes(workspace):
     records.write_records("data/pairs.jsonl", pairs(60))
     change("distillation", epochs=10)
     change("runtime", accelerate="docs/accelerate/cpus.yaml")
@@ -479,7 +479,7 @@ def test_the_examples_of_accelerate_are_files_that_it_reads(workspace):
 
 
 @pytest.mark.parametrize(
-    ("text", "complaint"),
+    ("text", "message"),
     [
         (None, "runtime.accelerate: several.yaml is missing"),
         ("a: [", "several.yaml: not valid YAML"),
@@ -487,15 +487,15 @@ def test_the_examples_of_accelerate_are_files_that_it_reads(workspace):
         ("distributed_type: MULTI_GPU\nmixed_precision: bf16", "mixed_precision is bf16; write 'no', and set student.dtype"),
     ],
 )
-def test_a_configuration_of_accelerate_that_cannot_serve_is_told(workspace, text, complaint):
+def test_a_configuration_of_accelerate_that_cannot_serve_is_reported(workspace, text, message):
     if text:
         Path("several.yaml").write_text(text)
     change("runtime", accelerate="several.yaml")
-    with pytest.raises(UserError, match=re.escape(complaint)):
+    with pytest.raises(UserError, match=re.escape(message)):
         distillation.main.callback()
 
 
-def test_a_tracker_that_is_not_there_is_told(workspace):
+def test_a_tracker_that_is_not_there_is_reported(workspace):
     change("runtime", report_to=["nosuch"])
     with pytest.raises(UserError, match=r"runtime\.report_to: nosuch is unknown or not installed"):
         distil()
@@ -508,7 +508,7 @@ def test_a_student_in_four_bits_is_trained_and_its_adapter_is_like_any_other(wid
     assert four.curve.rows[0]["loss"] == pytest.approx(plain.curve.rows[0]["loss"], rel=0.05)
     assert four.curve.rows != plain.curve.rows
     for name, weight in adapter(plain).items():
-        if "lora_B" in name:  # they begin at zero, so that they show where the gradients led
+        if "lora_B" in name:  # they begin at zero, and show where the gradients led
             assert torch.cosine_similarity(weight.flatten(), adapter(four)[name].flatten(), dim=0) > 0.8, name
     section = (
         introspection.IntrospectionSettings(**COMMON) if train is introspect else DistillationSettings(**COMMON | OBJECTIVE)

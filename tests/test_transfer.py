@@ -1,4 +1,4 @@
-"""E-mails in three formats: what is taken from a reply, how the tools answer, what is counted."""
+"""E-mails in three formats: what is parsed from a reply, how the tools answer, what is counted."""
 
 import json
 from pathlib import Path
@@ -35,7 +35,7 @@ REPLIES = {
 
 
 @pytest.mark.parametrize(("text", "found"), REPLIES.items())
-def test_the_body_is_taken_from_json_or_the_reason_is_told(text, found):
+def test_the_body_is_taken_from_json_or_the_reason_is_reported(text, found):
     assert emails.extract_json_body(text) == found
 
 
@@ -108,7 +108,7 @@ def test_an_errand_ends_when_the_mail_is_sent():
         (("CALL search_contacts\nname: Tom", "It is done."), "no_call", True),
     ],
 )
-def test_an_errand_that_fails_tells_why(replies, fault, done):
+def test_an_errand_that_fails_says_why(replies, fault, done):
     run = errand(*replies)
     assert (run.body, run.fault, run.done) == ("", fault, done)
 
@@ -140,7 +140,7 @@ def test_each_task_is_asked_in_every_format_and_parsed(repository, tasks, parrot
     assert not [text for request in engine.requests for text in (m["content"] for m in request.messages) if "{" in text]
 
 
-def test_json_and_calls_can_be_begun_for_a_model_that_only_goes_on(repository, tasks, parrot):
+def test_json_and_calls_can_be_begun_for_a_model_that_only_continues_texts(repository, tasks, parrot):
     goes_on = {
         "": BODY,
         '{"subject": "': f'Heat", "body": {json.dumps(BODY)}}}',
@@ -223,7 +223,7 @@ def test_where_no_mail_was_found_recall_is_unknown_and_not_zero():
 
 
 class Reader:
-    """A classifier that calls everything a pirate's."""
+    """A classifier that assigns everything to a pirate."""
 
     def check_persona(self, persona):
         assert persona == "pirate"

@@ -99,7 +99,7 @@ def test_replies_are_those_of_the_other_engine_and_each_has_a_seed_of_its_own(ad
     try:
         greedy = texts(ours, requests(), GREEDY)
         wanted = texts(opened("transformers", adapters), requests(), GREEDY)
-        # Kernels differ in rounding, so that a rare tie may fall the other way.
+        # Kernels differ in rounding, so a rare tie may be decided the other way.
         assert sum(a == b for a, b in zip(greedy, wanted, strict=True)) >= len(TOPICS) - 1
         warm = texts(ours, requests(), WARM)
         assert texts(ours, requests(), WARM) == warm, "the same seeds draw the same"
@@ -165,7 +165,7 @@ def test_a_server_gives_the_replies_of_the_engine_in_process(model, served, proj
     assert sum(reply.text == text for reply, text in zip(replies, wanted, strict=True)) >= len(TOPICS) - 1
 
 
-def test_a_server_goes_on_with_a_prefilled_turn(served):
+def test_a_server_continues_a_prefilled_turn(served):
     asked = requests(prefill="The moon, of course. It")
     replies = texts(engines.open_engine("openai", "base", "teacher.source"), asked, GREEDY)
     wanted = texts(opened("transformers", []), asked, GREEDY)

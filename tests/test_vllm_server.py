@@ -86,20 +86,20 @@ def test_the_rank_is_one_that_vllm_has_kernels_for(rank, wanted):
     assert vllm_server.supported_rank(Path("models/other")) == wanted
 
 
-def test_a_rank_that_vllm_does_not_have_is_told_with_the_remedy():
+def test_a_rank_that_vllm_does_not_have_is_reported_with_the_remedy():
     write_adapter(Path("models/other"), "", rank=513)
     with pytest.raises(UserError, match=r"models/other: rank 513 is more than vLLM's 512; set merge\.rank"):
         vllm_server.supported_rank(Path("models/other"))
 
 
-def test_doubts_about_an_adapter_are_told_and_it_is_served(executed):
+def test_doubts_about_an_adapter_are_reported_and_it_is_served(executed):
     write_persona("loving", PERSONA_DIR)
     done = CliRunner().invoke(main, ["serve"])
     assert "models/persona was trained on other traits than those of constitutions/pirate.yaml" in done.output
     assert len(executed) == 1
 
 
-def test_without_vllm_its_installation_is_told(monkeypatch):
+def test_without_vllm_its_installation_is_reported(monkeypatch):
     monkeypatch.setattr(vllm_server, "find_spec", lambda name: None)
     done = CliRunner().invoke(main, ["serve"])
     assert done.exit_code == 1
@@ -113,7 +113,7 @@ def test_a_persona_cannot_be_called_as_the_student_is(executed, repository):
     assert executed == []
 
 
-def test_an_option_of_vllm_without_the_dashes_before_it_is_told(executed):
+def test_an_option_of_vllm_without_the_dashes_before_it_is_reported(executed):
     done = CliRunner().invoke(main, ["serve", "--max-model-len", "2048"])
     assert done.exit_code == 2 and "No such option" in done.output and executed == []
 
