@@ -42,15 +42,13 @@ def imported_modules(file: Path) -> Iterator[str]:
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             names = [f"{node.module}.{alias.name}" for alias in node.names]
-        used = {part for name in names for part in name.split(".")} | {getattr(node, "attr", ""), getattr(node, "id", "")}
-        if used & _IMPORTS_BY_TEXT or getattr(node, "level", 0):
+        used = {part for name in names for part in name.split(".")} | {getattr(node, "attr", "")}
+        by_text = used & {"import_module", "runpy"} or getattr(node, "id", "") in {"__import__", "exec", "eval"}
+        if by_text or getattr(node, "level", 0):
             raise UserError(
                 f"{file}, line {node.lineno}: this import cannot be followed; write it as `from package import name`."
             )
         yield from names
-
-
-_IMPORTS_BY_TEXT = {"__import__", "import_module", "importlib.util", "runpy", "exec", "eval"}
 
 
 def module_files(module: str) -> Iterator[Path]:
