@@ -83,7 +83,7 @@ def test_a_study_survives_the_loss_of_a_machine_and_finds_what_a_serial_one_find
     for run in runs:
         execute_run(run)
     assert made(origin, finished_experiments()) == apart
-    assert ran(origin.dvc("repro", "--dry", "student")) == {"student"}, "the workspace was left as it is"
+    assert ran(origin.dvc("repro", "--dry", "code")) == {"code"}, "the workspace was left as it is: nothing was run in it"
 
 
 def test_what_other_machines_could_not_clone_is_reported(origin):
