@@ -49,17 +49,16 @@ def locked_hashes() -> dict[Path, str]:
     return {Path(out["path"]): out["md5"] for stage in stages.values() for out in stage.get("outs", ())}
 
 
-def result_copies(persona: str) -> dict[Path, Path]:
+def result_copies(persona: str, locked: dict[Path, str]) -> dict[Path, Path]:
     """Return the path of each result in dvc.lock that the docs copy, by the path of the copy."""
-    locked = locked_hashes()
     results = {path.name: path for path in locked if path.parent == RESULTS_DIR and path.suffix == ".json"}
     results |= {RATINGS_COPY: RATINGS} if RATINGS in locked else {}
     return {PERSONAS_DIR / persona / name: path for name, path in results.items()}
 
 
-def cold_run_hashes() -> str:
+def cold_run_hashes(locked: dict[Path, str]) -> str:
     """Return the MD5 in dvc.lock of each output that `cold_runs.yaml` lists, as YAML; empty if it lists none of them."""
-    listed, locked = yaml.safe_load(COLD_RUNS.read_text(encoding="utf-8")) if COLD_RUNS.exists() else None, locked_hashes()
+    listed = yaml.safe_load(COLD_RUNS.read_text(encoding="utf-8")) if COLD_RUNS.exists() else None
     hashes = {path: locked[Path(path)] for path in listed or () if Path(path) in locked}
     return yaml.safe_dump(hashes, sort_keys=False) if hashes else ""
 
@@ -79,14 +78,14 @@ def record_figures() -> list[Path]:
         UserError: a result differs from the one in dvc.lock.
     """
     persona, locked = read_value("persona"), locked_hashes()
-    copies = result_copies(persona) if is_shown(persona) else {}
+    copies = result_copies(persona, locked) if is_shown(persona) else {}
     for path in copies.values():
         if path.exists() and _md5(path) != locked[path]:
             raise UserError(f"{path} differs from the one in {LOCK}; run `dvc repro`, then `character docs`.")
     copies |= _workspace_copies()
     contents = {copy: path.read_bytes() for copy, path in copies.items() if path.exists()}
     hashes = PERSONAS_DIR / persona / HASHES_COPY
-    if is_shown(persona) and not _has_other_source(hashes) and (text := cold_run_hashes()):
+    if is_shown(persona) and not _has_other_source(hashes) and (text := cold_run_hashes(locked)):
         contents[hashes] = text.encode()
     changed = [copy for copy, content in contents.items() if not copy.exists() or copy.read_bytes() != content]
     for copy in changed:
@@ -150,7 +149,7 @@ def stale_figures() -> Iterator[str]:
     persona, locked = read_value("persona"), locked_hashes()
     if not is_shown(persona):
         return
-    copies, hashes, text = result_copies(persona), PERSONAS_DIR / persona / HASHES_COPY, cold_run_hashes()
+    copies, hashes, text = result_copies(persona, locked), PERSONAS_DIR / persona / HASHES_COPY, cold_run_hashes(locked)
     for copy in sorted({*copies, *(PERSONAS_DIR / persona).iterdir(), *([hashes] if text else [])}):
         if copy == hashes:
             same = copy.exists() and copy.read_text(encoding="utf-8") == text
