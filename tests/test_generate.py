@@ -499,6 +499,38 @@ def test_how_it_is_run_is_no_part_of_the_key():
     assert engine.asked == []
 
 
+class Fussy(Parrot):
+    """Skips the prompts that hold a given word."""
+
+    def __init__(self, word):
+        super().__init__()
+        self.word = word
+
+    def stream(self, requests, sampling, seeds):
+        for number, reply in super().stream(requests, sampling, seeds):
+            refused = self.word in requests[number].messages[-1]["content"]
+            yield number, Reply.skip(f"the model dislikes {self.word}") if refused else reply
+
+
+def test_a_skipped_request_is_named_with_its_reason_and_asked_again_next_time(capsys):
+    requests = asking(["wet rain", "tea", "rain, rain"])
+    replies = generate(Fussy("rain"), requests, WARM, 0, "talk")
+    assert [reply.finish_reason for reply in replies] == ["skipped", "stop", "skipped"]
+    assert [reply.text for reply in replies][::2] == ["", ""]
+    line = "talk: 2 of 3 requests got no reply: the model dislikes rain (id-wet rain, id-rain, rain)"
+    assert capsys.readouterr().out.splitlines()[-1] == line
+    later = Fussy("sun")
+    assert not any(reply.skipped for reply in generate(later, requests, WARM, 0))
+    assert sorted(later.asked) == ["id-rain, rain", "id-wet rain"]  # of the earlier replies, only the real one was kept
+
+
+def test_a_stage_of_which_every_request_is_skipped_stops_unless_it_only_asks_again():
+    requests = asking(["wet rain", "rain"])
+    with pytest.raises(UserError, match=r"talk: none of 2 requests got a reply: the model dislikes rain\.$"):
+        generate(Fussy("rain"), requests, WARM, 0, "talk")
+    assert all(reply.skipped for reply in generate(Fussy("rain"), requests, WARM, 0, "talk", retry=True))
+
+
 def test_a_failed_run_keeps_what_was_finished():
     with pytest.raises(RuntimeError, match="out of memory"):
         generate(Parrot(dies_at=4), REQUESTS, WARM, seed=0)

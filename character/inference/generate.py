@@ -8,10 +8,12 @@ from typing import Literal, Protocol
 from pydantic import Field
 from tqdm import tqdm
 
+from character.core.errors import UserError
 from character.core.params import ParamsSection
 from character.inference import reply_cache
 
 ENGINE_VERSION = 2  # part of each cache key; increase it with every fix that changes replies
+IDS_SHOWN = 20  # of skipped requests
 
 
 class SamplingSettings(ParamsSection):
@@ -37,13 +39,24 @@ class Request:
 class Reply:
     """The text after the prefill; `finish_reason` is `length` if `max_new_tokens` cut it off.
 
-    `reproducible` says whether the engine would give the same bits again, in any batch.
+    It is `skipped` if the model did not answer: then the text is empty, and `reason` says why. `reproducible` says whether the
+    engine would give the same bits again, in any batch.
     """
 
     text: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: Literal["stop", "length", "skipped"]
     tokens: int
     reproducible: bool = True
+    reason: str = ""
+
+    @classmethod
+    def skip(cls, reason: str) -> "Reply":
+        """Return the reply to a request that the model did not answer; `reason` is a clause without a full stop."""
+        return cls("", "skipped", 0, reason=reason)
+
+    @property
+    def skipped(self) -> bool:
+        return self.finish_reason == "skipped"
 
 
 class Engine(Protocol):
@@ -66,12 +79,20 @@ def request_seed(seed: int, request: Request) -> int:
     return int.from_bytes(digest[:8], "big")
 
 
-def generate(engine: Engine, requests: Sequence[Request], sampling: SamplingSettings, seed: int, desc: str = "") -> list[Reply]:
+def generate(
+    engine: Engine, requests: Sequence[Request], sampling: SamplingSettings, seed: int, desc: str = "", retry: bool = False
+) -> list[Reply]:
     """Return the replies to `requests`, in order, from the reply cache or else from `engine`.
+
+    Skipped replies are printed, and never stored.
 
     Args:
         seed: the global seed; see `request_seed`.
-        desc: the label of the progress bar and of the printed line.
+        desc: the label of the progress bar and of the printed lines.
+        retry: whether the requests follow up earlier ones, so that all of them may be skipped.
+
+    Raises:
+        UserError: every request was skipped.
     """
     seeds = [request_seed(seed, request) for request in requests]
     keys = [_request_key(engine, request, sampling, own) for request, own in zip(requests, seeds, strict=True)]
@@ -85,11 +106,14 @@ def generate(engine: Engine, requests: Sequence[Request], sampling: SamplingSett
             for number, reply in replies:
                 name = keys[missing[number]]
                 found[name] = asdict(reply)
-                save(name, found[name])
+                if not reply.skipped:
+                    save(name, found[name])
                 tokens += reply.tokens
                 bar.update()
                 bar.set_postfix_str(f"{tokens / max(bar.format_dict['elapsed'], 1e-9):.0f} tokens/s", refresh=False)
-    return [Reply(**found[name]) for name in keys]
+    replies = [Reply(**found[name]) for name in keys]
+    _report_skipped(desc, requests, replies, retry)
+    return replies
 
 
 def _request_key(engine: Engine, request: Request, sampling: SamplingSettings, seed: int) -> str:
@@ -106,3 +130,15 @@ def _request_key(engine: Engine, request: Request, sampling: SamplingSettings, s
 def _print_cache_use(desc: str, wanted: int, missing: int, damaged: int) -> None:
     line = f"{desc}: {wanted} replies, {wanted - missing} of them from the reply cache"
     print(line + (f", {damaged} damaged records to be replaced" if damaged else ""), flush=True)
+
+
+def _report_skipped(desc: str, requests: Sequence[Request], replies: Sequence[Reply], retry: bool) -> None:
+    skipped: dict[str, list[str]] = {}
+    for request, reply in zip(requests, replies, strict=True):
+        if reply.skipped:
+            skipped.setdefault(reply.reason, []).append(request.id)
+    if requests and not retry and all(reply.skipped for reply in replies):
+        raise UserError(f"{desc}: none of {len(requests)} requests got a reply: {'; '.join(skipped)}.")
+    for reason, ids in skipped.items():
+        shown = ", ".join(ids[:IDS_SHOWN]) + (", ..." if len(ids) > IDS_SHOWN else "")
+        print(f"{desc}: {len(ids)} of {len(requests)} requests got no reply: {reason} ({shown})", flush=True)
