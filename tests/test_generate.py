@@ -16,7 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from character.core import models
 from character.core.errors import UserError
-from character.inference import kv_cache, token_sampling
+from character.inference import kv_cache, reply_cache, token_sampling
 from character.inference.chat_format import render_messages
 from character.inference.generate import Reply, Request, SamplingSettings, generate, request_seed
 from character.inference.kv_cache import enable_grouped_attention
@@ -567,6 +567,143 @@ def test_a_damaged_cache_file_is_reported_with_the_remedy():
     default_cache_path().write_bytes(b"no database" * 999)
     with pytest.raises(UserError, match=r"file is not a database; delete the directory \.cache/samples and run again"):
         generate(Parrot(), REQUESTS, WARM, seed=0)
+
+
+class Speaker(Parrot):
+    """Says the given texts, and what `meanwhile` does after each is done before the next."""
+
+    def __init__(self, texts, meanwhile=lambda: None):
+        super().__init__()
+        self.texts, self.meanwhile = texts, meanwhile
+
+    def stream(self, requests, sampling, seeds):
+        for number, text in enumerate(self.texts):
+            yield number, Reply(text, "length", 3)
+            self.meanwhile()
+
+
+def test_a_broken_character_at_the_end_of_a_reply_is_dropped_and_others_are_kept():
+    texts = ["नमस्ते \ufffd", "ok \ufffd\ufffd", "a \ufffd b", "half \ud83e", "whole \ud83e\udd9c", "\udd9c first", "line \n"]
+    wanted = ["नमस्ते", "ok", "a \ufffd b", "half", "whole 🦜", "\ufffd first", "line \n"]
+    requests = asking([str(number) for number in range(len(texts))])
+    assert [reply.text for reply in generate(Speaker(texts), requests, WARM, 0)] == wanted
+    assert [reply.text for reply in generate(Parrot(), requests, WARM, 0)] == wanted, "the cache has them so"
+
+
+def test_equal_requests_are_asked_once_and_all_answered():
+    twins = asking(["tea", "sea", "tea", "tea"])
+    replies = generate(engine := Parrot(), twins, WARM, 0)
+    assert sorted(engine.asked) == ["id-sea", "id-tea"]
+    assert replies[0] == replies[2] == replies[3] != replies[1]
+
+
+def test_a_greedy_reply_depends_on_the_prompt_alone():
+    engine = Parrot()
+    first, second = generate(engine, [BASE, replace(BASE, id="other", sample=3)], GREEDY, 0)
+    assert (first, engine.asked) == (second, ["other"])
+    generate(engine, [replace(BASE, id="third")], GREEDY, seed=8)
+    assert engine.asked == ["other"]
+    generate(engine, [replace(BASE, id="third")], WARM, seed=8)
+    assert engine.asked == ["other", "third"]
+
+
+def test_a_finished_reply_is_on_disk_before_the_next_one_is():
+    stored = []
+
+    def count_from_outside():
+        with ReplyCache() as cache:
+            stored.append(cache.count_records())
+
+    generate(Speaker(["a", "b", "c"], count_from_outside), asking("abc"), WARM, 0)
+    assert stored == [1, 2, 3]
+
+
+def test_while_the_cache_is_locked_replies_are_held_and_nothing_is_lost(monkeypatch):
+    monkeypatch.setattr(reply_cache, "LOCK_TIMEOUT", 0.01)
+    ReplyCache().put([("older", {"n": 1})])
+    other = sqlite3.connect(default_cache_path(), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    calls = iter([lambda: None, lambda: other.execute("ROLLBACK"), lambda: None])
+    generate(Speaker(["a", "b", "c"], lambda: next(calls)()), asking("abc"), WARM, 0)
+    with ReplyCache() as cache:
+        assert cache.count_records() == 4
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(
+        UserError, match=r"samples\.sqlite: database is locked; wait for the other process .*Stored replies are kept"
+    ):
+        generate(Speaker(["d"]), asking("d"), WARM, 0)
+    other.close()
+
+
+def test_a_full_disk_stops_with_one_sentence_and_what_is_stored_stays(monkeypatch):
+    texts = [letter * 20_000 for letter in "abcdefgh"]
+    connect = ReplyCache._connect
+
+    def connect_to_small_disk(cache, mode):
+        database = connect(cache, mode)
+        database.execute("PRAGMA max_page_count = 20")  # SQLite's own error for a full disk, without filling one
+        return database
+
+    with monkeypatch.context() as small:
+        small.setattr(ReplyCache, "_connect", connect_to_small_disk)
+        with pytest.raises(UserError, match=r"samples\.sqlite: database or disk is full; free some space, and run again"):
+            generate(Speaker(texts), asking("abcdefgh"), WARM, 0)
+    engine = Parrot()
+    replies = generate(engine, asking("abcdefgh"), WARM, 0)
+    assert 0 < len(engine.asked) < 8
+    assert [reply.text for reply in replies][: 8 - len(engine.asked)] == texts[: 8 - len(engine.asked)]
+
+
+READER = """
+import sys
+from pathlib import Path
+from character.inference.reply_cache import ReplyCache
+with ReplyCache(Path(sys.argv[1])) as cache:
+    print(cache.get(["kept", "new"]))
+    with cache.save_at_once() as save:
+        if sys.argv[2:]:
+            save("new", {"n": 2})
+"""
+
+
+def read_on_read_only_disk(path, *more):
+    """Read a cache in a process that sees its directory as a read-only disk."""
+    script = f'mount --bind "{path.parent}" "{path.parent}" && mount -o remount,ro,bind "{path.parent}" && exec "$@"'
+    command = ["unshare", "-rm", "sh", "-c", script, "sh", sys.executable, "-c", READER, str(path), *more]
+    return subprocess.run(command, cwd=Path(__file__).parents[1], capture_output=True, text=True)
+
+
+needs_mounts = pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="mounts need a user namespace",
+)
+
+
+@needs_mounts
+@pytest.mark.parametrize("crashed", [False, True], ids=["closed", "left open by a crash"])
+def test_a_cache_on_a_read_only_disk_is_read_and_says_so_when_it_would_be_written(crashed, tmp_path):
+    path = tmp_path / "a cache #1" / "samples.sqlite"
+    cache = ReplyCache(path)
+    cache.put([("kept", {"n": 1})])
+    if not crashed:
+        cache.__exit__()
+    ran = read_on_read_only_disk(path)
+    assert (ran.returncode, ran.stdout) == (0, "{'kept': {'n': 1}}\n"), ran.stderr
+    ran = read_on_read_only_disk(path, "write")
+    assert "attempt to write a readonly database; make the directory writable, and run again" in ran.stderr.splitlines()[-1]
+
+
+@needs_mounts
+def test_a_read_only_disk_without_a_cache_is_named(tmp_path):
+    (tmp_path / "empty").mkdir()
+    ran = read_on_read_only_disk(tmp_path / "empty" / "samples.sqlite")
+    assert "unable to open database file; make the directory writable" in ran.stderr.splitlines()[-1]
+
+
+def test_a_directory_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"file/cache: Not a directory; make a directory here that can be written\."):
+        ReplyCache(tmp_path / "file" / "cache" / "samples.sqlite")
 
 
 WRITER = """

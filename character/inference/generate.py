@@ -94,18 +94,20 @@ def generate(
     Raises:
         UserError: every request was skipped.
     """
-    seeds = [request_seed(seed, request) for request in requests]
+    # A greedy reply depends on no seed: equal prompts share it, whatever their ids.
+    seeds = [request_seed(seed, request) if sampling.temperature else 0 for request in requests]
     keys = [_request_key(engine, request, sampling, own) for request, own in zip(requests, seeds, strict=True)]
     with reply_cache.ReplyCache() as cache:
         found = cache.get(keys)
-        missing = [index for index, name in enumerate(keys) if name not in found]
-        _print_cache_use(desc, len(requests), len(missing), cache.damaged)
-        with tqdm(total=len(missing), desc=desc, unit="reply", disable=not missing) as bar, cache.save_periodically() as save:
+        # Of equal requests, one is asked.
+        missing = list({name: index for index, name in enumerate(keys) if name not in found}.values())
+        _print_cache_use(desc, len(requests), sum(name in found for name in keys), cache.damaged)
+        with tqdm(total=len(missing), desc=desc, unit="reply", disable=not missing) as bar, cache.save_at_once() as save:
             tokens = 0
             replies = engine.stream([requests[i] for i in missing], sampling, [seeds[i] for i in missing]) if missing else ()
             for number, reply in replies:
                 name = keys[missing[number]]
-                found[name] = asdict(reply)
+                found[name] = asdict(reply) | {"text": whole_characters(reply.text)}
                 if not reply.skipped:
                     save(name, found[name])
                 tokens += reply.tokens
@@ -114,6 +116,15 @@ def generate(
     replies = [Reply(**found[name]) for name in keys]
     _report_skipped(desc, requests, replies, retry)
     return replies
+
+
+def whole_characters(text: str) -> str:
+    """Return a reply without the broken character at its end, where a limit of tokens cut it.
+
+    Both halves of a surrogate pair become one character, and a lone half U+FFFD: UTF-8 cannot hold it.
+    """
+    text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text.rstrip("\ufffd").rstrip() if text.endswith("\ufffd") else text
 
 
 def _request_key(engine: Engine, request: Request, sampling: SamplingSettings, seed: int) -> str:
@@ -127,8 +138,8 @@ def _request_key(engine: Engine, request: Request, sampling: SamplingSettings, s
     )
 
 
-def _print_cache_use(desc: str, wanted: int, missing: int, damaged: int) -> None:
-    line = f"{desc}: {wanted} replies, {wanted - missing} of them from the reply cache"
+def _print_cache_use(desc: str, wanted: int, found: int, damaged: int) -> None:
+    line = f"{desc}: {wanted} replies, {found} of them from the reply cache"
     print(line + (f", {damaged} damaged records to be replaced" if damaged else ""), flush=True)
 
 
