@@ -7,12 +7,15 @@ import pickle
 import re
 import shutil
 import stat
+import subprocess
+import sys
 import tomllib
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy
 import pytest
@@ -33,6 +36,7 @@ from character.inference import chat_format
 from character.inference.generate import Request
 from character.publish import registry
 from character.training import launch
+from stages.code import reachable_files
 
 ROOT = Path(__file__).parents[1]
 NAMES = ["../x", "..", "/etc/passwd", "a/b", "a\0b", "-rf"]
@@ -262,6 +266,79 @@ def test_pickled_weights_run_nothing(model):
     with pytest.raises(UserError):
         models.load_model(model)
     assert not Path("made").exists()
+
+
+# Secrets in what is printed
+
+KEY = "sk-Ab/1é\"x%2 'ü-quite-long"  # no form in which it may be printed is the same as another
+SHOWN_FORMS = ["{}", "{!r}", "{!a}", "https://host/?q={}", "Bearer {}"]
+
+
+def printed_by(code: str, **environment: str) -> str:
+    """Return what a fresh Python prints that runs `code` and fails."""
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=os.environ | environment, text=True, capture_output=True, encoding="utf-8"
+    )
+    assert done.returncode == 1, done.stderr
+    return done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("form", SHOWN_FORMS)
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "db_password"])
+def test_the_value_of_a_secret_variable_is_masked_in_an_error(name, form, monkeypatch):
+    monkeypatch.setenv(name, f" {KEY}\r\n")
+    for value in (KEY, f" {KEY}\r\n", KEY.encode(), quote(KEY, safe="")):
+        assert (
+            UserError(form.format(value) + " is refused.").message.endswith("*** is refused.")
+            or "***" in UserError(form.format(value)).message
+        )
+        assert "quite" not in UserError(form.format(value)).message
+
+
+def test_a_short_value_and_that_of_another_variable_are_shown(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", "none")
+    monkeypatch.setenv("PERSONA_KEYS_FILE", "keyring-of-mine")
+    assert UserError("none of keyring-of-mine").message == "none of keyring-of-mine"
+
+
+@pytest.mark.parametrize(
+    ("text", "masked"),
+    [
+        ("fatal: 'https://me:p@s!@git.example.org/a.git' is gone", "fatal: 'https://***@git.example.org/a.git' is gone"),
+        ("https://x-token-auth@example.org/a: 403", "https://***@example.org/a: 403"),
+        ("git@example.org:a/b, ssh://git@example.org/a", "git@example.org:a/b, ssh://git@example.org/a"),
+        ("{'Authorization': 'Basic bWU6cGFzcw=='}", "{'Authorization': 'Basic ***'}"),
+        ("Illegal header value b'Bearer abc123def\\n'", "Illegal header value b'Bearer ***'"),
+        ("https://s3.example.org/a?X-Amz-Signature=0a1b&n=2", "https://s3.example.org/a?X-Amz-Signature=***&n=2"),
+        ("the bearer of news; a token, a key = 3", "the bearer of news; a token, a key = 3"),
+    ],
+)
+def test_secrets_are_masked_by_their_place(text, masked):
+    assert UserError(text).message == masked
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        "raise ValueError('again') from RuntimeError(key)",
+        "try:\n    raise RuntimeError(key)\nexcept RuntimeError:\n    {}['x']",
+        "raise OSError(f'Illegal header value {key.encode()!r}')",
+        "raise ExceptionGroup('both', [ValueError(repr(key)), TypeError(key)])",
+        "import threading\nthread = threading.Thread(target=lambda: {}[key])\nthread.start()\nthread.join()\nexit(1)",
+        "raise UserError(f'bad: {key}') from ValueError(key)",
+    ],
+)
+def test_no_traceback_has_a_secret(failure):
+    code = f"import os\nfrom character.core.errors import UserError\nkey = os.environ['HF_TOKEN']\n{failure}"
+    printed = printed_by(code, HF_TOKEN=KEY + "\n", PYTHONIOENCODING="utf-8")
+    assert "Traceback" in printed and "***" in printed and "quite" not in printed
+
+
+def test_every_program_masks_secrets():
+    programs = [*(ROOT / "stages").glob("*.py"), ROOT / "character/cli/main.py"]
+    for program in programs:
+        if program.name != "__init__.py":
+            assert Path("character/core/errors.py") in reachable_files(program.relative_to(ROOT)), program
 
 
 # Code that comes with a model

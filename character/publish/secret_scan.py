@@ -4,8 +4,6 @@ The types are those of detect-secrets and some that it lacks. Only its detectors
 which skips lines with an allowlist comment and may verify a secret over the network.
 """
 
-import json
-import os
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -15,6 +13,7 @@ from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_cla
 from detect_secrets.plugins.base import RegexBasedDetector
 
 from character.core.errors import UserError
+from character.core.safe_text import environment_secrets, written_forms
 
 # The detectors of the library whose patterns hardly occur by chance. Left out are entropy, keywords and IP addresses, which
 # match hashes, prompt ids and documentation, and OpenAI tokens, since its pattern misses most project keys.
@@ -48,7 +47,6 @@ OWN_SECRET_PATTERNS = {
     "Encrypted Private Key": r"BEGIN ENCRYPTED PRIVATE KEY",
     "Bearer Token": r"(?i:\bAuthorization\W{1,5}Bearer) +[\w.~+/-]{20,}",
 }
-SECRET_NAME = re.compile(r"(_KEY|_TOKEN|_SECRET|PASSWORD)$", re.IGNORECASE)  # of environment variables whose values are secrets
 MIN_VALUE_LENGTH = 12  # in characters; shorter values may occur anywhere by chance
 
 
@@ -108,8 +106,7 @@ def _find_known_types(text: str) -> Iterator[tuple[int, str]]:
 
 
 def _find_environment_values(text: str) -> Iterator[tuple[int, str]]:
-    for name, value in sorted(os.environ.items()):
-        if SECRET_NAME.search(name) and len(value) >= MIN_VALUE_LENGTH:
-            for form in (value, json.dumps(value, ensure_ascii=False)[1:-1]):  # as it is, and as in a JSON string
-                if form in text:
-                    yield text.count("\n", 0, text.index(form)) + 1, f"value of the environment variable {name}"
+    for name, value in environment_secrets(MIN_VALUE_LENGTH).items():
+        for form in written_forms(value):
+            if form in text:
+                yield text.count("\n", 0, text.index(form)) + 1, f"value of the environment variable {name}"

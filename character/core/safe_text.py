@@ -1,0 +1,49 @@
+"""Text that is safe to show: without the values of secrets."""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from urllib.parse import quote
+
+MASK = "***"
+SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)$", re.IGNORECASE)  # of environment variables
+MIN_SECRET_LENGTH = 8  # characters; a shorter value may be an ordinary word, or a placeholder such as `none`
+SECRET_PLACES = (  # what is between the first group, which is kept, and the end of the match is secret, whatever its form
+    re.compile(r"""(\b[a-z][a-z0-9+.-]*://)(?!git@)[^\s/'"<>]+(?=@)""", re.IGNORECASE),  # https://user:password@host
+    re.compile(r"""([?&](?:[\w-]*(?:key|token|secret|password|signature)|sig)=)[^&\s'"<>]+""", re.IGNORECASE),
+    re.compile(r"""(\bauthorization\W{1,6}(?:[a-z]+\s+)?)[^\s'",]+""", re.IGNORECASE),
+    re.compile(r"""(\bbearer\s+)(?=\S*\d)[^\s'",]+""", re.IGNORECASE),
+    re.compile(r"(\b(?:hf_|sk-|gh[opsu]_|github_pat_))[\w-]{20,}"),
+)
+
+
+def environment_secrets(min_length: int = MIN_SECRET_LENGTH) -> dict[str, str]:
+    """Return the environment variables whose names say that their values are secret, without surrounding whitespace, by name.
+
+    Args:
+        min_length: Shorter values, in characters, are left out, since they may occur in any text.
+    """
+    values = {name: value.strip() for name, value in sorted(os.environ.items()) if SECRET_NAME.search(name)}
+    return {name: value for name, value in values.items() if len(value) >= min_length}
+
+
+def redact_secrets(text: str) -> str:
+    """Replace secrets by `***`: the values of secret environment variables, and passwords and tokens in URLs and headers."""
+    forms = {form for value in environment_secrets().values() for form in written_forms(value)}
+    for form in sorted(forms, key=len, reverse=True):  # a secret may contain another one
+        text = text.replace(form, MASK)
+    for place in SECRET_PLACES:
+        text = place.sub(rf"\1{MASK}", text)
+    return text
+
+
+def written_forms(value: str) -> Iterator[str]:
+    """Yield a value as it is, and as texts, JSON, bytes and URLs show it."""
+    yield value
+    yield repr(value)[1:-1]
+    yield ascii(value)[1:-1]
+    yield json.dumps(value)[1:-1]
+    yield json.dumps(value, ensure_ascii=False)[1:-1]
+    yield repr(value.encode("utf-8", "surrogateescape"))[2:-1]
+    yield quote(value, safe="", errors="surrogateescape")
