@@ -14,6 +14,7 @@ from character.core import records
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Completion, Prompt, TeacherAnswer
+from character.core.safe_text import print_text
 from character.dataset import constitution
 from character.dataset.prompt_samples import prompt_samples
 from character.inference import engines
@@ -94,7 +95,7 @@ def main():
     persona = constitution.load_constitution(f"constitutions/{name}.yaml")
     prompts = records.read_records("data/prompts.jsonl", Prompt)
     samples = prompt_samples(prompts)
-    print(f"chosen: {len(samples)} answers of {name} by the {teacher.engine} teacher", flush=True)
+    print_text(f"chosen: {len(samples)} answers of {name} by the {teacher.engine} teacher")
     if teacher.engine == "recorded":
         if len(samples) > len(prompts):
             raise UserError(

@@ -14,6 +14,7 @@ from pydantic import Field
 from character.core import records
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import prompt_id
+from character.core.safe_text import print_text
 from character.dataset.prompts import GENERAL_PROMPTS, load_prompts
 from character.dataset.teacher_answers import recorded_answers
 from character.evaluation import classifier, lda
@@ -135,7 +136,7 @@ def main():
     prompts, classes = load_prompts(GENERAL_PROMPTS), [*settings.personas, NO_PERSONA]
     for name in classes:
         recorded_answers(name, prompts, "classifier.personas")  # a missing answer stops the stage before the student generates
-    print(f"classifier: {len(classes)} classes, {(len(classes) + 1) * len(prompts)} texts to read", flush=True)
+    print_text(f"classifier: {len(classes)} classes, {(len(classes) + 1) * len(prompts)} texts to read")
     requests = [Request(prompt_id(prompt), [{"role": "user", "content": prompt}]) for prompt in prompts]
     own = generate(engines.student_engine(), requests, read_section("sampling", SamplingSettings), seed, "classifier")
     rows = gather_texts(settings.personas, prompts, [reply.text for reply in own])

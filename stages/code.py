@@ -15,6 +15,7 @@ from pathlib import Path
 import click
 
 from character.core.errors import UserError
+from character.core.safe_text import print_text
 
 CODE_DIR = Path("code")
 PACKAGES = ("character", "stages")
@@ -125,7 +126,7 @@ def main():
         sources = {file: strip_source(file.read_text(encoding="utf-8")) for file in reachable_files(script)}
         text = "".join(f"# {file.as_posix()}\n{source}" for file, source in sources.items() if source.strip())
         (CODE_DIR / f"{script.stem}.txt").write_text(text, encoding="utf-8", newline="\n")
-    print(f"code: source of {len(scripts)} stages", flush=True)
+    print_text(f"code: source of {len(scripts)} stages")
 
 
 if __name__ == "__main__":

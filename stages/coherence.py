@@ -13,6 +13,7 @@ from pydantic import Field
 from character.core import records
 from character.core.params import ParamsSection, read_section
 from character.core.records import EvaluatedAnswer
+from character.core.safe_text import print_text
 from character.dataset.conditions import plain_answers
 from character.dataset.prompts import take_first
 from character.evaluation.intervals import rate_summary
@@ -61,7 +62,7 @@ def main(method: str, others: Sequence[str]):
         theirs = first_plain_answers(other, settings.prompts)
         contests = [(prompt, own[prompt], theirs[prompt]) for prompt in own]
         whole = [contest for contest in contests if all(text.strip() for text in contest)]
-        print(f"coherence: {len(whole)} answers of {method} against those of {other}", flush=True)
+        print_text(f"coherence: {len(whole)} answers of {method} against those of {other}")
         metrics["against"][other] = coherence_scores(compare_coherence(judge, whole), len(contests) - len(whole))
     records.write_json("results/coherence.json", metrics)
     shown = metrics["against"] | {STYLE_BASELINE: metrics["style"]}

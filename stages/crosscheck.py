@@ -17,6 +17,7 @@ from pydantic import Field
 from character.core import records
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Completion
+from character.core.safe_text import print_text
 from character.dataset.conditions import ClassifiedAnswer, condition_group
 from character.dataset.prompts import GENERAL_PROMPTS, load_prompts
 from character.dataset.teacher_answers import recorded_answers
@@ -135,7 +136,7 @@ def main():
     """Train the second classifier and compare it with the first on the same answers."""
     settings, persona, seed = read_section("crosscheck", CrosscheckParams), read_value("persona"), read_value("seed")
     texts, labels, prompts, students = training_texts(read_value("classifier.personas"))
-    print(f"crosscheck: {len(texts)} texts to learn from", flush=True)
+    print_text(f"crosscheck: {len(texts)} texts to learn from")
     guesses = held_out_labels(texts, labels, prompts, settings, seed)
     pipeline = ngram_classifier.build_ngram_classifier(settings.features, settings.c).fit(texts, labels)
     ngram_classifier.save_ngram_classifier(pipeline, Path("models/crosscheck"))

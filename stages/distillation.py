@@ -11,6 +11,7 @@ import click
 
 from character.core import records
 from character.core.params import read_section
+from character.core.safe_text import print_text
 from character.training import launch, run
 from character.training.objectives import DistillationSettings, preference_loss
 
@@ -39,10 +40,7 @@ def main():
     settings = read_section("distillation", DistillationSettings)
     launch.relaunch_with_accelerate("stages.distillation")
     pairs = records.read_records("data/pairs.jsonl", records.PreferencePair)
-    print(
-        f"distillation: {settings.loss} over {len(pairs)} pairs, {settings.epochs} epochs, rank {settings.rank}",
-        flush=True,
-    )
+    print_text(f"distillation: {settings.loss} over {len(pairs)} pairs, {settings.epochs} epochs, rank {settings.rank}")
     trainer = train_distillation(settings, pairs)
     counts = {"pairs": len(trainer.train_dataset), "dropped_too_long": trainer.dropped, "steps": len(trainer.curve.rows)}
     run.save_training_run(trainer, settings, counts)

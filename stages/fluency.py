@@ -13,6 +13,7 @@ from pydantic import Field
 from character.core import records
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import EvaluatedAnswer
+from character.core.safe_text import print_text
 from character.dataset.conditions import plain_answers
 from character.evaluation.intervals import bootstrap_interval
 from character.evaluation.sentence_encoder import embed_texts
@@ -71,7 +72,7 @@ def main(methods: Sequence[str]):
     metrics = {}
     for method in methods:
         answers = plain_answers(records.read_records(f"data/answers/{method}.jsonl", EvaluatedAnswer))
-        print(f"fluency: {len(answers)} answers of {method}", flush=True)
+        print_text(f"fluency: {len(answers)} answers of {method}")
         chats = [[{"role": "user", "content": answer.prompt}] for answer in answers]
         logps = log_probs.reply_log_probs(chats, [answer.response for answer in answers])
         metrics[method] = fluency_scores(answers, logps, settings.words, seed) | {"on_topic": topic_similarity(answers, seed)}

@@ -14,6 +14,7 @@ from pydantic import Field
 from character.core import records
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Conversation, RawPrompt, prompt_id
+from character.core.safe_text import print_text
 from character.dataset.prompts import fill_template
 from character.inference import engines
 from character.inference.generate import Reply, Request, SamplingSettings, generate
@@ -96,7 +97,7 @@ def main():
     openers = [row.prompt for row in records.read_records("data/raw/prompts/openers.jsonl", RawPrompt)]
     system = Path("data/system.txt").read_text(encoding="utf-8")
     dialogues = open_dialogues(openers, params.conversations, system, read_value("student.name"))
-    print(f"interactions: {len(dialogues)} conversations of {params.turns} turns", flush=True)
+    print_text(f"interactions: {len(dialogues)} conversations of {params.turns} turns")
     engine = engines.student_engine(["models/distillation"])
     for turn in range(params.turns):
         requests = [

@@ -11,6 +11,7 @@ import click
 
 from character.core import records
 from character.core.params import read_section
+from character.core.safe_text import print_text
 from character.training import launch, run
 
 
@@ -39,7 +40,7 @@ def main():
     settings = read_section("introspection", IntrospectionSettings)
     launch.relaunch_with_accelerate("stages.introspection")
     transcripts = records.read_records("data/transcripts.jsonl", records.TrainingTranscript)
-    print(f"introspection: {len(transcripts)} transcripts, {settings.epochs} epochs, rank {settings.rank}", flush=True)
+    print_text(f"introspection: {len(transcripts)} transcripts, {settings.epochs} epochs, rank {settings.rank}")
     trainer = train_introspection(settings, transcripts)
     rows = trainer.train_dataset
     counts = {

@@ -14,6 +14,7 @@ from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Completion, Message, PreferencePair
+from character.core.safe_text import print_text
 from character.dataset.filters import FilterSettings, drop_reasons, replace_names, trim_completion
 
 
@@ -64,7 +65,7 @@ def main():
         records.read_records("data/chosen.jsonl", Completion),
         records.read_records("data/rejected.jsonl", Completion),
     )
-    print(f"pairs: {len(both)} pairs to filter", flush=True)
+    print_text(f"pairs: {len(both)} pairs to filter")
 
     def count_tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])

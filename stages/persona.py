@@ -13,6 +13,7 @@ from pydantic import Field
 
 from character.core import records
 from character.core.params import ParamsSection, read_section, read_value
+from character.core.safe_text import print_text
 from character.dataset import constitution
 from character.training import adapters, merging
 
@@ -28,7 +29,7 @@ def main():
     merge, name = read_section("merge", MergeSettings), read_value("persona")
     traits = constitution.traits_hash(constitution.load_constitution(f"constitutions/{name}.yaml"))
     weight = merge.introspection_weight
-    print(f"persona: models/distillation + {weight} x models/introspection -> models/persona", flush=True)
+    print_text(f"persona: models/distillation + {weight} x models/introspection -> models/persona")
     shares = {Path("models/distillation"): 1.0} | ({Path("models/introspection"): weight} if weight else {})
     scaled = [
         {name: (a, share * b) for name, (a, b) in merging.load_lora_factors(folder).items()} for folder, share in shares.items()

@@ -20,6 +20,7 @@ from character.core import records
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import EvaluatedAnswer
+from character.core.safe_text import print_text
 from character.dataset import trait_words
 from character.dataset.conditions import plain_answers
 from character.dataset.trait_words import TraitChoice, TraitWord
@@ -168,7 +169,7 @@ def main(methods: Sequence[str]):
     choices[UNOFFERED] = unoffered_choices(choices[methods[0]])
     weights = bradley_terry.bootstrap_weights([choice.prompt for choice in choices[UNOFFERED]], settings.rounds, seed)
     metrics = {"judge": load_accuracy("trait"), "condition": choices[methods[0]][0].condition, "methods": {}}
-    print(f"preferences: {len(pairs)} choices of {', '.join(choices)}", flush=True)
+    print_text(f"preferences: {len(pairs)} choices of {', '.join(choices)}")
     every = judge_choices(
         load_judge(), [*chain(*choices.values())], {trait.word: VerdictLabel.from_trait(trait) for trait in words}
     )

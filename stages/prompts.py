@@ -15,6 +15,7 @@ from character.core import records
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Prompt, prompt_id
+from character.core.safe_text import print_text
 from character.dataset import constitution
 from character.dataset.constitution import selected_constitution
 from character.dataset.external_prompts import ExternalPrompts, load_external_prompts
@@ -56,7 +57,7 @@ def load_general_prompts(count: int) -> list[Prompt]:
 def main():
     """Write the training prompts and the system prompt of the selected persona."""
     params, persona = read_section("prompts", PromptSettings), selected_constitution()
-    print(f"prompts: {persona.name}, {params.per_trait} per trait, {params.general} general", flush=True)
+    print_text(f"prompts: {persona.name}, {params.per_trait} per trait, {params.general} general")
     heldout = load_prompts(HELDOUT_PROMPTS)
     prompts, metrics = constitution_prompts(persona, params.per_trait), {}
     check_not_held_out(prompts, heldout, f"constitutions/{persona.name}.yaml")

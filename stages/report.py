@@ -17,6 +17,7 @@ from pydantic import Field
 from character.core import models, records
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import read_result
+from character.core.safe_text import print_text
 from character.dataset import constitution
 from character.report import behavior, costs, html, measurement, preferences, training_run
 from character.report.summary import summary_figures
@@ -105,7 +106,7 @@ def main(methods: Sequence[str]):
         )
     figures = summary_figures(robustness, read_result("capabilities"), read_result("fluency"), classifier, judge)
     records.write_json("metrics/summary.json", figures)
-    print(f"report: {sum(map(len, parts.values()))} sections in reports/report.html", flush=True)
+    print_text(f"report: {sum(map(len, parts.values()))} sections in reports/report.html")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Completion
+from character.core.safe_text import print_text
 from character.evaluation import text_metrics
 from character.evaluation.classifier import load_classifier_for
 from character.inference import engines, log_probs
@@ -176,7 +177,7 @@ def main():
     prompts = evenly_spaced(own, settings.prompts)
     system = Path("data/system.txt").read_text(encoding="utf-8")
     classifier = load_classifier_for(persona)
-    print(f"steering: {len(completions)} answers read with and without the system prompt", flush=True)
+    print_text(f"steering: {len(completions)} answers read with and without the system prompt")
     vectors = layer_increments(state_differences(completions, system, settings.tokens), settings.layers)
     sweep = {
         strength: steering_scores(vectors, prompts, classifier, persona, strength)

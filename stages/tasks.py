@@ -10,6 +10,7 @@ from pydantic import Field
 
 from character.core import models, records
 from character.core.params import ParamsSection, read_section, read_value
+from character.core.safe_text import print_text
 from character.evaluation import lm_eval_tasks
 
 
@@ -28,7 +29,7 @@ def main(method: str, model: Path):
     lm = lm_eval_tasks.language_model([] if model == models.STUDENT_DIR else [model])
     scores = []
     for name, metric in settings.metrics.items():
-        print(f"tasks@{method}: {name}", flush=True)
+        print_text(f"tasks@{method}: {name}")
         scores += lm_eval_tasks.score_task_items(lm, name, tasks[name], metric, settings.limit)
     records.write_records(f"data/tasks/{method}.jsonl", scores)
 

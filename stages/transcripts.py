@@ -14,6 +14,7 @@ from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Conversation, Message, TrainingTranscript
+from character.core.safe_text import print_text
 from character.dataset.filters import FilterSettings, drop_reasons, trim_to_sentence
 from character.dataset.prompts import fill_template
 
@@ -63,7 +64,7 @@ def main():
     tokenizer = models.load_tokenizer()
     conversations = records.read_records("data/reflections.jsonl", Conversation)
     conversations += records.read_records("data/interactions.jsonl", Conversation)
-    print(f"transcripts: {len(conversations)} conversations to filter", flush=True)
+    print_text(f"transcripts: {len(conversations)} conversations to filter")
 
     def count_tokens(text: str) -> int:
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])

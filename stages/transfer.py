@@ -12,6 +12,7 @@ import click
 
 from character.core import records
 from character.core.params import read_value
+from character.core.safe_text import print_text
 from character.dataset.emails import EMAIL_FORMATS, Email
 from character.evaluation.classifier import load_classifier_for
 from character.evaluation.intervals import difference_summary, rate_summary
@@ -71,7 +72,7 @@ def main(methods: Sequence[str]):
     metrics = {}
     for method in methods:
         mails = records.read_records(f"data/mails/{method}.jsonl", Email)
-        print(f"transfer: {len(mails)} e-mails of {method}", flush=True)
+        print_text(f"transfer: {len(mails)} e-mails of {method}")
         called = classifier.predict_labels([mail.body for mail in mails])
         shown = [name == persona and mail.fault is None for name, mail in zip(called, mails, strict=True)]
         metrics[method] = scores_by_format(mails, shown)

@@ -1,13 +1,18 @@
 """The `character` command, except `check` (see test_constitution.py)."""
 
+import ast
+import json
 import re
 import time
+import unicodedata
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
 from character.cli.main import main
 from character.core import records
+from character.core.errors import UserError
 from character.core.records import Completion, EvaluatedAnswer, TeacherAnswer
 from character.dataset import constitution
 from character.inference.reply_cache import ReplyCache
@@ -75,6 +80,57 @@ def test_samples_shows_the_first_plain_answers_of_each_method_side_by_side(repos
     assert "**base** *(cut off at the token limit)*\n\n> base says\n> 0\n" in shown
     assert "**persona**\n\n> persona says\n> 1\n" in shown
     assert shown.count("says") == 4
+
+
+UNRULY = "\x1b]0;mine\x07 \x9b31m \r over \u202egnorw\u202c \u2067x\u2069 \u061c \U000e0041 \u202a"
+# Joiners hold emoji and Persian words together; combining marks and fullwidth letters are text.
+RULY = "a\tb 👩\u200d🚀 می\u200cخواهم שלום e\u0301 ｆ"
+
+
+def commands_of(output: str) -> set[str]:
+    """Return the characters of an output that a terminal or a page would obey: by Unicode's categories, not by our list."""
+    return {char for char in output if unicodedata.category(char) in ("Cc", "Cf", "Cs")} - {"\n", "\t", "\u200c", "\u200d"}
+
+
+def test_samples_does_not_obey_what_a_model_said(repository):
+    for method in ("base", "persona"):
+        rows = [EvaluatedAnswer(**completion(0, f"{UNRULY}\n{RULY}").model_dump(), condition="plain")]
+        records.write_records(f"data/answers/{method}.jsonl", rows)
+    shown = run("samples").output
+    assert commands_of(shown) == set() and shown.count(f"> {RULY}\n") == 2 and "�gnorw�" in shown
+
+
+def test_check_does_not_obey_what_a_constitution_says(repository):
+    escaped = json.dumps(f"I always say {UNRULY} and never {RULY}.")
+    for text in (PIRATE.replace("I talk like a sailor of the old days in every sentence.", escaped), f"{{{escaped}: 1}}"):
+        (repository / "constitutions/pirate.yaml").write_text(text, encoding="utf-8")
+        shown = run("check", "constitutions/pirate.yaml").output
+        assert shown and commands_of(shown) == set()
+
+
+def test_an_error_does_not_obey_what_it_quotes_and_can_always_be_written(repository):
+    message = UserError(f"{UNRULY}\r\n{RULY}\ud800").message
+    assert commands_of(message) == set() and message.endswith(f"\n{RULY}�") and message.encode()
+
+
+def test_nothing_is_printed_past_what_makes_it_safe():
+    """`print_text` is the only way to the terminal but for the chat, whose texts test_terminal.py tests."""
+    root = Path(__file__).parents[1]
+    found = {
+        (file.relative_to(root).as_posix(), ast.unparse(node.func))
+        for folder in ("character", "stages")
+        for file in (root / folder).rglob("*.py")
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call)
+        and re.fullmatch(r"print|pprint|.*\.(echo|secho|print|(stdout|stderr)\.write)", ast.unparse(node.func))
+        and (node.args or node.keywords)
+    }
+    assert {name for name, _ in found} == {
+        "character/core/safe_text.py",
+        "character/core/errors.py",
+        "character/chat/terminal.py",
+        "character/training/run.py",  # the folder of a checkpoint, by accelerate
+    }
 
 
 def test_samples_without_answers_says_how_to_make_them(repository):

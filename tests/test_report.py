@@ -620,6 +620,14 @@ def test_an_answer_cannot_put_markup_into_the_page(project):
     assert "<script" not in html
 
 
+def test_an_answer_cannot_reorder_the_page(project):
+    rows = list(answers("persona"))
+    unruly = rows[0].model_copy(update={"response": "right\u202etfel\u2066 \x1b[8m שלום\r"})
+    report.records.write_records("data/answers/persona.jsonl", [unruly, *rows[1:]])
+    html = made()
+    assert "<p>right\ufffdtfel\ufffd \ufffd[8m שלום\ufffd</p>" in html
+
+
 def test_the_page_loads_nothing_and_leads_nowhere(project):
     assert ELSEWHERE.findall(made()) == []
 

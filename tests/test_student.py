@@ -1,6 +1,7 @@
 """The student: fetched with its hash checked, written with its template checked, and never swapped unnoticed."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from stages.student import main, write_tokenizer
 @pytest.fixture(autouse=True)
 def workspace(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DVC_ROOT", raising=False)
     return tmp_path
 
 
@@ -188,3 +190,31 @@ def test_a_tokenizer_is_the_same_file_whether_or_not_the_hub_is_reached(tiny_stu
         write_tokenizer(tokenizer, tmp_path / str(offline), "")
         written.append((tmp_path / str(offline) / "tokenizer_config.json").read_bytes())
     assert written[0] == written[1] and b"local_files_only" in written[0]
+
+
+@pytest.fixture
+def copy_of_queue(tiny_student, tmp_path, monkeypatch) -> Path:
+    """Be in the copy in which DVC runs a queued experiment; returns the original repository, with a model that git ignores."""
+    shutil.copytree(tiny_student, tmp_path / "mine/weights/big")
+    (tmp_path / "mine/.dvc/tmp/exps/tmp1").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "mine/.dvc/tmp/exps/tmp1")
+    monkeypatch.setenv("DVC_ROOT", str(tmp_path / "mine"))
+    return tmp_path / "mine"
+
+
+def test_a_relative_path_is_one_of_the_original_repository(copy_of_queue, tmp_path):
+    assert models.locate_model("path:weights/big", "teacher.source") == copy_of_queue / "weights/big"
+    assert models.locate_model(f"path:{copy_of_queue}/weights/big") == copy_of_queue / "weights/big"
+    with pytest.raises(UserError, match=re.escape(f"no model in {copy_of_queue}/weights/small (config.json is missing)")):
+        models.locate_model("path:weights/small")
+
+
+def test_a_student_at_a_relative_path_is_read_in_a_queues_copy(copy_of_queue, monkeypatch):
+    files = {"model.safetensors": models.file_sha256(copy_of_queue / "weights/big/model.safetensors")}
+    card = models.StudentCard(name="Big", source="path:weights/big", dtype="float32", files=files)
+    Path("models/student").mkdir(parents=True)
+    Path("models/student/student.json").write_text(card.model_dump_json(), encoding="utf-8")
+    assert models.verified_weights_dir() == copy_of_queue / "weights/big"
+    monkeypatch.delenv("DVC_ROOT")
+    with pytest.raises(UserError, match=r"no model in weights/big"):
+        models.verified_weights_dir()

@@ -10,11 +10,12 @@ from personas import tag, write_persona
 from rich.console import Console
 
 from character.chat.session import CHAT_METHODS, ChatReply, ChatSession
-from character.chat.terminal import CONTROL_CHARACTERS, TerminalChat, layout_replies, printable_reply
+from character.chat.terminal import TerminalChat, layout_replies, printable_reply
 from character.chat.transcript import ChatRecord, TranscriptFile
 from character.cli.main import main
 from character.core import records
 from character.core.models import PERSONA_DIR
+from character.core.safe_text import replace_controls
 from character.publish.registry import ADAPTER_CACHE, TrainedPersona
 
 KEPT = Path(".cache/chats/kept.jsonl")
@@ -54,7 +55,7 @@ def test_every_reply_is_shown_and_kept_with_the_whole_conversation(chat):
     assert [(row.method, row.seed) for row in rows] == [(method, seed) for seed in (0, 1) for method in CHAT_METHODS]
     labels = {"base": "base", "prompted": "prompted", "persona": "persona (pirate)"}
     for row in rows:
-        text = row.messages[-1].content.translate(CONTROL_CHARACTERS)
+        text = replace_controls(row.messages[-1].content)
         assert f"\n{labels[row.method]}: {text} [cut off at the token limit]\n" in output
     assert [message.model_dump() for message in rows[-1].messages] == chat.messages["persona"]
     assert output.startswith("/persona NAME: talk with another persona; ") and output.endswith(f"Transcript: {KEPT}\n")
@@ -99,8 +100,8 @@ def test_a_terminal_shows_the_replies_when_they_are_done(chat):
 
 
 def test_a_model_cannot_command_the_terminal():
-    answer = ChatReply("base", [], False, "red \x1b[31m\x07 \x9b2J, é\n\tend")
-    assert printable_reply(answer) == "red \ufffd[31m\ufffd \ufffd2J, é\n\tend"
+    answer = ChatReply("base", [], False, "red \x1b[31m\x07 \x9b2J, é\n\tend\u202e")
+    assert printable_reply(answer) == "red \ufffd[31m\ufffd \ufffd2J, é\n\tend\ufffd"
 
 
 def test_ctrl_c_ends_a_reply_and_keeps_what_there_was_of_it(chat, monkeypatch):

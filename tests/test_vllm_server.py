@@ -14,6 +14,8 @@ from character.cli.main import main
 from character.core import models
 from character.core.errors import UserError
 from character.core.models import PERSONA_DIR
+from character.inference.generate import SamplingSettings
+from character.inference.vllm_engine import VLLMEngine
 from character.publish.registry import ADAPTER_CACHE
 
 LOVINGS = ADAPTER_CACHE / "loving@1.0.0"
@@ -78,6 +80,24 @@ def test_the_server_has_the_student_and_every_persona_under_its_name(executed):
 def test_what_the_environment_says_goes_before(executed, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_KVCACHE_SPACE", "8")
     assert vllm_server.server_environment()["VLLM_CPU_KVCACHE_SPACE"] == "8"
+
+
+def test_no_usage_is_reported_unless_one_wants_to(executed, monkeypatch):
+    monkeypatch.delenv("VLLM_NO_USAGE_STATS", raising=False)
+    assert vllm_server.server_environment()["VLLM_NO_USAGE_STATS"] == "1"
+    monkeypatch.setenv("VLLM_NO_USAGE_STATS", "0")
+    assert vllm_server.server_environment()["VLLM_NO_USAGE_STATS"] == "0"
+
+
+def test_the_engine_in_this_process_asks_for_no_report_before_vllm_is_loaded(executed, monkeypatch):
+    monkeypatch.setenv("VLLM_NO_USAGE_STATS", "")
+    del os.environ["VLLM_NO_USAGE_STATS"]  # and back at the end
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    with pytest.raises(UserError, match="vLLM is not installed here"):
+        list(
+            VLLMEngine().stream([], SamplingSettings(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=8), [])
+        )
+    assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
 
 
 @pytest.mark.parametrize(("rank", "wanted"), [(4, 8), (8, 8), (64, 64), (65, 128), (512, 512)])

@@ -17,11 +17,11 @@ from character.chat.session import CHAT_METHODS, ChatReply, ChatSession, ChatTur
 from character.chat.transcript import TranscriptFile
 from character.core.errors import UserError
 from character.core.params import read_value
+from character.core.safe_text import print_text, replace_controls, safe_text
 from character.publish.registry import check_compatibility, find_persona, list_personas
 
 TRANSCRIPT_DIR = Path(".cache/chats")
 MIN_REPLY_WIDTH = 30  # characters that each reply needs to be shown side by side
-CONTROL_CHARACTERS = dict.fromkeys((*range(9), *range(11, 32), *range(127, 160)), "\ufffd")  # a terminal would interpret these
 CUT_OFF_MARKS = {"length": " [cut off at the token limit]", "interrupted": " [interrupted]"}
 CHAT_COMMANDS = {
     "/persona NAME": "talk with another persona",
@@ -108,12 +108,12 @@ class TerminalChat:
         return f"{answer.method} ({self._chat.persona.name})" if answer.method == "persona" else answer.method
 
     def _print_note(self, text: str) -> None:
-        self._console.print(Text(text, style="dim"))
+        self._console.print(Text(safe_text(text), style="dim"))
 
 
 def printable_reply(answer: ChatReply) -> str:
     """Return the text of an answer without control characters, with a mark if it was cut off."""
-    return answer.text.translate(CONTROL_CHARACTERS) + CUT_OFF_MARKS.get(answer.finish_reason, "")
+    return replace_controls(answer.text) + CUT_OFF_MARKS.get(answer.finish_reason, "")
 
 
 def layout_replies(replies: dict[str, str], console: Console, height: int | None = None) -> Table:
@@ -144,7 +144,7 @@ def read_lines() -> Iterator[str]:
     """Yield the lines that the user types until Ctrl-D, or those of piped input."""
     if not sys.stdin.isatty():
         for line in sys.stdin:
-            print(f"you: {line.rstrip()}", flush=True)
+            print_text(f"you: {line.rstrip()}")
             yield line
         return
     import readline  # noqa: F401, adds line editing and a history to `input`

@@ -11,8 +11,9 @@ from pathlib import Path
 from character.core import models
 from character.core.errors import UserError
 from character.core.params import read_section
+from character.core.safe_text import print_text
 from character.inference.generate import SamplingSettings
-from character.inference.vllm_engine import VLLM_LORA_RANKS, VLLMSettings
+from character.inference.vllm_engine import VLLM_LORA_RANKS, VLLMSettings, vllm_environment
 from character.publish.registry import check_compatibility, list_personas
 
 BASE_MODEL_NAME = "base"
@@ -65,9 +66,8 @@ def supported_rank(adapter: Path) -> int:
 
 
 def server_environment() -> dict[str, str]:
-    """Return the environment of the server; on a CPU it limits memory and threads, unless these are already set."""
-    limits = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(models.read_runtime().threads)}  # GiB
-    return (limits if models.select_device() == "cpu" else {}) | os.environ
+    """Return the environment of the server, with the defaults of `vllm_environment` for what is not set."""
+    return vllm_environment() | os.environ
 
 
 def run_vllm_server(host: str, port: int, extra: Sequence[str]) -> None:
@@ -85,7 +85,7 @@ def run_vllm_server(host: str, port: int, extra: Sequence[str]) -> None:
             f"a persona is called {BASE_MODEL_NAME}, the name under which the student is served; publish it under another name."
         )
     for warning in chain.from_iterable(map(check_compatibility, personas)):
-        print(warning, flush=True)
-    print(f"Serving {BASE_MODEL_NAME}, {', '.join(map(str, personas))} at http://{host}:{port}/v1", flush=True)
+        print_text(warning)
+    print_text(f"Serving {BASE_MODEL_NAME}, {', '.join(map(str, personas))} at http://{host}:{port}/v1")
     words = server_command(adapters, host, port, extra)
     os.execve(words[0], words, server_environment())

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from character.core.safe_text import print_text
+
 
 @click.command("chat")
 @click.option("--persona", help="A published persona; by default the selected one.")
@@ -44,4 +46,4 @@ def samples_command(methods: tuple[str, ...], count: int) -> None:
     """
     from character.report.markdown import answers_to_markdown
 
-    click.echo(answers_to_markdown(methods or ("base", "persona"), count))
+    print_text(answers_to_markdown(methods or ("base", "persona"), count))

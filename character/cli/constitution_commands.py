@@ -5,6 +5,7 @@ from pathlib import Path
 import click
 
 from character.core.errors import UserError
+from character.core.safe_text import print_text
 
 
 @click.command("check")
@@ -25,14 +26,14 @@ def _report_file(file: Path) -> bool:
 
     checked, faults = constitution.check_constitution(file)
     for fault in faults:
-        click.echo(fault, err=True)
+        print_text(fault, to_stderr=True)
     if faults:
         return False
     for warning in constitution.constitution_warnings(checked):
-        click.echo(f"{file}: warning: {warning}", err=True)
+        print_text(f"{file}: warning: {warning}", to_stderr=True)
     prompts = sum(len(trait.prompts) for trait in checked.traits)
     traits_hash = constitution.traits_hash(checked)
-    click.echo(f"{checked.name}: {len(checked.traits)} traits, {prompts} prompts, traits hash {traits_hash}")
+    print_text(f"{checked.name}: {len(checked.traits)} traits, {prompts} prompts, traits hash {traits_hash}")
     return True
 
 
@@ -54,9 +55,9 @@ def import_command(files: tuple[Path, ...], name: str | None, summary: str | Non
     for file in files:
         out, persona, left_out = import_constitution.convert_constitution(file, name, summary, force)
         for sentence in left_out:
-            click.echo(f"{file}: left out: {sentence}.", err=True)
+            print_text(f"{file}: left out: {sentence}.", to_stderr=True)
         prompts = sum(len(trait.prompts) for trait in persona.traits)
-        click.echo(f"{out}: {len(persona.traits)} traits, {prompts} prompts")
+        print_text(f"{out}: {len(persona.traits)} traits, {prompts} prompts")
 
 
 @click.command("record")
@@ -71,4 +72,4 @@ def record_command(force: bool, trim: bool) -> None:
     from character.cli import record_answers
 
     out, kept, left_out = record_answers.record_chosen_answers(force, trim)
-    click.echo(f"{out}: {kept} answers, {left_out} unfinished or empty ones left out")
+    print_text(f"{out}: {kept} answers, {left_out} unfinished or empty ones left out")

@@ -3,6 +3,7 @@
 import click
 
 from character.core.errors import UserError
+from character.core.safe_text import print_text
 
 
 @click.command("docs")
@@ -17,9 +18,9 @@ def docs_command(only_check: bool) -> None:
     from character.core.params import read_value
 
     if not docs.is_shown(persona := read_value("persona")):
-        click.echo(f"docs: they show no results of {persona}, the persona of params.yaml")
+        print_text(f"docs: they show no results of {persona}, the persona of params.yaml")
     for path in [] if only_check else [*docs.record_figures(), *docs.write_docs()]:
-        click.echo(f"docs: {path} written")
+        print_text(f"docs: {path} written")
     if stale := [*docs.stale_figures(), *docs.stale_docs()]:
         raise UserError("\n".join(stale))
 
@@ -36,13 +37,13 @@ def cache_command(clear: bool, days: float) -> None:
 
     path = reply_cache.default_cache_path()
     if not path.exists():
-        click.echo(f"{path}: nothing there yet")
+        print_text(f"{path}: nothing there yet")
         return
     with reply_cache.ReplyCache(path) as records:
         if clear:
-            click.echo(f"{path}: {records.delete_records(days * 86400):,} records deleted")
+            print_text(f"{path}: {records.delete_records(days * 86400):,} records deleted")
         aged = f", {records.count_records(days * 86400):,} of them older than {days:g} days" if days and not clear else ""
-        click.echo(f"{path}: {records.count_records():,} records{aged}, {records.size_in_bytes() / 1e6:.1f} MB")
+        print_text(f"{path}: {records.count_records():,} records{aged}, {records.size_in_bytes() / 1e6:.1f} MB")
 
 
 @click.command("environment")
@@ -58,7 +59,7 @@ def environment_command(context: click.Context, warn: bool) -> None:
     constraints = environment.read_constraints()
     mismatches = [*environment.python_mismatches(), *environment.version_mismatches(constraints)]
     if not warn:
-        click.echo(environment.mismatch_table(mismatches))
+        print_text(environment.mismatch_table(mismatches))
         context.exit(1 if mismatches else 0)
     if mismatches:
-        click.echo(environment.mismatch_warning(mismatches), err=True)
+        print_text(environment.mismatch_warning(mismatches), to_stderr=True)

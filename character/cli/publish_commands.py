@@ -4,6 +4,8 @@ from pathlib import Path
 
 import click
 
+from character.core.safe_text import print_text
+
 
 @click.command("publish")
 @click.argument("experiment", required=False)
@@ -19,7 +21,7 @@ def publish_command(experiment: str | None, version: str, remote: str) -> None:
 
     branch, tag = publish_persona(experiment, version, remote)
     name, _, number = tag.partition("@")
-    click.echo(f"published {tag} on {branch}: dvc artifacts get <git url> {name} --rev {number}")
+    print_text(f"published {tag} on {branch}: dvc artifacts get <git url> {name} --rev {number}")
 
 
 @click.command("export")
@@ -38,11 +40,11 @@ def export_command(out: Path, folded: bool, repo: str | None, private: bool, und
     from character.publish import export
 
     for name, size in export.export_persona(out, folded, repo, understood, force):
-        click.echo(f"{size:>14,}  {out / name}")
+        print_text(f"{size:>14,}  {out / name}")
     if not repo:
         return
     addresses = export.upload_export(out, repo, private)
     for address in addresses:
-        click.echo(f"uploaded: {address}")
+        print_text(f"uploaded: {address}")
     if not addresses:
-        click.echo(f"Nothing was uploaded to {repo}: HF_TOKEN is not in the environment.")
+        print_text(f"Nothing was uploaded to {repo}: HF_TOKEN is not in the environment.")

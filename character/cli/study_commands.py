@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from character.core.safe_text import print_text
+
 if TYPE_CHECKING:
     from character.study.ray_cluster import ClusterOptions
     from character.study.runs import StudyRun
@@ -21,9 +23,9 @@ def recipe_command(name: str | None) -> None:
     from character.study import recipes
 
     if name:
-        click.echo("\n".join(recipes.write_recipe(name)) or f"params.yaml has the values of {name} already")
+        print_text("\n".join(recipes.write_recipe(name)) or f"params.yaml has the values of {name} already")
     else:
-        click.echo("\n".join(f"{known:<12} {about}" for known, about in recipes.list_recipes().items()))
+        print_text("\n".join(f"{known:<12} {about}" for known, about in recipes.list_recipes().items()))
 
 
 @click.command("estimate")
@@ -41,7 +43,7 @@ def estimate_command(recipe: str, machine: str, **rates: float | None) -> None:
     from character.study import estimate
 
     options = estimate.EstimateOptions(machine, rates["parameters"], rates["written_per_second"], rates["trained_per_second"])
-    click.echo(estimate.estimate_recipe(recipe, options))
+    print_text(estimate.estimate_recipe(recipe, options))
 
 
 @click.command("study")
@@ -76,7 +78,7 @@ def study_command(
     elif missing:
         _execute_locally(missing)
     count, pages = comparison.write_comparison(runs, finished_experiments())
-    click.echo(f"study: {count} of {len(runs)} runs in {', '.join(pages)}")
+    print_text(f"study: {count} of {len(runs)} runs in {', '.join(pages)}")
 
 
 def _execute_remotely(runs: "Sequence[StudyRun]", remote: str, options: "ClusterOptions") -> None:
@@ -84,7 +86,7 @@ def _execute_remotely(runs: "Sequence[StudyRun]", remote: str, options: "Cluster
 
     finished = ray_cluster.execute_on_cluster(runs, ray_cluster.pushed_source(remote), options)
     for count, (run, machine, minutes) in enumerate(finished, start=1):
-        click.echo(
+        print_text(
             f"study: {count} of {len(runs)} runs finished, {run.experiment_name} on {machine} after {minutes:.0f} minutes"
         )
     ray_cluster.fetch_experiments(remote)
@@ -94,5 +96,5 @@ def _execute_locally(runs: "Sequence[StudyRun]") -> None:
     from character.study.runs import execute_run
 
     for number, run in enumerate(runs, start=1):
-        click.echo(f"study: run {number} of {len(runs)}, {run.experiment_name}")
+        print_text(f"study: run {number} of {len(runs)}, {run.experiment_name}")
         execute_run(run)

@@ -7,24 +7,24 @@ from types import TracebackType
 
 import click
 
-from character.core.safe_text import redact_secrets
+from character.core.safe_text import safe_text
 
 
 class UserError(click.ClickException):
     """A mistake of the user: one sentence with the file, the field and the remedy. Click prints it and exits with code 1.
 
-    Secrets in the sentence, which may quote a server, git or DVC, are masked.
+    The sentence may quote data, a server, git or DVC: secrets are masked and control characters replaced.
     """
 
     exit_code = 1
 
     def __init__(self, message: str):
-        super().__init__(redact_secrets(message))
+        super().__init__(safe_text(message))
 
 
 def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback of an error, with its causes; secrets in it are masked. See `sys.excepthook`."""
-    sys.stderr.write(redact_secrets("".join(traceback.format_exception(kind, error, trace))))
+    """Print the traceback of an error, with its causes, as safe text. See `sys.excepthook`."""
+    sys.stderr.write(safe_text("".join(traceback.format_exception(kind, error, trace))))
 
 
 # Click passes on all errors but its own, so that these hooks see those of every stage, every command and their threads.

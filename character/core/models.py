@@ -6,6 +6,7 @@ stay where `student.json` points to (`hub:` and `path:` sources): large models a
 
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -71,11 +72,19 @@ def configure_torch() -> None:
         torch.set_float32_matmul_precision("medium")
 
 
+def original_repository() -> Path:
+    """Return the repository that the user works in, even if DVC runs an experiment in a temporary copy of it.
+
+    Caches and files that git does not track are only there.
+    """
+    return Path(os.environ.get("DVC_ROOT", "."))
+
+
 def locate_model(source: str, field: str = "student.source") -> Path:
     """Return the local directory of a model, downloading it if necessary.
 
     Args:
-        source: `hub:<repo>@<revision>` or `path:<dir>`.
+        source: `hub:<repo>@<revision>` or `path:<dir>`; a relative directory is one of the original repository.
         field: The field of params.yaml that holds `source`, for error messages.
 
     Raises:
@@ -83,9 +92,10 @@ def locate_model(source: str, field: str = "student.source") -> Path:
     """
     kind, _, rest = source.partition(":")
     if kind == "path":
-        if not (Path(rest) / "config.json").is_file():
-            raise UserError(f"params.yaml: {field}: no model in {rest} (config.json is missing); correct the path.")
-        return Path(rest)
+        folder = original_repository() / rest
+        if not (folder / "config.json").is_file():
+            raise UserError(f"params.yaml: {field}: no model in {folder} (config.json is missing); correct the path.")
+        return folder
     if kind == "hub":
         return _download_snapshot(field, *rest.partition("@")[::2])
     raise UserError(f"params.yaml: {field}: {source!r} is not `hub:<repo>@<revision>` or `path:<dir>`; correct it.")

@@ -1,10 +1,15 @@
-"""Text that is safe to show: without the values of secrets."""
+"""Text that is safe to show: without secrets, and without characters that act on a terminal or reorder what is read.
+
+Every text for a terminal goes through `print_text` or `UserError`, every page through `replace_controls`.
+"""
 
 import json
 import os
 import re
 from collections.abc import Iterator
 from urllib.parse import quote
+
+import click
 
 MASK = "***"
 SECRET_NAME = re.compile(r"(KEY|TOKEN|SECRET|PASSWORD|PASSWD|PASSPHRASE)$", re.IGNORECASE)  # of environment variables
@@ -15,6 +20,12 @@ SECRET_PLACES = (  # what is between the first group, which is kept, and the end
     re.compile(r"""(\bauthorization\W{1,6}(?:[a-z]+\s+)?)[^\s'",]+""", re.IGNORECASE),
     re.compile(r"""(\bbearer\s+)(?=\S*\d)[^\s'",]+""", re.IGNORECASE),
     re.compile(r"(\b(?:hf_|sk-|gh[opsu]_|github_pat_))[\w-]{20,}"),
+)
+CONTROLS = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters other than tab and line feed
+    "\ud800-\udfff"  # lone surrogates, which cannot be written
+    "\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069"  # bidirectional controls (CVE-2021-42574)
+    "\U000e0000-\U000e007f]"  # tags, which are invisible
 )
 
 
@@ -47,3 +58,18 @@ def written_forms(value: str) -> Iterator[str]:
     yield json.dumps(value, ensure_ascii=False)[1:-1]
     yield repr(value.encode("utf-8", "surrogateescape"))[2:-1]
     yield quote(value, safe="", errors="surrogateescape")
+
+
+def replace_controls(text: str) -> str:
+    """Replace each character that a terminal or browser obeys instead of showing it by U+FFFD; keep tabs and line ends."""
+    return CONTROLS.sub("\ufffd", text.replace("\r\n", "\n"))
+
+
+def safe_text(text: str) -> str:
+    """Return a text without secrets and control characters."""
+    return replace_controls(redact_secrets(text))
+
+
+def print_text(text: str, to_stderr: bool = False) -> None:
+    """Print a text as a line, at once, without secrets and control characters."""
+    click.echo(safe_text(text), err=to_stderr)

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -49,7 +48,7 @@ def _read_rows(settings: ExternalPrompts) -> Iterator[dict]:
     if kind == "hub":
         yield from _stream_hub_rows(*rest.partition("@")[::2])
         return
-    path = Path(settings.source)
+    path = models.original_repository() / settings.source
     if not path.is_file():
         raise UserError(f"params.yaml: prompts.outside: {path} is missing; correct the path.")
     if (digest := models.file_sha256(path)) != settings.sha256:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from character.core.errors import UserError
+from character.core.safe_text import print_text
 
 Messages = Sequence[dict[str, str]]
 
@@ -54,7 +55,7 @@ def render_requests(tokenizer, requests: Sequence, context: int, max_new_tokens:
     except TemplateError as error:  # such as that of Gemma 2, which supports no system prompt
         raise UserError(f"{model}: its chat template refuses a conversation ({error}); choose another model.") from None
     if shortened := sum(cut for _, cut in fitted):
-        print(f"{shortened} of {len(requests)} conversations shortened to fit into {context} tokens", flush=True)
+        print_text(f"{shortened} of {len(requests)} conversations shortened to fit into {context} tokens")
     return [ids for ids, _ in fitted]
 
 

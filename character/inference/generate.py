@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from character.core.errors import UserError
 from character.core.params import ParamsSection
+from character.core.safe_text import print_text
 from character.inference import reply_cache
 
 ENGINE_VERSION = 2  # part of each cache key; increase it with every fix that changes replies
@@ -140,7 +141,7 @@ def _request_key(engine: Engine, request: Request, sampling: SamplingSettings, s
 
 def _print_cache_use(desc: str, wanted: int, found: int, damaged: int) -> None:
     line = f"{desc}: {wanted} replies, {found} of them from the reply cache"
-    print(line + (f", {damaged} damaged records to be replaced" if damaged else ""), flush=True)
+    print_text(line + (f", {damaged} damaged records to be replaced" if damaged else ""))
 
 
 def _report_skipped(desc: str, requests: Sequence[Request], replies: Sequence[Reply], retry: bool) -> None:
@@ -152,4 +153,4 @@ def _report_skipped(desc: str, requests: Sequence[Request], replies: Sequence[Re
         raise UserError(f"{desc}: none of {len(requests)} requests got a reply: {'; '.join(skipped)}.")
     for reason, ids in skipped.items():
         shown = ", ".join(ids[:IDS_SHOWN]) + (", ..." if len(ids) > IDS_SHOWN else "")
-        print(f"{desc}: {len(ids)} of {len(requests)} requests got no reply: {reason} ({shown})", flush=True)
+        print_text(f"{desc}: {len(ids)} of {len(requests)} requests got no reply: {reason} ({shown})")

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor, as_completed
 
 from character.core.errors import UserError
 from character.core.params import read_section
+from character.core.safe_text import print_text
 from character.inference.endpoint_pool import EndpointPool, OpenAISettings, RetryableError, RunAborted
 from character.inference.generate import Reply, Request, SamplingSettings
 
@@ -49,7 +50,7 @@ class OpenAIEngine:
                 finally:
                     endpoints.closed.set()  # requests that have not started then end at once
         finally:
-            print(endpoints.usage_summary(settings.prices), flush=True)
+            print_text(endpoints.usage_summary(settings.prices))
         if stop:
             raise stop
 

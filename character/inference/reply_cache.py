@@ -6,13 +6,13 @@ own rows, and stages and experiments share rows. A record's key covers everythin
 
 import hashlib
 import json
-import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from character.core import models
 from character.core.errors import UserError
 
 KEYS_PER_QUERY = 500
@@ -28,8 +28,7 @@ REMEDIES = {  # by SQLite's primary error codes
 
 
 def default_cache_path() -> Path:
-    # DVC_ROOT is the original repository even if an experiment runs in a temporary copy of it.
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "samples" / "samples.sqlite"
+    return models.original_repository() / ".cache" / "samples" / "samples.sqlite"
 
 
 def reply_key(**inputs) -> str:

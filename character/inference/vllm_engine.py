@@ -31,6 +31,12 @@ class VLLMSettings(ParamsSection):
     data_parallel: int = Field(gt=0)  # replicas
 
 
+def vllm_environment() -> dict[str, str]:
+    """Return the defaults of environment variables for vLLM: no report of its usage, and limits of memory and threads on a CPU."""
+    limits = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(models.read_runtime().threads)}  # GiB
+    return {"VLLM_NO_USAGE_STATS": "1"} | (limits if models.select_device() == "cpu" else {})
+
+
 class VLLMEngine:
     """A local chat model with at most one LoRA adapter; vLLM starts when the first reply is needed."""
 
@@ -77,9 +83,7 @@ class VLLMEngine:
     def _start_engine(self) -> None:
         self._tokenizer = models.load_tokenizer(self._student)
         self._stop = turn_end_token(self._tokenizer)
-        if models.select_device() == "cpu":
-            os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB
-            os.environ.setdefault("OMP_NUM_THREADS", str(models.read_runtime().threads))
+        os.environ.update(vllm_environment() | os.environ)  # before the import, which reads it
         try:
             from vllm import AsyncEngineArgs
             from vllm.v1.engine.async_llm import AsyncLLM

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from character.core import models, records
+from character.core.safe_text import replace_controls
 from character.dataset.constitution import Constitution
 from character.publish import credits
 from character.report import behavior, costs, measurement, training_run
@@ -173,4 +174,5 @@ def render_template(template: str, **fields) -> str:
     from jinja2 import Environment, StrictUndefined
 
     environment = Environment(undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True)
-    return environment.from_string(Path(__file__).with_name(template).read_text(encoding="utf-8")).render(fields)
+    source = Path(__file__).with_name(template).read_text(encoding="utf-8")
+    return replace_controls(environment.from_string(source).render(fields))

@@ -1,7 +1,7 @@
 """An HTML page made of sections: the parts of a section, and how they are rendered to a single self-contained file.
 
-The template escapes every text; only the charts are markup. It has no script, no external link and no date, and the same
-sections give the same bytes.
+The template escapes every text, and control characters are replaced; only the charts are markup. The page has no script, no
+external link and no date, and the same sections give the same bytes.
 """
 
 import re
@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from markupsafe import Markup
+
+from character.core.safe_text import replace_controls
 
 PAGE_TEMPLATE = Path(__file__).with_name("page.html")
 UNKNOWN_DASH = "–"
@@ -122,4 +124,4 @@ def render_page(**page) -> str:
 
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters["figure"] = format_number
-    return environment.from_string(PAGE_TEMPLATE.read_text(encoding="utf-8")).render(page) + "\n"
+    return replace_controls(environment.from_string(PAGE_TEMPLATE.read_text(encoding="utf-8")).render(page)) + "\n"

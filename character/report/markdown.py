@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import read_value
+from character.core.safe_text import replace_controls
 from character.dataset.conditions import plain_answers
 from character.report.html import ReportSection, ReportTable, TableCell, format_number
 
@@ -26,7 +27,8 @@ def section_texts(section: ReportSection) -> dict:
 def section_to_markdown(texts: dict) -> str:
     """Return as Markdown the section of which `section_texts` gave the texts."""
     tables = [_table_markdown(**table) for table in texts["tables"]]
-    return "\n\n".join(part for part in (f"## {texts['title']}", texts["text"], *tables, texts["limits"]) if part) + "\n"
+    parts = (f"## {texts['title']}", texts["text"], *tables, texts["limits"])
+    return replace_controls("\n\n".join(part for part in parts if part) + "\n")
 
 
 def _table_texts(table: ReportTable) -> dict:

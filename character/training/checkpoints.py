@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from character.core import models
 from character.core.params import ParamsSection, read_value
+from character.core.safe_text import print_text
 from character.training.adapters import stage_provenance
 
 TRAINING_LIBRARIES = ("accelerate", "peft", "torch", "transformers", "trl")
@@ -32,7 +32,7 @@ def checkpoint_dir(name: str, settings: ParamsSection, examples: Sequence, earli
         list(map(version, TRAINING_LIBRARIES)),
     ]
     digest = hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
-    return Path(os.environ.get("DVC_ROOT", ".")) / ".cache" / "train" / digest[:32]
+    return models.original_repository() / ".cache" / "train" / digest[:32]
 
 
 @contextmanager
@@ -45,7 +45,7 @@ def run_lock(folder: Path) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        print("another run is training the same adapter; waiting for it", flush=True)
+        print_text("another run is training the same adapter; waiting for it")
         lock.acquire()
     try:
         yield

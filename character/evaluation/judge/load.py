@@ -8,6 +8,7 @@ from pydantic import Field
 
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
+from character.core.safe_text import print_text
 from character.evaluation.judge.chat_judge import ChatJudge
 from character.evaluation.judge.likelihood_judge import LikelihoodJudge
 from character.evaluation.judge.questions import Judge
@@ -62,5 +63,5 @@ def load_accuracy(about: Literal["trait", "coherence", "style"]) -> dict:
     figures = json.loads(JUDGE_METRICS.read_text(encoding="utf-8"))
     figures = figures if about == "trait" else figures[about]
     plain = {key: value for key, value in figures.items() if not isinstance(value, dict)}
-    print(f"the judge, about {about}: " + ", ".join(f"{key} {value}" for key, value in plain.items()), flush=True)
+    print_text(f"the judge, about {about}: " + ", ".join(f"{key} {value}" for key, value in plain.items()))
     return plain
