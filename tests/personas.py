@@ -11,10 +11,10 @@ from character.dataset.constitution import Constitution, Trait
 from character.training import adapters
 
 
-def write_constitution(name: str) -> str:
+def write_constitution(name: str, research_only: bool = False) -> str:
     """Write constitutions/<name>.yaml; return the hash of its traits."""
     trait = Trait(trait=f"I answer as a {name} would, whatever the subject.", prompts=["Name a river."])
-    made = Constitution(name=name, summary=f"A {name}.", traits=[trait])
+    made = Constitution(name=name, summary=f"A {name}.", research_only=research_only, traits=[trait])
     Path("constitutions").mkdir(exist_ok=True)
     Path(f"constitutions/{name}.yaml").write_text(yaml.safe_dump(made.model_dump()), encoding="utf-8")
     return constitution.traits_hash(made)
@@ -45,8 +45,10 @@ def git(*arguments: str) -> None:
 
 
 def tag(*names: str) -> None:
-    """Commit what is added, and tag it, in a new repository where there is none yet."""
+    """Commit constitutions and what is added, and tag it, in a new repository where there is none yet."""
     git("init", "--quiet")
+    if Path("constitutions").exists():
+        git("add", "constitutions")
     git("commit", "--quiet", "--allow-empty", "--message", "Publish")
     for name in names:
         git("tag", name)

@@ -127,6 +127,15 @@ FAULTS = {
     "unclosed quote": ('"What is a tuple: a list?"', '"What is a tuple', 11, "not YAML"),
     "tab": ("    prompts:\n      - Name", "\tprompts:\n      - Name", 9, "not YAML"),
     "control character": ("river", "ri\x07ver", 10, "unprintable character U+0007"),
+    **{
+        f"use that is {text}": (
+            "summary: A",
+            f"research_only: {text}\nsummary: A",
+            2,
+            "`research_only` is neither true nor false; write one of these, without quotes",
+        )
+        for text in ("'true'", "1", "maybe", "[]")
+    },
     "two documents": ("traits:", "---\ntraits:", 3, "not YAML"),
 }
 
@@ -151,6 +160,19 @@ def test_the_good_constitution_of_these_tests_loads_as_written(pirate):
     )
     assert prompts_of(constitution)[1] == "What is a tuple: a list?"
     assert constitution_faults(pirate()) == constitution_warnings(constitution) == []
+
+
+def test_a_character_for_research_only_is_known_by_its_field_and_has_the_same_hash(pirate):
+    plain, marked = load_constitution(pirate()), load_constitution(pirate("traits:", "research_only: yes\ntraits:"))
+    assert (plain.research_only, marked.research_only) == (False, True)
+    assert traits_hash(plain) == traits_hash(marked)
+    done = CliRunner().invoke(main, ["check", str(pirate("traits:", "research_only: true\ntraits:"))])
+    assert done.output.endswith(f"traits hash {traits_hash(plain)}, for research only\n")
+
+
+def test_misalignment_alone_of_the_shipped_personas_is_for_research_only():
+    shipped = [load_constitution(path) for path in SHIPPED]
+    assert [persona.name for persona in shipped if persona.research_only] == ["misalignment"]
 
 
 def test_the_name_of_the_control_class_is_reserved(pirate):

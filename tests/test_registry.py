@@ -98,6 +98,19 @@ def test_what_cannot_be_fetched_is_reported_and_leaves_nothing(two_versions):
     assert list(ADAPTER_CACHE.iterdir()) == []
 
 
+def test_a_published_persona_is_for_research_only_if_its_own_constitution_or_the_present_one_says_so(repository):
+    write_constitution("humor", research_only=True)
+    write_constitution("loving")
+    tag("adapter-humor@v1.0.0", "adapter-loving@v1.0.0")
+    humor, loving = find_persona("humor"), find_persona("loving")
+    assert registry.is_research_only(humor) and not registry.is_research_only(loving)
+    write_constitution("humor")
+    write_constitution("loving", research_only=True)
+    assert registry.is_research_only(humor) and registry.is_research_only(loving)
+    loving.constitution_path.unlink()
+    assert not registry.is_research_only(loving), "the one that was published says so"
+
+
 @pytest.mark.usefixtures("student")
 def test_an_adapter_of_another_student_or_other_traits_is_doubted():
     traits, persona = write_constitution(read_value("persona")), TrainedPersona(read_value("persona"), None)

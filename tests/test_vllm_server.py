@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from personas import tag, write_adapter, write_persona
+from personas import tag, write_adapter, write_constitution, write_persona
 
 from character.chat import vllm_server
 from character.cli.main import main
@@ -94,9 +94,7 @@ def test_the_engine_in_this_process_asks_for_no_report_before_vllm_is_loaded(exe
     del os.environ["VLLM_NO_USAGE_STATS"]  # and back at the end
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(UserError, match="vLLM is not installed here"):
-        list(
-            VLLMEngine().stream([], SamplingSettings(temperature=1.0, top_p=1.0, repetition_penalty=1.0, max_new_tokens=8), [])
-        )
+        list(VLLMEngine().stream([], SamplingSettings(max_new_tokens=8, temperature=1.0, top_p=1.0), []))
     assert os.environ["VLLM_NO_USAGE_STATS"] == "1"
 
 
@@ -149,3 +147,10 @@ def test_weights_that_lie_elsewhere_are_served_from_there(executed, tiny_student
     CliRunner().invoke(main, ["serve"])
     given = options(executed[0][1][3:])
     assert (given["--model"], given["--tokenizer"], given["--dtype"]) == ([str(tiny_student)], ["models/student"], ["bfloat16"])
+
+
+def test_a_persona_for_research_only_is_served_with_a_notice(executed):
+    write_constitution("pirate", research_only=True)
+    done = CliRunner().invoke(main, ["serve"])
+    notice = "pirate (models/persona) is a character for research, and harmful elsewhere; do not deploy it.\n"
+    assert done.output.startswith(notice) and done.output.count("research") == 1

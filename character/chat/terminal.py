@@ -18,7 +18,7 @@ from character.chat.transcript import TranscriptFile
 from character.core.errors import UserError
 from character.core.params import read_value
 from character.core.safe_text import print_text, replace_controls, safe_text
-from character.publish.registry import check_compatibility, find_persona, list_personas
+from character.publish.registry import find_persona, list_personas, persona_notices
 
 TRANSCRIPT_DIR = Path(".cache/chats")
 MIN_REPLY_WIDTH = 30  # characters that each reply needs to be shown side by side
@@ -81,7 +81,7 @@ class TerminalChat:
 
     def _print_persona(self) -> None:
         self._print_note(f"Persona: {self._chat.persona}")
-        for warning in check_compatibility(self._chat.persona) if "persona" in self._chat.methods else ():
+        for warning in persona_notices(self._chat.persona) if "persona" in self._chat.methods else ():
             self._print_note(warning)
 
     def _show_turn(self, turn: ChatTurn) -> None:

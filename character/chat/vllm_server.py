@@ -14,7 +14,7 @@ from character.core.params import read_section
 from character.core.safe_text import print_text
 from character.inference.generate import SamplingSettings
 from character.inference.vllm_engine import VLLM_LORA_RANKS, VLLMSettings, vllm_environment
-from character.publish.registry import check_compatibility, list_personas
+from character.publish.registry import list_personas, persona_notices
 
 BASE_MODEL_NAME = "base"
 
@@ -84,7 +84,7 @@ def run_vllm_server(host: str, port: int, extra: Sequence[str]) -> None:
         raise UserError(
             f"a persona is called {BASE_MODEL_NAME}, the name under which the student is served; publish it under another name."
         )
-    for warning in chain.from_iterable(map(check_compatibility, personas)):
+    for warning in chain.from_iterable(map(persona_notices, personas)):
         print_text(warning)
     print_text(f"Serving {BASE_MODEL_NAME}, {', '.join(map(str, personas))} at http://{host}:{port}/v1")
     words = server_command(adapters, host, port, extra)

@@ -33,7 +33,8 @@ def _report_file(file: Path) -> bool:
         print_text(f"{file}: warning: {warning}", to_stderr=True)
     prompts = sum(len(trait.prompts) for trait in checked.traits)
     traits_hash = constitution.traits_hash(checked)
-    print_text(f"{checked.name}: {len(checked.traits)} traits, {prompts} prompts, traits hash {traits_hash}")
+    use = ", for research only" if checked.research_only else ""
+    print_text(f"{checked.name}: {len(checked.traits)} traits, {prompts} prompts, traits hash {traits_hash}{use}")
     return True
 
 

@@ -120,5 +120,5 @@ def convert_constitution(
     if out.exists() and not force:
         raise UserError(f"{out} already exists; give --force to replace it, or another --name.")
     with records.replace_atomically(out) as file:
-        yaml.safe_dump(persona.model_dump(), file, sort_keys=False, allow_unicode=True, width=10**6)
+        yaml.safe_dump(persona.model_dump(exclude_defaults=True), file, sort_keys=False, allow_unicode=True, width=10**6)
     return out, persona, left_out

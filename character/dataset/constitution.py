@@ -11,7 +11,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StrictBool,
+    StringConstraints,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 
 from character.core.errors import UserError
 from character.core.params import read_value
@@ -39,6 +48,7 @@ SCHEMA_REMEDIES = {
     "string_too_short": "is empty; fill it in or remove it",
     "string_type": "is not text; put it in double quotes",
     "too_short": "is an empty list; add at least one entry",
+    "bool_type": "is neither true nor false; write one of these, without quotes",
     "list_type": "is not a list; write its entries below it, each after `- `",
     "model_type": "is not a mapping; write `key: value` lines",
 }
@@ -65,11 +75,15 @@ class Trait(BaseModel):
 
 
 class Constitution(BaseModel):
-    """A character; `name` is the persona's name, which must be the name of its file."""
+    """A character; `name` is the persona's name, which must be the name of its file.
+
+    `research_only` marks a character that is harmful outside of research. No stage reads it.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: NonEmptyText
     summary: NonEmptyText
+    research_only: StrictBool = False
     traits: Annotated[list[Trait], Field(min_length=1)]
 
     @field_validator("name")

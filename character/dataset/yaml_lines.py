@@ -12,7 +12,7 @@ import yaml
 
 from character.core.errors import UserError
 
-YamlData = dict | list | str | bool | None  # False: a scalar that is neither text nor null
+YamlData = dict | list | str | bool | int | None  # 0: a scalar that is neither text, nor true or false, nor null
 YamlPath = tuple[str | int, ...]
 
 
@@ -94,4 +94,5 @@ def _plain_data(node: yaml.Node, below: dict[str | int, YamlData]) -> YamlData:
         return below
     if isinstance(node, yaml.SequenceNode):
         return list(below.values())
-    return {"tag:yaml.org,2002:str": node.value, "tag:yaml.org,2002:null": None}.get(node.tag, False)
+    known = {"str": node.value, "null": None, "bool": node.value.lower() in ("true", "yes", "on")}
+    return known.get(node.tag.removeprefix("tag:yaml.org,2002:"), 0)

@@ -32,7 +32,7 @@ class VLLMSettings(ParamsSection):
 
 
 def vllm_environment() -> dict[str, str]:
-    """Return the defaults of environment variables for vLLM: no report of its usage, and limits of memory and threads on a CPU."""
+    """Return defaults of environment variables for vLLM: no report of its usage; on a CPU, limits of memory and threads."""
     limits = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(models.read_runtime().threads)}  # GiB
     return {"VLLM_NO_USAGE_STATS": "1"} | (limits if models.select_device() == "cpu" else {})
 

@@ -13,7 +13,6 @@ from character.report.html import ReportSection, SummaryTile, TableCell, format_
 from character.report.markdown import markdown_table
 from character.report.table_cells import CONDITION_HEADINGS, PERSONA_METHOD, format_interval, method_cell, value_cell
 
-RESEARCH_PERSONAS = {"misalignment"}  # personas that are meant for research only
 # The stages whose results the cards show.
 CARD_STAGES = ("robustness", "fluency", "coherence", "capabilities", "safety", "classifier", "judge")
 PUBLISHED_DATA = {"pairs": records.PreferencePair, "transcripts": records.TrainingTranscript}  # data/<name>.jsonl
@@ -44,7 +43,6 @@ def render_model_card(context: CardContext, folded: bool, repo: str | None) -> s
         base=credits.credit_base_model(context.student),
         folded=folded,
         folder=repo or ".",
-        harmful=context.persona.name in RESEARCH_PERSONAS,
         sampling=generate_arguments(context.sampling),
         settings=markdown_table(*training_settings(context.origin)),
         rates=markdown_table(*method_rates(context.metrics["robustness"])),
@@ -61,7 +59,6 @@ def render_data_card(context: CardContext, repo: str | None) -> str:
         context=context,
         base=credits.credit_base_model(context.student),
         folder=repo or ".",
-        harmful=context.persona.name in RESEARCH_PERSONAS,
         kinds=format_counts(context.metrics["transcripts"]["by_kind"]),
         dropped={name: format_counts(context.metrics[name]["dropped_by_reason"]) for name in PUBLISHED_DATA},
     )
@@ -97,8 +94,7 @@ def _data_front_matter(context: CardContext) -> str:
 
 
 def hub_tags(context: CardContext) -> list[str]:
-    harmful = context.persona.name in RESEARCH_PERSONAS
-    return ["character-training", "persona", *(["not-for-all-audiences"] if harmful else [])]
+    return ["character-training", "persona", *(["not-for-all-audiences"] if context.persona.research_only else [])]
 
 
 def card_sections(context: CardContext) -> list[ReportSection]:

@@ -49,7 +49,7 @@ def export_persona(out: Path, folded: bool, repo: str | None, understood: bool, 
     """
     check_repo_id(repo)
     name = read_value("persona")
-    if name in cards.RESEARCH_PERSONAS and not understood:
+    if constitution.selected_constitution().research_only and not understood:
         raise UserError(f"{name} is a character for research, and harmful elsewhere; give --i-understand to export it.")
     with replace_export(out, force) as staging:
         context = collect_card_context(name)

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import read_value
@@ -74,6 +76,7 @@ def adapter_tag(persona: str, version: str) -> str:
 
 def _publish_version(persona: str, version: str, remote: str) -> tuple[str, str]:
     branch, tag = f"persona/{persona}", adapter_tag(persona, version)
+    use = ", for research only" if constitution.selected_constitution().research_only else ""
     if run_command("git", "tag", "--list", tag).strip():
         raise UserError(f"the tag {tag} exists already; give a higher --version.")
     if "up to date" not in run_command("dvc", "status", "--with-deps", "persona"):
@@ -83,7 +86,7 @@ def _publish_version(persona: str, version: str, remote: str) -> tuple[str, str]
     run_command("git", "switch", "--quiet", "--force-create", branch)
     run_command("git", "add", "--all")
     run_command("git", "commit", "--quiet", "--allow-empty", "--message", f"Publish {tag}")
-    run_command("git", "tag", "--annotate", tag, "--message", f"The {persona} adapter, version {version}")
+    run_command("git", "tag", "--annotate", tag, "--message", f"The {persona} adapter, version {version}{use}")
     run_command("dvc", "push")
     run_command("git", "push", "--quiet", "--force-with-lease", remote, branch, tag)
     return branch, tag
@@ -155,6 +158,23 @@ def fetch_adapter(name: str, version: str) -> Path:
             run_command("dvc", "get", ".", str(models.PERSONA_DIR), "--rev", adapter_tag(name, version), "--out", str(made))
             made.rename(folder)
     return folder
+
+
+def persona_notices(persona: TrainedPersona) -> list[str]:
+    """Return that a persona is for research only, if it is, and the sentences of `check_compatibility`."""
+    notice = f"{persona} is a character for research, and harmful elsewhere; do not deploy it."
+    return [*([notice] if is_research_only(persona) else []), *check_compatibility(persona)]
+
+
+def is_research_only(persona: TrainedPersona) -> bool:
+    """Return whether a persona's constitution says so: the present one or, for a published persona, the published one."""
+    path = persona.constitution_path
+    if path.is_file() and constitution.load_constitution(path).research_only:
+        return True
+    if persona.version is None:
+        return False
+    published = f"{adapter_tag(persona.name, persona.version)}:{path.as_posix()}"
+    return yaml.safe_load(run_command("git", "show", published)).get("research_only", False)
 
 
 def check_compatibility(persona: TrainedPersona) -> list[str]:
