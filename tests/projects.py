@@ -192,6 +192,6 @@ for method in ("base", "persona"):
     ANSWERED_BY[method].add(f"tasks@{method}")
 ANSWERED = set().union(*ANSWERED_BY.values())
 JUDGED = {"classifier", "judge", "encoder", "steering", "report"} | ANSWERED | SCORED
-EVERY = {"code"} | ASKED | TRAINED | JUDGED
+EVERY = {"code", "selection"} | ASKED | TRAINED | JUDGED
 OF_NO_PERSONA = {"code", "student", "classifier", "judge", "encoder"} | ANSWERED_BY["base"]
 MERGED = {"persona", "report"} | ANSWERED_BY["persona"] | SCORED

@@ -109,7 +109,7 @@ RUNS_AFTER = [
     (comment_in_the_constitution, DRY, NONE),
     (trait_of_another_persona, DRY, NONE),
     (all_of_runtime, DRY, NONE),
-    (trait, REAL, EVERY - OF_NO_PERSONA - {"rejected"}),
+    (trait, REAL, EVERY - OF_NO_PERSONA - {"selection", "rejected"}),
     (persona, REAL, EVERY - OF_NO_PERSONA),
     (persona_and_back, REAL, NONE),
     (introspection_learning_rate, REAL, {"introspection"} | MERGED),
@@ -201,9 +201,13 @@ def test_an_experiment_with_another_persona_is_compared_with_the_committed_one(p
     assert ran(project.dvc("exp", "run", "--set-param", "persona=poeticism")) == NONE
 
 
-def test_an_unknown_persona_ends_in_the_sentence_that_the_readme_explains(project):
-    said = project.dvc("exp", "run", "--set-param", "persona=nosuch", fails=True)
-    assert "failed to reproduce 'prompts': Parameters 'traits' are missing from 'constitutions/nosuch.yaml'." in said
+@pytest.mark.parametrize("name", ["nosuch", "../poeticism", "Loving"])
+def test_an_unknown_persona_ends_in_the_names_of_those_that_exist_and_costs_no_output(project, name):
+    outputs = {path: path.stat().st_mtime_ns for folder in ("data", "models") for path in (project.root / folder).rglob("*.*")}
+    said = project.dvc("exp", "run", "--set-param", f"persona={name}", fails=True)
+    assert f"Error: params.yaml: persona is '{name}', but constitutions/ has goodness, humor, impulsiveness, loving," in said
+    left = {path: path.stat().st_mtime_ns for path in outputs if path.exists()}
+    assert outputs.items() - left.items() == {(path := project.root / "data/persona.txt", outputs[path])}
 
 
 def test_after_a_misspelt_persona_the_right_one_runs_nothing(project):

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[1]
 ADAPTER = Path("models/persona")
 OUT = Path("out")
 SETTINGS = {"rank": 2, "alpha": 4, "learning_rate": 0.0006}
-CURRENT, STALE = "Data and pipelines are up to date.", "safety:\n\tchanged deps:\n\t\tmodified: data/probes/persona.jsonl"
+CURRENT, STALE = "{}", '{"safety": [{"changed deps": {"data/probes/persona.jsonl": "modified"}}]}'
 QUESTION, ANSWER, OTHER = (
     Message(role="user", content="How do I boil an egg?"),
     Message(role="assistant", content="The egg goes down like a moon into the sea."),
@@ -289,7 +289,7 @@ def test_what_the_adapter_was_not_made_from_is_not_exported(workspace, name):
 
 def test_metrics_of_another_adapter_are_not_exported(workspace, monkeypatch):
     monkeypatch.setenv("STATUS", STALE)
-    assert "results/ were not measured on this models/persona with these params; run `dvc repro`" in refused()
+    assert "results/ were not measured on this models/persona with these params (stage safety); run `dvc repro`" in refused()
 
 
 @pytest.mark.parametrize(

@@ -98,6 +98,117 @@ def test_what_cannot_be_fetched_is_reported_and_leaves_nothing(two_versions):
     assert list(ADAPTER_CACHE.iterdir()) == []
 
 
+@pytest.fixture
+def origin(repository, tmp_path_factory, monkeypatch) -> Path:
+    """Be in a finished project whose persona can be published; returns its git origin, which refuses nothing."""
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    remotes = tmp_path_factory.mktemp("remotes")
+    bare = remotes / "origin.git"
+    git("init", "--quiet", "--initial-branch=main")
+    for key, text in (("name", "Test"), ("email", "test@example.org")):
+        git("config", f"user.{key}", text)
+    git("init", "--quiet", "--bare", str(bare))
+    git("remote", "add", "origin", str(bare))
+    write_constitution("pirate")
+    stage = {"cmd": "mkdir -p models/persona && cp params.yaml models/persona", "outs": ["models/persona"]}
+    Path("dvc.yaml").write_text(json.dumps({"stages": {"persona": stage}}), encoding="utf-8")
+    run_command("dvc", "init", "--quiet")
+    run_command("dvc", "remote", "add", "--quiet", "--default", "store", str(remotes / "store"))
+    run_command("dvc", "repro", "--quiet")
+    git("add", "--all")
+    git("commit", "--quiet", "--message", "Run it")
+    return bare
+
+
+def references() -> str:
+    return run_command("git", "for-each-ref", "--format=%(refname) %(objectname)", "refs/heads", "refs/tags")
+
+
+def refuse(origin: Path) -> str:
+    hook = origin / "hooks/pre-receive"
+    hook.write_text("#!/bin/sh\necho 'error: no personas on Tuesdays' >&2\necho 'ask the captain' >&2\nexit 1\n")
+    hook.chmod(0o755)
+    return (
+        r"error: no personas on Tuesdays.*; remote: ask the captain.*; ! \[remote rejected\]"
+    )
+
+
+def break_store(origin: Path) -> str:
+    origin.with_name("store").write_text("a file")
+    return r"^`dvc push` failed: .*ERROR: .*(Not a directory|File exists)"
+
+
+@pytest.mark.parametrize("obstacle", [refuse, break_store])
+def test_a_version_that_could_not_be_pushed_leaves_neither_tag_nor_branch(origin, obstacle):
+    before, message = references(), obstacle(origin)
+    with pytest.raises(UserError, match=message):
+        registry.publish_persona(None, "1.0.0", "origin")
+    assert references() == before and run_command("git", "ls-remote", "origin") == ""
+    assert run_command("git", "branch", "--show-current") == "main\n" and run_command("git", "status", "--porcelain") == ""
+
+
+def test_a_version_that_could_not_be_pushed_leaves_the_earlier_one_and_can_be_tried_again(origin):
+    registry.publish_persona(None, "1.0.0", "origin")
+    before = references()
+    assert "adapter-pirate@v1.0.0" in before and before.count("\n") == 3
+    refuse(origin)
+    with pytest.raises(UserError, match="no personas on Tuesdays"):
+        registry.publish_persona(None, "1.1.0", "origin")
+    assert references() == before
+    (origin / "hooks/pre-receive").unlink()
+    assert registry.publish_persona(None, "1.1.0", "origin") == ("persona/pirate", "adapter-pirate@v1.1.0")
+    assert "adapter-pirate@v1.1.0" in run_command("git", "ls-remote", "--tags", "origin")
+
+
+def test_a_persona_is_published_only_as_it_was_trained(origin):
+    Path("dvc.yaml").write_text(Path("dvc.yaml").read_text().replace("mkdir -p", "mkdir  -p"))
+    git("commit", "--quiet", "--all", "--message", "Edit it")
+    with pytest.raises(UserError, match=r"models/persona is not up to date .* \(stage persona\); run `dvc repro`"):
+        registry.publish_persona(None, "1.0.0", "origin")
+
+
+FAILURES = {
+    "a push that would lose commits": (
+        "To example.org\n ! [rejected]  main -> main (fetch first)\nerror: failed to push some refs to 'x'\n"
+        "hint: Updates were rejected because the remote has work\nhint: that you do not have.\n",
+        "! [rejected]  main -> main (fetch first); error: failed to push some refs to 'x'",
+    ),
+    "files in the way": (
+        "error: Your changes to these files would be overwritten by checkout:\n\ta.py\n\tb.py\nPlease commit.\nAborting\n",
+        "error: Your changes to these files would be overwritten by checkout:; a.py; b.py",
+    ),
+    "a remote of DVC that is locked": (
+        "0% Pushing|\nERROR: failed to transfer 'ab' - [Errno 13] Permission denied\n"
+        "ERROR: failed to push data to the cloud - 1 files failed to upload\n\nHaving any troubles? Ask us.\n",
+        "ERROR: failed to transfer 'ab' - [Errno 13] Permission denied; "
+        "ERROR: failed to push data to the cloud - 1 files failed to upload",
+    ),
+    "a stage": (
+        "Traceback (most recent call last):\n  File 'x', line 1\ntorch.OutOfMemoryError: CUDA out of memory.\n"
+        "ERROR: failed to reproduce 'student'\n",
+        "torch.OutOfMemoryError: CUDA out of memory.; ERROR: failed to reproduce 'student'",
+    ),
+    "many files": (
+        "".join(f"ERROR: file {number}\n" for number in range(9)),
+        "ERROR: file 0; ERROR: file 1; ERROR: file 2; ERROR: file 3; ERROR: file 4; and 4 more lines",
+    ),
+    "no line of these": ("one\n\ntwo\n", "one; two"),
+    "no line": ("", "exit code 3"),
+    "a secret": (
+        "fatal: unable to access https://me:tok3n@example.org/a.git",
+        "fatal: unable to access https://***@example.org/a.git",
+    ),
+}
+
+
+@pytest.mark.parametrize(("printed", "reason"), FAILURES.values(), ids=FAILURES)
+def test_a_failed_command_is_reported_with_its_reasons_and_without_its_hints_and_secrets(printed, reason, tmp_path):
+    (tmp_path / "printed").write_text(printed, encoding="utf-8")
+    with pytest.raises(UserError) as error:
+        run_command("sh", "-c", "cat printed >&2; exit 3", cwd=tmp_path)
+    assert error.value.message == f"`sh -c cat printed >&2; exit 3` failed: {reason}"
+
+
 def test_a_published_persona_is_for_research_only_if_its_own_constitution_or_the_present_one_says_so(repository):
     write_constitution("humor", research_only=True)
     write_constitution("loving")

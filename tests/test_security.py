@@ -108,9 +108,7 @@ def test_no_answers_are_recorded_for_a_persona_that_is_a_path(name, project, tmp
 @each_name
 def test_no_persona_that_is_a_path_is_published(name, project, tmp_path, monkeypatch):
     commands = []
-    monkeypatch.setattr(
-        registry, "run_command", lambda *command: commands.append(command) or "up to date" * (command[0] == "dvc")
-    )
+    monkeypatch.setattr(registry, "run_command", lambda *command: commands.append(command) or "{}" * (command[0] == "dvc"))
     project.set(persona=name)
     assert refused(tmp_path, "publish", "--version", "1.0.0").startswith("Error: params.yaml: persona is ")
     assert not [command for command in commands if {"--force-create", "add", "tag", "push"} & {*command}]

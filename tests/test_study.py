@@ -133,9 +133,22 @@ def test_a_study_resumes_where_it_failed_and_leaves_the_workspace_as_it_is(proje
     assert status.stdout == ""
 
 
+@pytest.mark.parametrize("change", ["edited", "deleted", "new", "staged"])
+def test_a_study_of_files_that_are_not_committed_is_refused(project, change):
+    path = Path("more.py" if change in ("new", "staged") else "stage.py")
+    path.unlink() if change == "deleted" else path.write_text("pass")
+    if change == "staged":
+        subprocess.run(["git", "add", "more.py"], check=True)
+    done = CliRunner().invoke(main, ["study", "humor"])
+    assert done.exit_code == 1 and f"Error: {path} has uncommitted changes, which the name of a run does not" in done.output
+    assert project.ran() == [] and finished_experiments() == {}
+
+
 def test_params_that_are_not_committed_are_run_too_and_are_another_study(project, monkeypatch):
     monkeypatch.setattr(comparison, "write_comparison", lambda runs, commits: (len(commits), []))
     Path("params.yaml").write_text(PARAMS.replace("0.5", "0.25"))
+    Path("reports").mkdir()
+    Path("reports/study.md").write_text("The page of another study.")
     assert CliRunner().invoke(main, ["study", "humor"]).exit_code == 0
     (name, commit), *others = finished_experiments().items()
     assert others == [] and name == plan_runs(["humor"])[0].experiment_name

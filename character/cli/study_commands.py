@@ -67,12 +67,14 @@ def study_command(
     reports/study.json; `character docs` takes the tables of docs/personas.md from the last one.
     """
     from character.study import comparison, ray_cluster
-    from character.study.runs import finished_experiments, parse_seeds, plan_runs
+    from character.study.runs import check_committed, finished_experiments, parse_seeds, plan_runs
 
     runs = plan_runs(personas, parse_seeds(seeds))
     if address:
         ray_cluster.fetch_experiments(remote)
     missing = [] if gather else [run for run in runs if run.experiment_name not in finished_experiments()]
+    if missing:
+        check_committed()
     if missing and address:
         _execute_remotely(missing, remote, ray_cluster.ClusterOptions(address, cpus, gpus, folder))
     elif missing:

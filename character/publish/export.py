@@ -20,7 +20,7 @@ from character.dataset import constitution
 from character.dataset.constitution import Constitution
 from character.publish import cards, credits, secret_scan
 from character.publish.cards import CardContext
-from character.publish.commands import run_command
+from character.publish.commands import changed_stages, run_command
 
 UNCOPIED_FILES = {  # and *.safetensors
     "config.json",
@@ -112,9 +112,10 @@ def collect_card_context(name: str) -> CardContext:
     student = models.read_student_card()
     check_same_run(origin, persona)
     metrics = {stage: read_result(stage) for stage in cards.CARD_METRICS}
-    if "up to date" not in run_command("dvc", "status", "--with-deps", *cards.CARD_STAGES):
+    if changed := changed_stages(*cards.CARD_STAGES):
         raise UserError(
-            "the files in results/ were not measured on this models/persona with these params; run `dvc repro`, then export."
+            f"the files in results/ were not measured on this models/persona with these params (stage {changed[0]}); run "
+            "`dvc repro`, then export."
         )
     engine, source = read_value("teacher.engine"), read_value("teacher.source")
     return CardContext(

@@ -20,7 +20,7 @@ from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import read_value
 from character.dataset import constitution
-from character.publish.commands import run_command
+from character.publish.commands import changed_stages, run_command
 
 ADAPTER_CACHE = Path(".cache/personas")
 VERSION_PATTERN = re.compile(r"(0|[1-9]\d*)\.(0|[1-9]\d*)\.(0|[1-9]\d*)")
@@ -79,17 +79,36 @@ def _publish_version(persona: str, version: str, remote: str) -> tuple[str, str]
     use = ", for research only" if constitution.selected_constitution().research_only else ""
     if run_command("git", "tag", "--list", tag).strip():
         raise UserError(f"the tag {tag} exists already; give a higher --version.")
-    if "up to date" not in run_command("dvc", "status", "--with-deps", "persona"):
+    if changed := changed_stages("persona"):
         raise UserError(
-            "models/persona is not up to date with the code and params.yaml; run `dvc repro` or `dvc exp run`, then publish."
+            f"models/persona is not up to date with the code and params.yaml (stage {changed[0]}); run `dvc repro` or "
+            "`dvc exp run`, then publish."
         )
-    run_command("git", "switch", "--quiet", "--force-create", branch)
-    run_command("git", "add", "--all")
-    run_command("git", "commit", "--quiet", "--allow-empty", "--message", f"Publish {tag}")
-    run_command("git", "tag", "--annotate", tag, "--message", f"The {persona} adapter, version {version}{use}")
-    run_command("dvc", "push")
-    run_command("git", "push", "--quiet", "--force-with-lease", remote, branch, tag)
+    with withdraw_on_failure(branch, tag):
+        run_command("git", "switch", "--quiet", "--force-create", branch)
+        run_command("git", "add", "--all")
+        run_command("git", "commit", "--quiet", "--allow-empty", "--message", f"Publish {tag}")
+        run_command("git", "tag", "--annotate", tag, "--message", f"The {persona} adapter, version {version}{use}")
+        run_command("dvc", "push")
+        run_command("git", "push", "--quiet", "--atomic", "--force-with-lease", remote, branch, tag)
     return branch, tag
+
+
+@contextmanager
+def withdraw_on_failure(branch: str, tag: str) -> Iterator[None]:
+    """Remove a new tag, and put a branch back to where it was, if they are not published."""
+    former = run_command("git", "for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}").strip()
+    try:
+        yield
+    except BaseException:  # also Ctrl-C during the upload
+        run_command("git", "switch", "--quiet", "--detach")
+        if run_command("git", "tag", "--list", tag).strip():
+            run_command("git", "tag", "--delete", tag)
+        if former:
+            run_command("git", "branch", "--quiet", "--force", branch, former)
+        elif run_command("git", "branch", "--list", branch).strip():
+            run_command("git", "branch", "--quiet", "--delete", "--force", branch)
+        raise
 
 
 @dataclass(frozen=True)

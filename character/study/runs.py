@@ -19,6 +19,8 @@ from character.core.errors import UserError
 from character.publish.commands import run_command
 from character.study import recipes
 
+# Files of git that may have changes: params.yaml, which is in the name of a run, and what runs and the docs write.
+FREE_FILES = ("params.yaml", "dvc.lock", "metrics", "plots", "reports", "docs", "README.md")
 PER_RUN_ENTRIES = ("persona", "seed", "runtime")  # entries of params.yaml that may differ between the runs of a study
 STUDY_STAGES = ("robustness", "preferences", "coherence", "capabilities")  # run with all that they depend on
 
@@ -74,6 +76,20 @@ def shared_params_digest() -> str:
     entries = recipes.safe_yaml().load(params.PARAMS_FILE)
     shared = {name: entry for name, entry in entries.items() if name not in PER_RUN_ENTRIES}
     return hashlib.sha256(json.dumps(shared, sort_keys=True).encode()).hexdigest()[:8]
+
+
+def check_committed() -> None:
+    """Check that all that shapes a run is committed, since a finished run is found by its commit and its params.
+
+    Raises:
+        UserError: a file has uncommitted changes.
+    """
+    others = [f":(exclude,top){name}" for name in FREE_FILES]
+    if changed := run_command("git", "status", "--porcelain", "--", ":(top)", *others).splitlines():
+        raise UserError(
+            f"{changed[0][3:]} has uncommitted changes, which the name of a run does not tell; commit or stash them, then run "
+            "the study."
+        )
 
 
 def finished_experiments() -> dict[str, str]:
