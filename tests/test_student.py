@@ -115,7 +115,7 @@ def test_the_identity_of_a_pointed_to_model_is_that_of_its_weights(pointed):
 
 def test_weights_that_are_not_safetensors_are_no_student(pointed):
     (pointed / "model.safetensors").rename(pointed / "pytorch_model.bin")
-    run("no weights here as safetensors; convert them, or correct student.source")
+    run("no weights here as safetensors, in model.safetensors or model.safetensors.index.json; convert them")
     assert not models.STUDENT_DIR.exists()
 
 

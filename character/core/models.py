@@ -16,6 +16,7 @@ from pydantic import Field
 
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section
+from character.core.weights import list_weights, load_pretrained, load_weights
 
 STUDENT_DIR = Path("models/student")
 PERSONA_DIR = Path("models/persona")  # the adapter that is evaluated and published
@@ -108,8 +109,9 @@ def _download_snapshot(field: str, repo: str, revision: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     patterns = ["*.json", "*.safetensors", "*.jinja", "*.model", "*.txt"]
+    copies = ["*/*.safetensors", "consolidated*.safetensors"]  # in other formats, next to the weights of transformers
     try:
-        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))
+        return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns, ignore_patterns=copies))
     except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(
@@ -141,8 +143,7 @@ def verified_weights_dir(student: Path = STUDENT_DIR) -> Path:
                 f"{folder / name} is not the file that {student / STUDENT_CARD} was made from; "
                 "put it back, or run `dvc repro --force student` to take the new one."
             )
-    if not any(folder.glob("*.safetensors")):
-        raise UserError(f"{folder}: no weights here as safetensors; convert them, or name another model.")
+    list_weights(folder)
     return folder
 
 
@@ -178,20 +179,6 @@ def load_tokenizer(student: Path = STUDENT_DIR):
     return load_pretrained(AutoTokenizer, student)
 
 
-def load_pretrained(kind: type, folder: Path, **options):
-    """Return `kind.from_pretrained(folder)`, without ever running code that comes with the model.
-
-    Raises:
-        UserError: The model needs such code.
-    """
-    try:
-        return kind.from_pretrained(folder, trust_remote_code=False, **options)
-    except ValueError as error:
-        if "trust_remote_code" not in str(error):
-            raise
-        raise UserError(f"{folder}: the model needs code of its own, which is not run here; name another model.") from None
-
-
 def load_model(student: Path = STUDENT_DIR, adapters: Sequence[Path] = (), load_in_4bit: bool = False):
     """Return the student in eval mode with LoRA adapters merged into its weights in memory.
 
@@ -204,14 +191,10 @@ def load_model(student: Path = STUDENT_DIR, adapters: Sequence[Path] = (), load_
     Raises:
         UserError: The model, an adapter or bitsandbytes is missing, or the model's files have changed.
     """
-    from transformers import AutoModelForCausalLM
-    from transformers.utils.logging import disable_progress_bar
-
-    disable_progress_bar()  # loading takes a second; progress bars are for minutes
     configure_torch()
     options = {"quantization_config": _nf4_config(), "device_map": select_device()} if load_in_4bit else {}
-    options |= {"dtype": read_student_card(student).dtype, "use_safetensors": True}
-    model = load_pretrained(AutoModelForCausalLM, verified_weights_dir(student), **options).to(select_device())
+    options |= {"dtype": read_student_card(student).dtype}
+    model = load_weights(verified_weights_dir(student), **options).to(select_device())
     if load_in_4bit:
         _keep_differentiable(model)
     for adapter in adapters:
