@@ -19,8 +19,9 @@ import click
 from benchmarks.generation import benchmark_metadata
 from character.core import models, records
 from character.core.params import read_section
+from character.training.lora_targets import lora_config
 from character.training.objectives import DistillationSettings, preference_loss
-from character.training.run import lora_config, training_arguments
+from character.training.run import training_arguments
 
 TRAINING_FIGURES = Path("benchmarks/training.json")
 EPOCH_STEPS, BENCH_EPOCHS = 4, 2  # optimiser steps per epoch, and epochs
@@ -62,7 +63,7 @@ def build_our_trainer(model, tokenizer, rows, settings: DistillationSettings, fo
         args=args,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=lora_config(settings),
+        peft_config=lora_config(settings, model),
     )
 
 
@@ -104,7 +105,7 @@ def build_stock_trainer(model, tokenizer, rows, settings: DistillationSettings, 
         args=args,
         train_dataset=rows,
         processing_class=tokenizer,
-        peft_config=lora_config(settings),
+        peft_config=lora_config(settings, model),
     )
 
 

@@ -12,7 +12,7 @@ import click
 from character.core import records
 from character.core.params import read_section
 from character.core.safe_text import print_text
-from character.training import launch, run
+from character.training import launch, lora_targets, run
 from character.training.objectives import DistillationSettings, preference_loss
 
 
@@ -38,6 +38,7 @@ def train_distillation(settings: DistillationSettings, pairs: Sequence[records.P
 def main():
     """Train the adapter models/distillation/ by DPO."""
     settings = read_section("distillation", DistillationSettings)
+    lora_targets.check_targets(settings)
     launch.relaunch_with_accelerate("stages.distillation")
     pairs = records.read_records("data/pairs.jsonl", records.PreferencePair)
     print_text(f"distillation: {settings.loss} over {len(pairs)} pairs, {settings.epochs} epochs, rank {settings.rank}")

@@ -12,7 +12,7 @@ import click
 from character.core import records
 from character.core.params import read_section
 from character.core.safe_text import print_text
-from character.training import launch, run
+from character.training import launch, lora_targets, run
 
 
 class IntrospectionSettings(run.TrainingSettings):
@@ -38,6 +38,7 @@ def count_trained_tokens(rows: Sequence[dict]) -> int:
 def main():
     """Train the adapter models/introspection/ by SFT."""
     settings = read_section("introspection", IntrospectionSettings)
+    lora_targets.check_targets(settings)
     launch.relaunch_with_accelerate("stages.introspection")
     transcripts = records.read_records("data/transcripts.jsonl", records.TrainingTranscript)
     print_text(f"introspection: {len(transcripts)} transcripts, {settings.epochs} epochs, rank {settings.rank}")

@@ -32,19 +32,19 @@ def main():
     print_text(f"persona: models/distillation + {weight} x models/introspection -> models/persona")
     shares = {Path("models/distillation"): 1.0} | ({Path("models/introspection"): weight} if weight else {})
     scaled = [
-        {name: (a, share * b) for name, (a, b) in merging.load_lora_factors(folder).items()} for folder, share in shares.items()
+        {target: (a, share * b) for target, (a, b) in merging.load_lora_factors(folder).items()}
+        for folder, share in shares.items()
     ]
-    weights, rank = merging.concatenate_adapters(scaled)
-    error = 0.0
-    if 0 < merge.rank < rank:
-        weights, error = merging.truncate_rank(weights, merge.rank)
-        rank = merge.rank
+    factors, error = merging.sum_factors(scaled), 0.0
+    if 0 < merge.rank < merging.largest_rank(factors):
+        factors, error = merging.truncate_rank(factors, merge.rank)
+    config, weights = merging.build_adapter(factors, list(shares))
     origin = adapters.stage_provenance("persona") | {
         "constitution": traits,
         "merged": [records.read_provenance(folder) for folder in shares],
     }
-    adapters.save_adapter(Path("models/persona"), weights, rank, rank, origin)
-    records.write_json("results/persona.json", {"rank": rank, "relative_error": error})
+    adapters.save_adapter(Path("models/persona"), weights, config, origin)
+    records.write_json("results/persona.json", {"rank": config.r, "relative_error": error})
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ def write_constitution(name: str, research_only: bool = False) -> str:
 def write_adapter(folder: Path, traits: str, seed: int = 0, rank: int = 4, size: float = 0.3) -> None:
     """Write an adapter on the attention of models/student."""
     import torch
+    from peft import LoraConfig
     from safetensors.torch import load_file
 
     generator, weights = torch.Generator().manual_seed(seed), {}
@@ -33,7 +34,8 @@ def write_adapter(folder: Path, traits: str, seed: int = 0, rank: int = 4, size:
                 key = f"base_model.model.{name.removesuffix('weight')}lora_{factor}.weight"
                 weights[key] = torch.randn(shape, generator=generator) * size
     trained = {"deps": {str(models.STUDENT_DIR): models.directory_fingerprint(models.STUDENT_DIR)}}
-    adapters.save_adapter(folder, weights, rank, rank, {"constitution": traits, "merged": [trained]})
+    config = LoraConfig(r=rank, lora_alpha=rank, target_modules=["q_proj", "v_proj"], task_type="CAUSAL_LM")
+    adapters.save_adapter(folder, weights, config, {"constitution": traits, "merged": [trained]})
 
 
 def write_persona(name: str, folder: Path, **adapter) -> None:

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 from detect_secrets.core.plugins.util import get_mapping_from_secret_type_to_class
 from detect_secrets.core.scan import scan_line
 from detect_secrets.settings import transient_settings
+from peft import LoraConfig
 from projects import Project
 
 from character.cli.main import main
@@ -72,7 +73,8 @@ class Workspace:
         traits = constitution.traits_hash(constitution.load_constitution(f"constitutions/{persona}.yaml"))
         params = {"persona": persona, "merge": {"introspection_weight": 0.25, "rank": 0}}
         origin = {"stage": "persona", "params": params, "deps": {}, "constitution": traits, "merged": merged}
-        adapters.save_adapter(ADAPTER, factors(), 2, 4, origin)
+        config = LoraConfig(r=2, lora_alpha=4, target_modules=["v_proj", "o_proj"], task_type="CAUSAL_LM")
+        adapters.save_adapter(ADAPTER, factors(), config, origin)
 
 
 def factors() -> dict:

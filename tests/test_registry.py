@@ -128,9 +128,7 @@ def refuse(origin: Path) -> str:
     hook = origin / "hooks/pre-receive"
     hook.write_text("#!/bin/sh\necho 'error: no personas on Tuesdays' >&2\necho 'ask the captain' >&2\nexit 1\n")
     hook.chmod(0o755)
-    return (
-        r"error: no personas on Tuesdays.*; remote: ask the captain.*; ! \[remote rejected\]"
-    )
+    return r"error: no personas on Tuesdays.*; remote: ask the captain.*; ! \[remote rejected\]"
 
 
 def break_store(origin: Path) -> str:

@@ -142,7 +142,7 @@ def test_a_persona_that_cannot_be_had_leaves_the_one_before():
     chat = ChatSession(PIRATE, CHAT_METHODS)
     before, messages = said(chat, "Hi"), dict(chat.messages)
     widen(LOVINGS)
-    with pytest.raises(UserError, match=r"loving@1\.0\.0 does not fit models/student \(.*\); use the student"):
+    with pytest.raises(UserError, match=r"loving@1\.0\.0 does not fit the student \(.*\); use the one"):
         chat.switch_persona(LOVING)
     (LOVINGS / "adapter_config.json").unlink()
     with pytest.raises(UserError, match=r"loving@1\.0\.0: no adapter here"):

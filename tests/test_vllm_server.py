@@ -14,6 +14,7 @@ from character.cli.main import main
 from character.core import models
 from character.core.errors import UserError
 from character.core.models import PERSONA_DIR
+from character.inference import vllm_engine
 from character.inference.generate import SamplingSettings
 from character.inference.vllm_engine import VLLMEngine
 from character.publish.registry import ADAPTER_CACHE
@@ -101,13 +102,13 @@ def test_the_engine_in_this_process_asks_for_no_report_before_vllm_is_loaded(exe
 @pytest.mark.parametrize(("rank", "wanted"), [(4, 8), (8, 8), (64, 64), (65, 128), (512, 512)])
 def test_the_rank_is_one_that_vllm_has_kernels_for(rank, wanted):
     write_adapter(Path("models/other"), "", rank=rank)
-    assert vllm_server.supported_rank(Path("models/other")) == wanted
+    assert vllm_engine.vllm_lora_rank(Path("models/other")) == wanted
 
 
 def test_a_rank_that_vllm_does_not_have_is_reported_with_the_remedy():
     write_adapter(Path("models/other"), "", rank=513)
     with pytest.raises(UserError, match=r"models/other: rank 513 is more than vLLM's 512; set merge\.rank"):
-        vllm_server.supported_rank(Path("models/other"))
+        vllm_engine.vllm_lora_rank(Path("models/other"))
 
 
 def test_doubts_about_an_adapter_are_reported_and_it_is_served(executed):

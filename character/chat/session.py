@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import zip_longest
 from pathlib import Path
-from textwrap import shorten
 from typing import Literal
 
 from character.chat.transcript import ChatRecord
 from character.core import models
 from character.core.errors import UserError
+from character.core.lora import attach_adapter
 from character.core.params import read_section, read_value
 from character.core.records import Message
 from character.dataset import constitution
@@ -62,20 +62,12 @@ class ChatStudent:
         The adapted model has its own modules around the student's tensors, so both can reply without switching the adapter.
 
         Raises:
-            UserError: the adapter does not fit the student.
+            UserError: the adapter is not supported, or does not fit the student.
         """
         from copy import deepcopy
 
-        from peft import PeftModel
-
         shared = {id(tensor): tensor for tensor in (*self.base.parameters(), *self.base.buffers())}
-        try:
-            self.adapted = PeftModel.from_pretrained(deepcopy(self.base, shared), adapter).get_base_model().eval()
-        except (RuntimeError, ValueError) as error:
-            reason = shorten(str(error), 200, placeholder=" ...")
-            raise UserError(
-                f"{adapter} does not fit {models.STUDENT_DIR} ({reason}); use the student that it was trained on."
-            ) from None
+        self.adapted = attach_adapter(deepcopy(self.base, shared), adapter).get_base_model().eval()
 
     def stream_tokens(self, answer: ChatReply, sampling: SamplingSettings, seed: int) -> Iterator[None]:
         """Generate an answer, one token per step."""

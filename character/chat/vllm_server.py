@@ -13,7 +13,7 @@ from character.core.errors import UserError
 from character.core.params import read_section
 from character.core.safe_text import print_text
 from character.inference.generate import SamplingSettings
-from character.inference.vllm_engine import VLLM_LORA_RANKS, VLLMSettings, vllm_environment
+from character.inference.vllm_engine import VLLMSettings, vllm_environment, vllm_lora_rank
 from character.publish.registry import list_personas, persona_notices
 
 BASE_MODEL_NAME = "base"
@@ -41,28 +41,13 @@ def server_command(adapters: Mapping[str, Path], host: str, port: int, extra: Se
         "--data-parallel-size": settings.data_parallel,
         "--generation-config": "vllm",  # instead of the settings that the model's authors recommend
         "--override-generation-config": json.dumps(sampling.model_dump(exclude={"max_new_tokens"})),
-        "--max-lora-rank": max(map(supported_rank, adapters.values())),
+        "--max-lora-rank": max(map(vllm_lora_rank, adapters.values())),
         "--max-loras": len(adapters),
     }
     eager = ["--enforce-eager"] if models.select_device() == "cpu" else []
     lora = ["--enable-lora", "--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items())]
     words = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", *chain.from_iterable(options.items()), *eager]
     return [*map(str, words), *lora, *extra]
-
-
-def supported_rank(adapter: Path) -> int:
-    """Return the lowest rank that vLLM has kernels for and that is not below the adapter's.
-
-    Raises:
-        UserError: the adapter's rank is too high for vLLM.
-    """
-    own = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-    fitting = next((size for size in VLLM_LORA_RANKS if size >= own), None)
-    if fitting is None:
-        raise UserError(
-            f"{adapter}: rank {own} is more than vLLM's {VLLM_LORA_RANKS[-1]}; set merge.rank in params.yaml to a lower one."
-        )
-    return fitting
 
 
 def server_environment() -> dict[str, str]:

@@ -15,6 +15,7 @@ from typing import Literal
 from pydantic import Field
 
 from character.core.errors import UserError
+from character.core.lora import attach_adapter
 from character.core.params import ParamsSection, read_section
 from character.core.weights import list_weights, load_pretrained, load_weights
 
@@ -198,8 +199,22 @@ def load_model(student: Path = STUDENT_DIR, adapters: Sequence[Path] = (), load_
     if load_in_4bit:
         _keep_differentiable(model)
     for adapter in adapters:
-        model = (_add_control_vector if is_control_vector(adapter) else _merge_adapter)(model, Path(adapter))
+        if is_control_vector(adapter):
+            model = _add_control_vector(model, Path(adapter))
+        else:
+            model = attach_adapter(model, adapter).merge_and_unload()
     return model.eval()
+
+
+def load_skeleton(student: Path = STUDENT_DIR):
+    """Return the student without its weights: its modules with their shapes, on torch's meta device."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    card = read_student_card(student)
+    config = load_pretrained(AutoConfig, locate_model(card.source) if card.files else student)
+    with torch.device("meta"):
+        return AutoModelForCausalLM.from_config(config)
 
 
 def is_control_vector(folder: Path) -> bool:
@@ -215,16 +230,6 @@ def _add_control_vector(model, folder: Path):
         if vector.any():
             layer.register_forward_hook(lambda module, inputs, output, vector=vector: output + vector)
     return model
-
-
-def _merge_adapter(model, adapter: Path):
-    from peft import PeftModel
-
-    if not (adapter / "adapter_config.json").is_file():
-        raise UserError(f"{adapter}: no adapter here; run `dvc repro` to make it, or `dvc pull` to fetch it.")
-    if not (adapter / "adapter_model.safetensors").is_file():
-        raise UserError(f"{adapter}: no weights here as safetensors; convert them, or name another adapter.")
-    return PeftModel.from_pretrained(model, adapter).merge_and_unload()
 
 
 def _nf4_config():

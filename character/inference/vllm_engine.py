@@ -5,7 +5,6 @@ bit.
 """
 
 import asyncio
-import json
 import os
 import threading
 from collections.abc import Iterator, Sequence
@@ -17,6 +16,7 @@ from pydantic import Field
 
 from character.core import models
 from character.core.errors import UserError
+from character.core.lora import read_lora_config
 from character.core.params import ParamsSection, read_section
 from character.inference.chat_format import render_requests, turn_end_token
 from character.inference.generate import Reply, Request, SamplingSettings
@@ -35,6 +35,23 @@ def vllm_environment() -> dict[str, str]:
     """Return defaults of environment variables for vLLM: no report of its usage; on a CPU, limits of memory and threads."""
     limits = {"VLLM_CPU_KVCACHE_SPACE": "2", "OMP_NUM_THREADS": str(models.read_runtime().threads)}  # GiB
     return {"VLLM_NO_USAGE_STATS": "1"} | (limits if models.select_device() == "cpu" else {})
+
+
+def vllm_lora_rank(adapter: Path) -> int:
+    """Return the lowest rank that vLLM has kernels for and that is not below any of the adapter's.
+
+    Raises:
+        UserError: there is no adapter, it is not supported, or its rank is too high for vLLM.
+    """
+    config = read_lora_config(adapter)
+    own = max([config.r, *config.rank_pattern.values()])
+    fitting = next((size for size in VLLM_LORA_RANKS if size >= own), None)
+    if fitting is None:
+        raise UserError(
+            f"{adapter}: rank {own} is more than vLLM's {VLLM_LORA_RANKS[-1]}; set merge.rank in params.yaml to a lower one, "
+            "or use the engine transformers."
+        )
+    return fitting
 
 
 class VLLMEngine:
@@ -114,13 +131,7 @@ class VLLMEngine:
     def _lora_arguments(self) -> dict:
         if not self._adapters:
             return {}
-        rank = json.loads((self._adapters[0] / "adapter_config.json").read_text(encoding="utf-8"))["r"]
-        fitting = next((size for size in VLLM_LORA_RANKS if size >= rank), None)
-        if fitting is None:
-            raise UserError(
-                f"{self._adapters[0]}: rank {rank} is more than vLLM's {VLLM_LORA_RANKS[-1]}; use engine: transformers."
-            )
-        return {"enable_lora": True, "max_lora_rank": fitting, "max_loras": 1}
+        return {"enable_lora": True, "max_lora_rank": vllm_lora_rank(self._adapters[0]), "max_loras": 1}
 
     async def _generate_reply(self, ids: list[int], sampling: SamplingSettings, seed: int) -> Reply:
         from vllm import SamplingParams

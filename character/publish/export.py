@@ -13,6 +13,7 @@ from pathlib import Path
 
 from character.core import models, records
 from character.core.errors import UserError
+from character.core.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS, read_lora_config
 from character.core.models import PERSONA_DIR
 from character.core.params import read_value
 from character.core.records import read_json, read_result
@@ -162,11 +163,12 @@ def write_model_repo(folder: Path, context: CardContext, folded: bool, repo: str
     if folded:
         models.load_model(adapters=[PERSONA_DIR]).save_pretrained(folder)
     else:
-        shutil.copyfile(PERSONA_DIR / "adapter_model.safetensors", folder / "adapter_model.safetensors")
+        read_lora_config(PERSONA_DIR)
+        shutil.copyfile(PERSONA_DIR / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
         base = credits.credit_base_model(context.student)
-        config = json.loads((PERSONA_DIR / "adapter_config.json").read_text(encoding="utf-8"))
+        config = json.loads((PERSONA_DIR / ADAPTER_CONFIG).read_text(encoding="utf-8"))
         config |= {"base_model_name_or_path": base.repo, "revision": base.revision}
-        (folder / "adapter_config.json").write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        (folder / ADAPTER_CONFIG).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
     for path in models.STUDENT_DIR.iterdir():
         if path.name not in UNCOPIED_FILES and path.suffix != ".safetensors":
             shutil.copyfile(path, folder / path.name)

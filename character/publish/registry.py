@@ -18,6 +18,7 @@ import yaml
 
 from character.core import models, records
 from character.core.errors import UserError
+from character.core.lora import read_lora_config
 from character.core.params import read_value
 from character.dataset import constitution
 from character.publish.commands import changed_stages, run_command
@@ -129,11 +130,10 @@ class TrainedPersona:
         """Return the folder of its adapter, after fetching it if necessary.
 
         Raises:
-            UserError: There is no adapter.
+            UserError: There is no adapter, or it is not supported.
         """
         folder = fetch_adapter(self.name, self.version) if self.version else models.PERSONA_DIR
-        if not (folder / "adapter_config.json").is_file():
-            raise UserError(f"{folder}: no adapter here; run `dvc repro` to make it, or `dvc pull` to fetch it.")
+        read_lora_config(folder)
         return folder
 
 

@@ -8,34 +8,39 @@ import yaml
 
 from character.core import models
 from character.core.errors import UserError
+from character.core.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from character.core.params import read_value
 
 
-def save_adapter(folder: Path, weights: dict, rank: int, alpha: float, origin: dict) -> None:
+def save_adapter(folder: Path, weights: dict, config, origin: dict) -> None:
     """Write an adapter to `folder` in PEFT's layout, completely or not at all; equal adapters give equal bytes.
-
-    PEFT itself writes target modules in hash order and the path from which the base model was loaded; both differ between
-    runs.
 
     Args:
         weights: PEFT's names (`<module>.lora_A.weight`, `<module>.lora_B.weight`) and their tensors.
+        config: PEFT's configuration with which the weights were trained or made.
         origin: the content of provenance.json; see `stage_provenance`.
     """
-    from peft import LoraConfig
     from safetensors.torch import save_file
 
-    modules = sorted({key.split(".")[-3] for key in weights})  # ...self_attn.q_proj.lora_A.weight
-    config = LoraConfig(r=rank, lora_alpha=alpha, task_type="CAUSAL_LM", inference_mode=True).to_dict()
-    config |= {"target_modules": modules, "base_model_name_or_path": "models/student"}
     tensors = {key: weights[key].detach().cpu().contiguous() for key in sorted(weights)}
     draft = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    save_file(tensors, draft / "adapter_model.safetensors", metadata={"format": "pt"})
-    for name, content in (("adapter_config.json", config), (models.PROVENANCE_FILE, origin)):
-        (draft / name).write_text(json.dumps(content, indent=2, sort_keys=True, ensure_ascii=False) + "\n", encoding="utf-8")
+    save_file(tensors, draft / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+    for name, content in ((ADAPTER_CONFIG, _reproducible(config)), (models.PROVENANCE_FILE, origin)):
+        (draft / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     draft.rename(folder)
+
+
+def _reproducible(config) -> dict:
+    """Return the content of adapter_config.json.
+
+    PEFT itself writes sets in hash order and the path from which the base model was loaded; both differ between runs. The
+    entries of a pattern keep their order, since the first that matches counts.
+    """
+    content = config.to_dict() | {"base_model_name_or_path": str(models.STUDENT_DIR), "inference_mode": True}
+    return {key: sorted(value) if isinstance(value, set) else value for key, value in sorted(content.items())}
 
 
 def stage_provenance(stage: str) -> dict:

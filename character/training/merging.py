@@ -1,84 +1,114 @@
-"""Merging LoRA adapters: their exact sum, and its best approximation of a lower rank."""
+"""Merging LoRA adapters: their exact sum, and its best approximation of a lower rank.
 
-import json
+The factors of a target, which is a linear layer or the parameter that holds the weights of all experts of a layer, are two
+tensors: A `[experts, rank, inputs]` and B `[experts, outputs, rank]`, scaled so that B A is the change of the weights. A
+linear layer counts as one expert.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
+from character.core import models
 from character.core.errors import UserError
+from character.core.lora import check_lora_weights, does_not_fit, lora_layers, read_lora_config, read_lora_weights
 
-PEFT_PREFIX = "base_model.model."
+TARGET_OPTIONS = ("target_modules", "target_parameters", "exclude_modules", "layers_to_transform", "layers_pattern")
 
 
 def load_lora_factors(folder: Path) -> dict[str, tuple]:
-    """Return {module: (A, B)}: A `[rank, inputs]`, and B `[outputs, rank]` multiplied by alpha / rank.
+    """Return {target: (A, B)} of an adapter of the student, with PEFT's own scaling of each target.
 
     Raises:
-        UserError: the adapter is missing or not a plain LoRA adapter in PEFT's format.
+        UserError: the adapter is missing, is not supported, or does not fit the student.
     """
-    from safetensors.torch import load_file
-
+    config = read_lora_config(folder)
     try:
-        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
-        weights = load_file(folder / "adapter_model.safetensors")
-    except FileNotFoundError as error:
-        raise UserError(f"{error.filename or folder} is missing; run `dvc repro`, or `dvc pull` to fetch it.") from None
-    scaling = config["lora_alpha"] / config["r"]
-    endings = (".lora_A.weight", ".lora_B.weight")
-    for key in weights:
-        if not (key.startswith(PEFT_PREFIX) and key.endswith(endings)):
-            raise UserError(
-                f"{folder}/adapter_model.safetensors: {key} is not named {PEFT_PREFIX}<module>.lora_A.weight or "
-                ".lora_B.weight; only plain LoRA adapters in PEFT's format can be merged."
-            )
-    modules = sorted({key.removesuffix(endings[0]).removesuffix(endings[1]) for key in weights})
-    return {name: (weights[name + endings[0]], scaling * weights[name + endings[1]]) for name in modules}
+        adapted = _put_on_skeleton(config)
+    except ValueError as error:
+        raise UserError(does_not_fit(folder, error)) from None
+    weights = read_lora_weights(folder)
+    check_lora_weights(adapted, weights, folder)
+    factors = {}
+    for target, (prefix, layer) in lora_layers(adapted).items():
+        a, b = weights[f"{prefix}.lora_A.weight"], layer.scaling["default"] * weights[f"{prefix}.lora_B.weight"]
+        experts = getattr(layer, "num_experts", 1)
+        # PEFT's order: A has the ranks of one expert after another, B the experts of one rank after another.
+        factors[target] = a.reshape(experts, -1, a.shape[-1]), b.reshape(len(b), -1, experts).permute(2, 0, 1)
+    return factors
 
 
-def concatenate_adapters(adapters: list[dict[str, tuple]]) -> tuple[dict, int]:
-    """Return the sum of adapters as PEFT weights, and its rank, which is the sum of their ranks.
+def _put_on_skeleton(config):
+    from peft import get_peft_model
 
-    Where an adapter does not adapt a module, its factors are zeros, since PEFT and servers expect one rank for all modules.
+    return get_peft_model(models.load_skeleton(), config)
 
-    Args:
-        adapters: the factors of each, as `load_lora_factors` returns them.
 
-    Raises:
-        UserError: the adapters were trained on models of different shapes.
-    """
+def sum_factors(adapters: Sequence[dict[str, tuple]]) -> dict[str, tuple]:
+    """Return the factors of the sum of adapters: those of each target, stacked along the rank."""
     import torch
 
-    ranks = [len(next(iter(adapter.values()))[0]) for adapter in adapters]
-    weights = {}
-    for name in sorted(set().union(*adapters)):
-        own = [adapter.get(name) for adapter in adapters]
-        inputs, outputs = ({factors[i].shape[1 - i] for factors in own if factors} for i in (0, 1))
-        if len(inputs) > 1 or len(outputs) > 1:
-            raise UserError(f"{name} has different sizes in the two adapters; train both on the same student.")
-        shapes = [((rank, *inputs), (*outputs, rank)) for rank in ranks]
-        filled = [factors or tuple(map(torch.zeros, shape)) for factors, shape in zip(own, shapes, strict=True)]
-        weights[f"{name}.lora_A.weight"] = torch.cat([a for a, _ in filled], dim=0)
-        weights[f"{name}.lora_B.weight"] = torch.cat([b for _, b in filled], dim=1)
-    return weights, sum(ranks)
+    total = {}
+    for target in sorted(set().union(*adapters)):
+        own = [adapter[target] for adapter in adapters if target in adapter]
+        total[target] = torch.cat([a for a, _ in own], dim=1), torch.cat([b for _, b in own], dim=2)
+    return total
 
 
-def truncate_rank(weights: dict, rank: int) -> tuple[dict, float]:
-    """Return the best approximation of PEFT weights at a lower rank, and its relative error (Frobenius norm, all modules).
+def largest_rank(factors: dict[str, tuple]) -> int:
+    return max(a.shape[1] for a, _ in factors.values())
 
-    The truncated SVD of each module's B A is the best one (Eckart and Young). The full matrix is not needed: with B = Q R
-    and A^T = P S, its singular values are those of the small R S^T.
+
+def truncate_rank(factors: dict[str, tuple], rank: int) -> tuple[dict[str, tuple], float]:
+    """Return the best approximation of factors at no more than a rank, and its relative error (Frobenius norm, all targets).
+
+    The truncated SVD of B A is the best one (Eckart and Young). The full matrix is not needed: with B = Q R and A^T = P S, its
+    singular values are those of the small R S^T.
     """
     import torch
 
     truncated, dropped, total = {}, 0.0, 0.0
-    for key in weights:
-        if not key.endswith(".lora_A.weight"):
-            continue
-        name = key.removesuffix(".lora_A.weight")
-        q, r = torch.linalg.qr(weights[f"{name}.lora_B.weight"].double())
-        p, s = torch.linalg.qr(weights[key].double().T)
-        left, values, right = torch.linalg.svd(r @ s.T, full_matrices=False)
-        root = values[:rank].sqrt()
-        truncated[f"{name}.lora_A.weight"] = (root[:, None] * right[:rank] @ p.T).float()
-        truncated[f"{name}.lora_B.weight"] = (q @ left[:, :rank] * root).float()
-        dropped += values[rank:].square().sum().item()
+    for target, (a, b) in factors.items():
+        q, r = torch.linalg.qr(b.double())
+        p, s = torch.linalg.qr(a.double().mT)
+        left, values, right = torch.linalg.svd(r @ s.mT, full_matrices=False)
+        root = values[:, :rank].sqrt()
+        truncated[target] = (
+            (root[:, :, None] * right[:, :rank] @ p.mT).float(),
+            (q @ left[:, :, :rank] * root[:, None]).float(),
+        )
+        dropped += values[:, rank:].square().sum().item()
         total += values.square().sum().item()
     return truncated, (dropped / total) ** 0.5 if total else 0.0
+
+
+def build_adapter(factors: dict[str, tuple], folders: Sequence[Path]) -> tuple:
+    """Return PEFT's configuration and tensors of an adapter with these factors.
+
+    All targets get the rank of the largest, with zeros, and the scaling 1: servers then need no pattern of ranks.
+
+    Args:
+        folders: the adapters that were summed; what they target is carried over, if it is the same.
+    """
+    import torch
+    from peft import LoraConfig
+
+    rank = largest_rank(factors)
+    configs = [read_lora_config(folder) for folder in folders]
+    options = {name: getattr(configs[0], name) for name in TARGET_OPTIONS}
+    if any(getattr(config, name) != value for config in configs for name, value in options.items()):
+        options = _name_targets(factors)
+    config = LoraConfig(r=rank, lora_alpha=rank, task_type="CAUSAL_LM", **options)
+    weights = {}
+    for target, (prefix, _) in lora_layers(_put_on_skeleton(config)).items():
+        a, b = factors[target]
+        a = torch.nn.functional.pad(a, (0, 0, 0, rank - a.shape[1]))
+        b = torch.nn.functional.pad(b, (0, rank - b.shape[2]))
+        weights[f"{prefix}.lora_A.weight"] = a.flatten(0, 1)
+        weights[f"{prefix}.lora_B.weight"] = b.permute(1, 2, 0).flatten(1)
+    return config, weights
+
+
+def _name_targets(factors: dict[str, tuple]) -> dict[str, list[str]]:
+    """Return PEFT's options for exactly these targets, by their full names."""
+    parameters = {name for name, _ in models.load_skeleton().named_parameters()} & factors.keys()
+    return {"target_modules": sorted(factors.keys() - parameters), "target_parameters": sorted(parameters)}

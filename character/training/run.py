@@ -11,9 +11,11 @@ from pydantic import Field
 
 from character.core import models, records
 from character.core.errors import UserError
+from character.core.lora import attach_adapter
 from character.core.params import ParamsSection, read_value
 from character.training.adapters import save_adapter, stage_provenance
 from character.training.checkpoints import checkpoint_dir, last_checkpoint, run_lock
+from character.training.lora_targets import lora_config
 
 # TRL reports every trainer to the hub; huggingface_hub reads this variable when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -28,6 +30,8 @@ class TrainingSettings(ParamsSection):
     alpha: float = Field(gt=0)
     dropout: float = Field(ge=0, lt=1)
     target_modules: Literal["all-linear"] | list[str]
+    target_parameters: list[str]  # weights that are no module of their own, such as the experts of a mixture
+    exclude_modules: list[str] | str  # names, or a regular expression of the whole name
     load_in_4bit: bool  # QLoRA: the student's own weights in four bits while the adapter trains
     learning_rate: float = Field(gt=0)
     batch_size: int = Field(gt=0)  # pairs or transcripts per optimiser step, for any runtime.training_batch
@@ -171,35 +175,20 @@ def prepare_model(settings: TrainingSettings, earlier: Path | None) -> tuple:
     An earlier adapter is merged into the weights. Rounding to four bits would lose most of it, so a quantised student keeps it
     as a second, frozen adapter.
     """
-    from peft import PeftModel
     from transformers import set_seed
 
-    new = lora_config(settings)
-    if not settings.load_in_4bit:
-        return models.load_model(adapters=[earlier] if earlier else []), new
-    model = models.load_model(load_in_4bit=True)
-    if not earlier:
+    kept = [earlier] if earlier and settings.load_in_4bit else []
+    model = models.load_model(adapters=[earlier] if earlier and not kept else [], load_in_4bit=settings.load_in_4bit)
+    new = lora_config(settings, model)
+    if not kept:
         return model, new
-    model = PeftModel.from_pretrained(model, earlier, adapter_name="earlier")
+    model = attach_adapter(model, earlier, "earlier")
     set_seed(read_value("seed"))  # as the trainer does before it adds an adapter
     model.add_adapter("default", new)
     model.base_model.set_adapter(["earlier", "default"])
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(".default." in name)
     return model, None
-
-
-def lora_config(settings: TrainingSettings):
-    """Return PEFT's configuration of the adapter to train."""
-    from peft import LoraConfig
-
-    return LoraConfig(
-        r=settings.rank,
-        lora_alpha=settings.alpha,
-        lora_dropout=settings.dropout,
-        target_modules=settings.target_modules,
-        task_type="CAUSAL_LM",
-    )
 
 
 def save_training_run(trainer, settings: TrainingSettings, counts: dict) -> None:
@@ -215,7 +204,7 @@ def save_training_run(trainer, settings: TrainingSettings, counts: dict) -> None
         return
     # The default, "auto", looks up on the hub whether the vocabulary differs from the base model's.
     weights = get_peft_model_state_dict(trainer.model, state_dict=state_dict, save_embedding_layers=False)
-    save_adapter(Path("models", name), weights, settings.rank, settings.alpha, stage_provenance(name))
+    save_adapter(Path("models", name), weights, trainer.model.peft_config["default"], stage_provenance(name))
     records.write_csv(f"plots/{name}.csv", curve)
     records.write_json(f"results/{name}.json", counts | tail_means(curve))
     with run_lock(Path(trainer.args.output_dir)):
