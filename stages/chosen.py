@@ -5,6 +5,7 @@ character that its system prompt describes.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +20,7 @@ from character.dataset import constitution
 from character.dataset.prompt_samples import prompt_samples
 from character.inference import engines
 from character.inference.generate import Reply, Request, SamplingSettings, generate
+from character.inference.openai_engine import RequestOptions
 
 GENERATING_ENGINES = ["transformers", "vllm", "openai"]
 
@@ -75,9 +77,9 @@ def generate_answers(samples: Sequence[tuple[Prompt, int]], system: str, teacher
         )
         for prompt, sample in samples
     ]
-    engine = engines.open_engine(teacher.engine, teacher.source, "teacher.source")
+    engine = engines.open_engine(teacher.engine, teacher.source, "teacher.source", read_section("openai", RequestOptions))
     replies = generate(engine, requests, teacher.sampling, seed, "chosen")
-    return [Reply(strip_reasoning(reply.text, bool(opening)), reply.finish_reason, reply.tokens) for reply in replies]
+    return [replace(reply, text=strip_reasoning(reply.text, bool(opening) and reply.continues_prefill)) for reply in replies]
 
 
 def strip_reasoning(text: str, thinking: bool) -> str:

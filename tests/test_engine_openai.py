@@ -1,113 +1,30 @@
 """The openai engine against a server that misbehaves on demand: nothing is lost, everything is counted, secrets stay secret."""
 
-import json
 import re
-import socket
-import threading
 import time
 from collections import Counter
-from contextlib import closing
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
+from email.utils import formatdate
 
 import pytest
+from servers import (
+    KEY,
+    NO_OPTIONS,
+    Server,
+    ask,
+    asking,
+    closed_port,
+    ended,
+    prepare_workspace,
+    replies_to,
+    write_settings,
+)
 
 from character.core.errors import UserError
 from character.inference import endpoint_pool
-from character.inference.endpoint_pool import _retry_after_seconds
-from character.inference.generate import Request, SamplingSettings, generate
+from character.inference.endpoint_pool import retry_after_seconds
+from character.inference.generate import SamplingSettings
 from character.inference.openai_engine import OpenAIEngine
 from character.inference.reply_cache import default_cache_path
-
-KEY = "sk-a-secret-of-ours"
-WARM = SamplingSettings(max_new_tokens=12, temperature=0.7, top_p=0.95)
-
-
-class Server(ThreadingHTTPServer):
-    """Answers each prompt with "echo <prompt>"; `script` says how it fails before that, per prompt or for all ("*")."""
-
-    daemon_threads = True
-
-    def __init__(self):
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.script: dict[str, list] = {}
-        self.bodies: list[dict] = []
-        self.headers: list[str] = []
-        self.at_once = self.most_at_once = 0
-        self.lock = threading.Lock()
-        threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
-
-    @property
-    def url(self):
-        return f"http://127.0.0.1:{self.server_port}/v1"
-
-    @property
-    def answered(self):
-        return Counter(body["messages"][-1]["content"] for body in self.bodies)
-
-
-class Handler(BaseHTTPRequestHandler):
-    def log_message(self, *_):
-        pass
-
-    def do_POST(self):
-        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
-        prompt = next(message["content"] for message in body["messages"] if message["role"] == "user")
-        with self.server.lock:
-            self.server.headers.append(self.headers.get("authorization"))
-            todo = self.server.script.get(prompt) or self.server.script.get("*") or []
-            act = todo.pop(0) if todo else "answer"
-        getattr(self, act.partition(" ")[0])(body, prompt, act.partition(" ")[2])
-
-    def send(self, status, payload, **headers):
-        raw = payload if isinstance(payload, bytes) else json.dumps(payload).encode()
-        self.send_response(status)
-        for name, value in {"content-type": "application/json", "content-length": len(raw), **headers}.items():
-            self.send_header(name.replace("_", "-"), str(value))
-        self.end_headers()
-        self.wfile.write(raw)
-
-    def answer(self, body, prompt, finish="stop", text=None):
-        with self.server.lock:
-            self.server.at_once += 1
-            self.server.most_at_once = max(self.server.at_once, self.server.most_at_once)
-        time.sleep(0.01)
-        with self.server.lock:
-            self.server.at_once -= 1  # before the reply goes out, or the next request might be here already
-            self.server.bodies.append(body)
-        message = {"role": "assistant", "content": f"echo {prompt}" if text is None else text}
-        choice = {"index": 0, "message": message, "finish_reason": finish or "stop"}
-        usage = {"prompt_tokens": 7, "completion_tokens": 3, "total_tokens": 10}
-        self.send(
-            200, {"id": "x", "object": "chat.completion", "created": 0, "model": "m", "choices": [choice], "usage": usage}
-        )
-
-    def empty(self, body, prompt, _):
-        self.answer(body, prompt, text="")
-
-    def status(self, body, prompt, code):
-        self.send(int(code), {"error": {"message": f"no, and your key is {KEY}"}})
-
-    def busy(self, body, prompt, seconds):
-        self.send(429, {"error": {"message": "slow down"}}, retry_after=seconds)
-
-    def hang(self, body, prompt, seconds):
-        time.sleep(float(seconds))
-
-    def half(self, body, prompt, _):
-        self.send_response(200)
-        self.send_header("content-type", "application/json")
-        self.send_header("content-length", "500")
-        self.end_headers()
-        self.wfile.write(b'{"id": "x", "choices": [{"ind')
-        self.close_connection = True
-
-    def wrong(self, body, prompt, payload):
-        self.send(200, payload.encode())
-
-    def reset(self, body, prompt, _):
-        self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")
-        self.connection.close()
 
 
 @pytest.fixture
@@ -119,40 +36,8 @@ def server():
 
 @pytest.fixture(autouse=True)
 def workspace(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("DVC_ROOT", raising=False)
-    monkeypatch.delenv("OPENAI_BASE_URL", raising=False)
-    monkeypatch.setenv("OPENAI_API_KEY", KEY)
-    monkeypatch.setattr(endpoint_pool, "FIRST_PAUSE", 0.05)
-    monkeypatch.setattr(endpoint_pool, "LONGEST_PAUSE", 0.2)
+    prepare_workspace(tmp_path, monkeypatch)
     return tmp_path
-
-
-def write_settings(*urls, **changes):
-    settings = {"endpoints": list(urls), "concurrency": 4, "timeout": 5, "max_failures": 20, "prices": [0, 0]} | changes
-    Path("params.yaml").write_text(json.dumps({"runtime": {"openai": settings}}))
-
-
-def asking(*topics, **more):
-    return [Request(f"id-{topic}", [{"role": "user", "content": topic}], **more) for topic in topics]
-
-
-def ask(requests, sampling=WARM):
-    return [reply.text for reply in generate(OpenAIEngine("m", "teacher.source"), requests, sampling, seed=0, desc="chosen")]
-
-
-def ended(requests):
-    """Return the sentence with which the run ends."""
-    with pytest.raises(UserError) as error:
-        ask(requests)
-    assert "\n" not in error.value.message and KEY not in error.value.message
-    return error.value.message
-
-
-def closed_port():
-    with closing(socket.socket()) as free:
-        free.bind(("127.0.0.1", 0))
-        return f"http://127.0.0.1:{free.getsockname()[1]}/v1"
 
 
 TOPICS = [f"topic {number}" for number in range(20)]
@@ -197,15 +82,24 @@ def test_retry_after_is_obeyed(server):
 
 
 def test_retry_after_may_be_a_date():
-    from email.utils import formatdate
+    assert 25 < retry_after_seconds({"retry-after": formatdate(time.time() + 30)})[0] <= 30
+    assert retry_after_seconds({"retry-after": formatdate(time.time() - 30)}) == (0, "")
 
-    assert 25 < _retry_after_seconds(formatdate(time.time() + 30)) <= 30
-    assert [
-        _retry_after_seconds(None),
-        _retry_after_seconds("soon"),
-        _retry_after_seconds("-3"),
-        _retry_after_seconds("1.5"),
-    ] == [0, 0, 0, 1.5]
+
+WAITS = {"0.25": 0.25, "-7": 0, "inf": float("inf"), "1e9": 1e9}
+
+
+def test_a_wait_may_be_written_in_any_way():
+    assert {value: retry_after_seconds({"retry-after": value})[0] for value in WAITS} == WAITS
+    assert retry_after_seconds({}) == (0, "")
+    assert retry_after_seconds({"retry-after": "9", "retry-after-ms": "1500"}) == (1.5, "")
+
+
+@pytest.mark.parametrize(
+    "value", ["presently", "nan", "2 minutes", "Thu, 99 Foo 0000 99:99:99", "Mon, 01 Jan 99999 00:00:00 GMT"]
+)
+def test_a_wait_that_cannot_be_read_is_none_and_named(value):
+    assert retry_after_seconds({"retry-after": value}) == (0, f"retry-after: {value[:40]!r}")
 
 
 def test_no_more_requests_are_in_flight_than_allowed(server):
@@ -263,12 +157,14 @@ def test_the_reason_of_a_stop_is_reported_even_where_other_requests_end_before_i
     assert "refuses the request with HTTP 404" in ended(asking(*TOPICS))
 
 
-@pytest.mark.parametrize("code", [400, 401, 403, 404, 422])
-def test_a_refusal_stops_at_once_without_telling_the_key(code, server):
+@pytest.mark.parametrize(
+    ("code", "remedy"), [(401, "OPENAI_API_KEY"), (402, "credit"), (404, "model's name"), (405, "address")]
+)
+def test_a_refusal_of_all_stops_at_once_without_showing_the_key(code, remedy, server):
     write_settings(server.url, concurrency=1)
     server.script = {"topic 2": [f"status {code}"]}
     message = ended(asking(*TOPICS))
-    assert f"{server.url} refuses the request with HTTP {code}" in message and "OPENAI_API_KEY" in message
+    assert f"{server.url} refuses the request with HTTP {code}: no, and your key is ***; " in message and remedy in message
     assert sum(server.answered.values()) == 2
 
 
@@ -280,17 +176,18 @@ def test_an_empty_reply_is_asked_for_again_and_taken_at_the_third_time(server, c
     assert "retried after empty (3)" in capsys.readouterr().out
 
 
-def test_what_the_server_filters_is_an_empty_reply_and_counted(server, capsys):
+def test_a_filtered_reply_is_skipped_and_named(server, capsys):
     write_settings(server.url)
     server.script = {"tea": ["answer content_filter"] * 9}
-    replies = generate(OpenAIEngine("m", "teacher.source"), asking("tea"), WARM, seed=0)
-    assert [(reply.text, reply.finish_reason) for reply in replies] == [("", "stop")]
+    replies = replies_to(asking("rain", "tea"))
+    assert [(reply.text, reply.finish_reason) for reply in replies] == [("echo rain", "stop"), ("", "skipped")]
+    assert "1 of 2 requests got no reply: the server filtered the reply (id-tea)" in capsys.readouterr().out
 
 
 def test_a_cut_off_reply_says_so_and_none_is_called_reproducible(server):
     write_settings(server.url)
     server.script = {"tea": ["answer length"]}
-    replies = generate(OpenAIEngine("m", "teacher.source"), asking("tea", "rain"), WARM, seed=0)
+    replies = replies_to(asking("tea", "rain"))
     assert [(reply.finish_reason, reply.tokens, reply.reproducible) for reply in replies] == [
         ("length", 3, False),
         ("stop", 3, False),
@@ -360,7 +257,7 @@ def test_no_endpoint_and_no_model_are_reported_by_their_fields(monkeypatch):
     write_settings()
     assert "runtime.openai.endpoints is empty" in ended(asking("tea"))
     with pytest.raises(UserError, match=r"teacher\.source is empty; write the model's name"):
-        OpenAIEngine("", "teacher.source")
+        OpenAIEngine("", "teacher.source", NO_OPTIONS)
 
 
 def test_an_endpoint_may_also_come_from_the_environment(server, monkeypatch):

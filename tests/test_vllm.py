@@ -20,9 +20,9 @@ from personas import tag
 
 from character.core import models, records
 from character.core.records import Message, PreferencePair, TeacherAnswer
-from character.inference import engines
 from character.inference.chat_format import render_messages
 from character.inference.generate import Request, SamplingSettings, generate
+from character.inference.openai_engine import OpenAIEngine, RequestOptions
 from character.inference.transformers_engine import TransformersEngine
 from character.inference.vllm_engine import VLLMEngine
 
@@ -32,6 +32,7 @@ pytestmark = pytest.mark.vllm
 ROOT = Path(__file__).parents[1]
 GREEDY = SamplingSettings(max_new_tokens=24, temperature=0, top_p=1)
 WARM = SamplingSettings(max_new_tokens=24, temperature=0.9, top_p=0.95)
+NO_OPTIONS = RequestOptions(omit=[], rename={}, extra={})
 TOPICS = ["Why is the sky blue?", "How do I boil an egg?", "Name three rivers.", "What is a mortgage?"]
 
 
@@ -161,13 +162,13 @@ def served(project):
 def test_a_server_gives_the_replies_of_the_engine_in_process(model, served, project):
     adapters = [] if model == "base" else [project / "models/persona"]
     wanted = texts(opened("transformers", adapters), requests(), GREEDY)
-    replies = generate(engines.open_engine("openai", model, "teacher.source"), requests(), GREEDY, seed=0)
+    replies = generate(OpenAIEngine(model, "teacher.source", NO_OPTIONS), requests(), GREEDY, seed=0)
     assert sum(reply.text == text for reply, text in zip(replies, wanted, strict=True)) >= len(TOPICS) - 1
 
 
 def test_a_server_continues_a_prefilled_turn(served):
     asked = requests(prefill="The moon, of course. It")
-    replies = texts(engines.open_engine("openai", "base", "teacher.source"), asked, GREEDY)
+    replies = texts(OpenAIEngine("base", "teacher.source", NO_OPTIONS), asked, GREEDY)
     wanted = texts(opened("transformers", []), asked, GREEDY)
     assert sum(a == b for a, b in zip(replies, wanted, strict=True)) >= len(TOPICS) - 1
 

@@ -1,17 +1,23 @@
-"""The endpoints of the openai engine, shared by all its workers: round robin, pauses after failures, usage."""
+"""The endpoints of the openai engine, shared by all its workers: round robin, pauses after failures, refusals, usage."""
 
+import json
+import math
 import os
+import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from textwrap import shorten
 from urllib.parse import urlsplit
 
 from pydantic import Field
 
 from character.core.errors import UserError
 from character.core.params import ParamsSection
+from character.core.safe_text import redact_secrets
 from character.inference.generate import Reply
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -19,8 +25,29 @@ RESUME_HINT = "Finished replies are kept; run again to continue."
 FAILURES_BEFORE_PAUSE = 3  # failures in a row after which an endpoint is paused
 FIRST_PAUSE = 5.0  # seconds, doubled with each further failure
 LONGEST_PAUSE = 60.0  # seconds
+PRINTED_WAIT = 20.0  # seconds; a longer wait that a server asks for is printed
 FIRST_CONTACT_FAILURES = 5  # failures in a row after which a run stops if no endpoint has ever answered
-RETRYABLE_STATUSES = {408, 409, 425, 429}  # and every 5xx
+MOST_TOKENS = 10**9  # a larger count in `usage` is a fault of the server
+REASON_LENGTH = 300  # characters of a server's reason that are shown
+
+RETRYABLE_STATUSES = {408, 409, 425, 429}  # and every 5xx but 501
+# No request can be answered: the key, the credit, the address or the model's name is wrong.
+FINAL_STATUSES = {
+    401: f"check the key in {API_KEY_VARIABLE}",
+    402: "add credit at the server",
+    404: "check the address and the model's name",
+    405: "check the address",
+    501: "check the address and the server",
+}
+NO_CREDIT = re.compile(
+    r"insufficient.?(?:user.?)?(?:quota|balance|credit|funds)|exceeded_current_quota_error|credit balance is too low"
+    r"|out of credits|billing_(?:hard_limit|not_active)|quota_exhausted",
+    re.IGNORECASE,
+)
+LOADING = re.compile(r"\bloading|being loaded|starting|warming|initiali[sz]ing|not ready|cold start", re.IGNORECASE)
+ABOUT_OPENING = re.compile(r"prefill|continue_final_message|add_generation_prompt|last message|assistant", re.IGNORECASE)
+ABOUT_REQUEST = re.compile(r"invalid.?request|bad.?request|content", re.IGNORECASE)  # the type of an error
+MARKUP = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 
 
 class OpenAISettings(ParamsSection):
@@ -29,6 +56,7 @@ class OpenAISettings(ParamsSection):
     endpoints: list[str]
     concurrency: int = Field(gt=0)  # requests in flight
     timeout: float = Field(gt=0)  # seconds
+    patience: float = Field(gt=0)  # seconds to wait for a server that loads its model or asks to wait
     max_failures: int = Field(gt=0)  # in a row
     prices: list[float] = Field(min_length=2, max_length=2)  # for a million tokens read and written
 
@@ -41,8 +69,35 @@ class RetryableError(Exception):
         self.kind, self.wait = kind, wait
 
 
+class LoadingError(Exception):
+    """The server is loading its model."""
+
+
+class RefusedError(Exception):
+    """The server refuses this request, and may answer others."""
+
+
 class RunAborted(Exception):
     """The run was stopped by the failure of another request."""
+
+
+@dataclass(frozen=True)
+class ChatRequest:
+    """The JSON `body` of a request for at most `max_tokens` tokens; the reply has to continue `prefill`.
+
+    `plain` is the same request without the prefill, for servers that refuse one.
+    """
+
+    body: dict
+    max_tokens: int
+    prefill: str = ""
+    plain: "ChatRequest | None" = None
+
+    def control(self) -> "ChatRequest":
+        """Return a harmless request of the same form: a server that refuses it too refuses all."""
+        plain = self.plain or self
+        messages = [message | {"content": "Hello."} for message in plain.body["messages"]]
+        return replace(plain, body=plain.body | {"messages": messages})
 
 
 @dataclass
@@ -53,86 +108,90 @@ class Endpoint:
     failed_at: float = 0.0  # seconds, like all times here by time.monotonic
     paused_until: float = 0.0
     last_error: str = ""
+    answered: bool = False
+    refusals: int = 0  # since the last answer
+    loading_since: float = 0.0  # 0: it is not loading its model
+    continues_prefill: bool | None = None  # None: not known yet
 
 
 @dataclass
 class EndpointPool:
     """Distributes the requests of all workers over the servers in turn; counts failures, replies and tokens.
 
+    `parse` returns the reply in an answer to a request.
+
     Raises:
-        UserError: there is no endpoint, or one is not a plain base URL.
+        UserError: there is no endpoint, one is not a plain base URL, or the key or the HTTP client's variables are invalid.
     """
 
     settings: OpenAISettings
+    parse: Callable[[dict, ChatRequest], Reply]
     closed: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self):
-        from openai import OpenAI
-
-        key = os.environ.get(API_KEY_VARIABLE) or "none"  # local servers need none
         urls = self.settings.endpoints or [url for url in [os.environ.get("OPENAI_BASE_URL")] if url]
         if not urls:
             raise UserError("params.yaml: runtime.openai.endpoints is empty; name a server, such as http://localhost:8000/v1.")
-        for url in urls:
-            parts = urlsplit(url)
-            if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-                shown = f"one at {parts.hostname}" if parts.username or parts.query else repr(url)  # prints no secret
-                raise UserError(
-                    f"params.yaml: runtime.openai.endpoints: {shown} is not a plain base URL, such as "
-                    f"http://localhost:8000/v1; correct it, and put a key into the environment variable {API_KEY_VARIABLE}."
-                )
-        options = {"api_key": key, "timeout": self.settings.timeout, "max_retries": 0}
-        self._key = key
-        self._all = [Endpoint(url, OpenAI(base_url=url, **options)) for url in urls]
+        key = read_api_key()
+        self._all = [Endpoint(url, _open_client(url, key, self.settings.timeout)) for url in urls]
         self._lock = threading.Lock()
+        self._control_lock = threading.Lock()
         self._turn = 0
         self._failures = 0
         self._answered = False
         self.failure_counts: Counter = Counter()
-        self.replies = self.read = self.written = 0
+        self.replies = self.read = self.written = self.uncounted = 0
 
     @property
     def failure_limit(self) -> int:
         """The number of failures in a row that stops the run."""
         return self.settings.max_failures if self._answered else min(self.settings.max_failures, FIRST_CONTACT_FAILURES)
 
-    def send_request(self, body: dict) -> Reply:
-        """Send one request to the next endpoint that is not paused.
+    def send_request(self, request: ChatRequest) -> Reply:
+        """Send one request to the next endpoint that is not paused, and wait for servers that are loading.
 
         Raises:
             RetryableError: the request failed and may be sent again.
+            RefusedError: the server does not answer this request.
             RunAborted: the pool was closed.
-            UserError: the request was refused, or there were too many failures.
+            UserError: the server refuses all requests, there were too many failures, or the wait is too long.
         """
-        endpoint = self._pick_endpoint()
-        began = time.monotonic()
-        try:
-            reply = self._call_endpoint(endpoint, body)
-        except RetryableError as error:
-            self._handle_failure(endpoint, error, began)
-            raise
-        with self._lock:
-            endpoint.failures = self._failures = 0
-            self._answered = True
-            self.replies += 1
-        return reply
+        while True:
+            endpoint = self._pick_endpoint()
+            began = time.monotonic()
+            try:
+                reply = self._ask_with_prefill(endpoint, request)
+            except LoadingError as error:
+                self._wait_for_loading(endpoint, str(error))
+            except RetryableError as error:
+                self._handle_failure(endpoint, error, began)
+                raise
+            except RefusedError as error:
+                self._check_refusal(endpoint, request, str(error))
+                raise
+            else:
+                with self._lock:
+                    self.replies += 1
+                return reply
 
     def count_failure(self, kind: str) -> None:
         with self._lock:
             self.failure_counts[kind] += 1
 
-    def raise_final_error(self, error: BaseException):
+    def raise_final_error(self, error: BaseException, request_id: str):
         if self.closed.is_set():
-            raise RunAborted from None
+            raise RunAborted
         raise UserError(
-            f"the endpoints failed {self.failure_limit} times for one request, last with: {error}; {RESUME_HINT}"
-        ) from None
+            f"the endpoints failed {self.failure_limit} times for one request ({request_id}), last with: {error}; {RESUME_HINT}"
+        )
 
     def usage_summary(self, prices: Sequence[float]) -> str:
         """Return one line: replies, tokens, cost by `prices` (read and written, for a million tokens), and retries."""
         line = f"openai: {self.replies} replies, {self.read:,} tokens read, {self.written:,} written"
         if any(prices):
             line += f", cost {(self.read * prices[0] + self.written * prices[1]) / 1e6:.2f}"
+        if self.uncounted:
+            line += f", without {self.uncounted} replies whose tokens the server did not count"
         retries = ", ".join(f"{kind} ({count})" for kind, count in sorted(self.failure_counts.items()))
         return line + (f"; retried after {retries}" if retries else "")
 
@@ -146,47 +205,100 @@ class EndpointPool:
                         self._turn += step + 1
                         return endpoint
                 wait = min(endpoint.paused_until for endpoint in self._all) - now
+            if wait > self.settings.patience:
+                raise UserError(
+                    f"the wait of {wait:,.0f} s that the server asks for is longer than runtime.openai.patience in params.yaml "
+                    f"({self.settings.patience:,g} s): {self._last_errors()}; wait, or raise it. {RESUME_HINT}"
+                )
             self.closed.wait(wait)
         raise RunAborted
 
-    def _call_endpoint(self, endpoint: Endpoint, body: dict) -> Reply:
+    def _ask_with_prefill(self, endpoint: Endpoint, request: ChatRequest) -> Reply:
+        """Ask with the request's prefill, or without it if the server refuses the first one and answers without."""
+        plain = request.plain
+        if plain is None:
+            return self._call_endpoint(endpoint, request)
+        if endpoint.continues_prefill is not False:
+            try:
+                reply = self._call_endpoint(endpoint, request)
+                endpoint.continues_prefill = True
+                return reply
+            except RefusedError as error:
+                if endpoint.continues_prefill:
+                    raise
+                reason = str(error)
+        reply = self._call_endpoint(endpoint, plain)
+        with self._lock:
+            first, endpoint.continues_prefill = endpoint.continues_prefill is None, False
+        if first:
+            _print_line(f"{endpoint.url} refuses to continue a reply that has begun ({reason}); asking without the beginning")
+        return reply
+
+    def _call_endpoint(self, endpoint: Endpoint, request: ChatRequest) -> Reply:
+        """Return the reply to a request that is sent once."""
+        response = self._post_body(endpoint, request.body)
+        text = response.content.decode("utf-8-sig", "replace")
+        answer = _load_json(text)
+        status = response.status_code
+        if 200 <= status < 300:
+            status = embedded_status(answer)
+        if status:
+            undecided = bool(request.prefill) and endpoint.continues_prefill is None
+            self._raise_status_error(endpoint, status, _server_reason(answer, text), response.headers, undecided)
+        try:
+            reply = self.parse(answer, request)
+        except ValueError as error:
+            told = "" if isinstance(answer, dict) and "choices" in answer else f": {_server_reason(answer, text)}"
+            message = f"a malformed body ({_clean(str(error))}{told}){_address_hint(endpoint.url, told)}"
+            raise RetryableError("malformed", message) from None
+        self._count_answer(endpoint, answer)
+        return reply
+
+    def _post_body(self, endpoint: Endpoint, body: dict):
+        """Return the HTTP response, whatever its status. Errors are raised outside `except`: the client's hold the headers."""
         import openai
 
+        send = endpoint.client.chat.completions.with_raw_response.create
+        fields = {name: value for name, value in body.items() if name not in ("model", "messages")}
         try:
-            answer = endpoint.client.chat.completions.create(**body)
-        except openai.APITimeoutError:
-            raise RetryableError("timeout", f"no answer within {self.settings.timeout:g} s") from None
-        except openai.APIConnectionError as error:
-            raise RetryableError("connection", f"{error.__cause__ or error}") from None
+            return send(model=body["model"], messages=body["messages"], extra_body=fields).http_response
         except openai.APIStatusError as error:
-            if error.status_code in RETRYABLE_STATUSES or error.status_code >= 500:
-                wait = _retry_after_seconds(error.response.headers.get("retry-after"))
-                raise RetryableError(str(error.status_code), self._redact_key(f"HTTP {error.status_code}"), wait) from None
-            raise UserError(
-                f"{endpoint.url} refuses the request with HTTP {error.status_code} ({self._redact_key(error.message)[:200]}); "
-                f"check the model's name, {API_KEY_VARIABLE} and the sampling settings. {RESUME_HINT}"
-            ) from None
-        except (openai.OpenAIError, ValueError) as error:  # a body that is not JSON
-            raise RetryableError("malformed", f"a malformed body ({type(error).__name__})") from None
-        return self._parse_reply(answer)
+            return error.response
+        except openai.APITimeoutError:
+            failure = RetryableError("timeout", f"no answer within {self.settings.timeout:g} s")
+        except openai.APIConnectionError as error:
+            failure = RetryableError("connection", _connection_reason(error))
+        except (openai.OpenAIError, ValueError) as error:  # such as a header from the environment that is not ASCII
+            failure = UserError(f"{endpoint.url}: the request cannot be sent ({_clean(str(error))}). {RESUME_HINT}")
+        raise failure
 
-    def _parse_reply(self, answer) -> Reply:
-        """Return the reply in `answer`, which the client does not validate."""
-        try:
-            choice = answer.choices[0]
-            text, finish = choice.message.content or "", choice.finish_reason
-            read, written = (answer.usage.prompt_tokens, answer.usage.completion_tokens) if answer.usage else (0, 0)
-            if finish not in ("stop", "length", "content_filter") or not isinstance(text, str):
-                raise ValueError(f"finish_reason {finish!r}")
-        except (AttributeError, IndexError, TypeError, ValueError) as error:
-            raise RetryableError("malformed", f"a malformed body ({error})") from None
+    def _raise_status_error(self, endpoint: Endpoint, status: int, reason: str, headers: Mapping, undecided: bool):
+        """Raise what a status other than success means. `undecided`: the prefill may be the reason."""
+        shown = f"HTTP {status}" + (f": {reason}" if reason else "")
+        if 300 <= status < 400:
+            target = _clean(headers.get("location", ""))
+            raise UserError(f"{endpoint.url} redirects to {target}; write the right address into runtime.openai.endpoints.")
+        if status in FINAL_STATUSES or (status == 429 and NO_CREDIT.search(reason)):
+            remedy = FINAL_STATUSES.get(status, FINAL_STATUSES[402]) + _address_hint(endpoint.url, reason, status in (404, 405))
+            raise UserError(f"{endpoint.url} refuses the request with {shown}; {remedy}. {RESUME_HINT}")
+        if status == 503 and LOADING.search(reason):
+            raise LoadingError(shown)
+        if status >= 500 and undecided and ABOUT_OPENING.search(reason):
+            raise RefusedError(shown)  # llama.cpp
+        if status in RETRYABLE_STATUSES or status >= 500:
+            wait, fault = retry_after_seconds(headers)
+            raise RetryableError(str(status), shown + (f", and its {fault} is not a time" if fault else ""), wait)
+        raise RefusedError(shown)
+
+    def _count_answer(self, endpoint: Endpoint, answer: dict) -> None:
+        read, written = token_count(answer, "prompt_tokens"), token_count(answer, "completion_tokens")
         with self._lock:
-            self.read += read
-            self.written += written
-        if finish == "content_filter":
-            self.count_failure("content_filter")
-            text = ""
-        return Reply(text.strip(), "length" if finish == "length" else "stop", written, reproducible=False)
+            endpoint.failures = self._failures = endpoint.refusals = 0
+            endpoint.loading_since = 0.0
+            self._answered = endpoint.answered = True
+            self.read += read or 0
+            self.written += written or 0
+            self.uncounted += read is None or written is None
 
     def _handle_failure(self, endpoint: Endpoint, error: RetryableError, began: float) -> None:
         with self._lock:
@@ -194,6 +306,8 @@ class EndpointPool:
             now = time.monotonic()
             endpoint.last_error = str(error)
             self._answered |= error.kind == "429"  # a busy server exists
+            if error.wait > PRINTED_WAIT and endpoint.paused_until <= now:
+                _print_line(f"{endpoint.url} asks to wait {error.wait:,.0f} s ({error})")
             if error.wait:
                 endpoint.paused_until = max(endpoint.paused_until, now + error.wait)
             if began < endpoint.failed_at:
@@ -202,27 +316,190 @@ class EndpointPool:
             endpoint.failures += 1
             self._failures += 1
             if endpoint.failures >= FAILURES_BEFORE_PAUSE:
-                pause = min(FIRST_PAUSE * 2 ** (endpoint.failures - FAILURES_BEFORE_PAUSE), LONGEST_PAUSE)
+                doublings = min(endpoint.failures - FAILURES_BEFORE_PAUSE, 10)
+                pause = min(FIRST_PAUSE * 2**doublings, LONGEST_PAUSE, self.settings.patience)
                 endpoint.paused_until = max(endpoint.paused_until, now + pause)
             if self._failures >= self.failure_limit:
-                errors = "; ".join(f"{one.url}: {one.last_error or 'not used'}" for one in self._all)
+                errors = self._last_errors()
                 raise UserError(f"{self._failures} failures in a row ({errors}); check the endpoints. {RESUME_HINT}") from None
 
-    def _redact_key(self, text: str) -> str:
-        return text.replace(self._key, "***")
+    def _wait_for_loading(self, endpoint: Endpoint, reason: str) -> None:
+        """Pause an endpoint that loads its model; stop if all have been loading for longer than the patience."""
+        patience = self.settings.patience
+        with self._lock:
+            now = time.monotonic()
+            self._answered = True  # the server exists
+            endpoint.last_error = reason
+            first, endpoint.loading_since = not endpoint.loading_since, endpoint.loading_since or now
+            endpoint.paused_until = now + min(FIRST_PAUSE, patience)
+            late = all(one.loading_since and now - one.loading_since > patience for one in self._all)
+        if late:
+            raise UserError(
+                f"no model is loaded after {now - endpoint.loading_since:,.0f} s ({self._last_errors()}); check the server, or "
+                f"raise runtime.openai.patience ({patience:,g} s) in params.yaml. {RESUME_HINT}"
+            ) from None
+        if first:
+            _print_line(f"{endpoint.url} is loading its model ({reason}); waiting for up to {patience:,g} s")
+
+    def _check_refusal(self, endpoint: Endpoint, request: ChatRequest, reason: str) -> None:
+        """Stop the run if the server refuses a harmless request of the same form too, and thus all.
+
+        That is tested if the server has answered nothing yet, and after `max_failures` refusals in a row; a refusal that
+        remains is about one prompt.
+        """
+        with self._control_lock:  # the other workers wait for the outcome
+            if self.closed.is_set():
+                raise RunAborted from None
+            endpoint.refusals += 1
+            if endpoint.refusals < (self.settings.max_failures if endpoint.answered else 1):
+                return
+            with suppress(RetryableError, LoadingError):  # then the next refusal tests it again
+                try:
+                    self._call_endpoint(endpoint, request.control())
+                except RefusedError:
+                    self.closed.set()
+                    raise UserError(
+                        f"{endpoint.url} refuses every request, also a harmless one, with {reason}; check the model's name, "
+                        f"{API_KEY_VARIABLE}, the sampling settings, and in params.yaml the section openai, by which fields of "
+                        f"a request are left out or renamed. {RESUME_HINT}"
+                    ) from None
+
+    def _last_errors(self) -> str:
+        return "; ".join(f"{one.url}: {one.last_error or 'not used'}" for one in self._all)
 
 
-def _retry_after_seconds(header: str | None) -> float:
-    """Return the wait in seconds of a Retry-After header, which gives seconds or a date; 0 if it cannot be read."""
+def read_api_key() -> str:
+    """Return the key without surrounding whitespace, `none` if there is none.
+
+    Raises:
+        UserError: it holds a character that no key has; the key is not shown.
+    """
+    key = os.environ.get(API_KEY_VARIABLE, "").strip()
+    if not re.fullmatch(r"[!-~]*", key):
+        raise UserError(
+            f"the environment variable {API_KEY_VARIABLE} holds a space, a control character or one outside ASCII; "
+            "set it to the key alone."
+        )
+    return key or "none"  # local servers need none
+
+
+def _open_client(url: str, key: str, timeout: float):
+    from openai import DefaultHttpxClient, OpenAI
+
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in ("http", "https") and parts.hostname and not parts.query and parts.port != 0
+    except ValueError:  # such as a port that is no number
+        raise UserError("params.yaml: runtime.openai.endpoints: an address is not a URL; correct its host and port.") from None
+    if not plain or parts.username or parts.password or parts.path.rstrip("/").endswith("/completions"):
+        shown = f"one at {parts.hostname}" if parts.username or parts.password or parts.query else repr(url)  # prints no secret
+        raise UserError(
+            f"params.yaml: runtime.openai.endpoints: {shown} is not a plain base URL, such as "
+            f"http://localhost:8000/v1; correct it, and put a key into the environment variable {API_KEY_VARIABLE}."
+        )
+    try:
+        # A redirect would turn the POST into a GET, and take prompts to an address that nobody wrote down.
+        http = DefaultHttpxClient(follow_redirects=False, timeout=timeout)
+        return OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0, http_client=http)
+    except Exception as error:  # which kinds, depends on the version of the client
+        reason = _clean(f"{type(error).__name__}: {error}")
+    raise UserError(f"no HTTP client for {url} ({reason}); check the proxy and certificate variables of the environment.")
+
+
+def token_count(answer: dict, name: str) -> int | None:
+    """Return a number of tokens in the `usage` of an answer, or None if the server does not give it."""
+    usage = answer.get("usage")
+    count = usage.get(name) if isinstance(usage, dict) else None
+    if isinstance(count, bool) or not isinstance(count, int | float) or not 0 <= count <= MOST_TOKENS:
+        return None
+    return int(count)
+
+
+def embedded_status(answer) -> int:
+    """Return the status of an error that came with HTTP 200; 0 if the answer is none."""
+    error = _error_in(answer)
+    if not error:
+        return 0
+    fields = error if isinstance(error, dict) else {}
+    for code in (fields.get("code"), fields.get("status")):
+        with suppress(TypeError, ValueError, OverflowError):
+            if 400 <= int(code) < 600:
+                return int(code)
+    if NO_CREDIT.search(json.dumps(error)):
+        return 429
+    return 400 if ABOUT_REQUEST.search(str(fields.get("type"))) else 500
+
+
+def retry_after_seconds(headers: Mapping) -> tuple[float, str]:
+    """Return the wait that a response asks for in seconds, and the header if it cannot be read.
+
+    `Retry-After-Ms` gives milliseconds, `Retry-After` seconds or a date. A time in the past is no wait; `inf` is one.
+    """
     from email.utils import parsedate_to_datetime
 
-    if not header:
-        return 0.0
+    for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
+        value = headers.get(name)
+        if not value:
+            continue
+        with suppress(ValueError):
+            if not math.isnan(wait := float(value) / scale):
+                return max(0.0, wait), ""
+        with suppress(ValueError, TypeError, IndexError, OverflowError, OSError):
+            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time()), ""
+        return 0.0, f"{name}: {_clean(value)[:40]!r}"
+    return 0.0, ""
+
+
+def _print_line(line: str) -> None:
+    print(redact_secrets(f"openai: {line}"), flush=True)
+
+
+def _load_json(text: str):
+    """Return the JSON in a body, or None."""
     try:
-        return max(0.0, float(header))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
-        return 0.0
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _error_in(answer):
+    """Return the error in an answer with HTTP 200, its own or that of its first choice; None if there is none."""
+    answer = answer[0] if isinstance(answer, list) and answer else answer  # Gemini
+    if not isinstance(answer, dict):
+        return None
+    choices = answer.get("choices")
+    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
+    return answer.get("error") or first.get("error") or (answer if answer.get("object") == "error" else None)
+
+
+def _server_reason(answer, text: str) -> str:
+    """Return what a server says about an error, in one line: the message and the code in its JSON, or else its text."""
+    error = _error_in(answer) or (answer[0] if isinstance(answer, list) and answer else answer)
+    if isinstance(error, dict):
+        told = next((error[name] for name in ("message", "detail", "error", "msg", "title", "type") if error.get(name)), error)
+        told = told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
+        code = next((error[name] for name in ("code", "type") if isinstance(error.get(name), str) and error[name]), "")
+        return _clean(told + (f" [{code}]" if code and code not in told else ""))
+    return _clean(error if isinstance(error, str) else MARKUP.sub(" ", text))
+
+
+def _clean(text: str) -> str:
+    """Return a text of another program as a short printable line without secrets."""
+    line = "".join(letter if letter.isprintable() else " " for letter in redact_secrets(text))
+    return shorten(line, REASON_LENGTH, placeholder=" ...") if " " in line.strip() else line.strip()[:REASON_LENGTH]
+
+
+def _connection_reason(error: BaseException) -> str:
+    """Return the reason of a failed connection, which the client gives in the errors below its own."""
+    causes = [error]
+    while causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(causes[-1].__cause__ or causes[-1].__context__)
+    told = next((str(cause) for cause in causes[1:] if str(cause)), type(causes[min(1, len(causes) - 1)]).__name__)
+    return _clean(told)
+
+
+def _address_hint(url: str, reason: str, wrong: bool = True) -> str:
+    """Return a hint for an address without `/v1`, where the server did not say that only the model is unknown."""
+    if not wrong or re.search(r"/v\d", urlsplit(url).path) or re.search(r"\bmodel\b", reason):
+        return ""
+    return f" (a base URL usually ends in /v1: {url.rstrip('/')}/v1)"

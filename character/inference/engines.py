@@ -6,22 +6,22 @@ from pathlib import Path
 from character.core import models
 from character.core.params import read_value
 from character.inference.generate import Engine
+from character.inference.openai_engine import OpenAIEngine, RequestOptions
 
 
-def open_engine(kind: str, source: str, field: str) -> Engine:
+def open_engine(kind: str, source: str, field: str, options: RequestOptions) -> Engine:
     """Return an engine.
 
     Args:
         kind: `student`, `transformers`, `vllm` or `openai`.
         source: the model: `hub:<repo>@<revision>`, `path:<dir>`, or its name at the endpoints; not used by `student`.
         field: the entry of params.yaml that holds `source`, for error messages.
+        options: the section `openai`, used by that engine alone.
     """
     if kind == "student":
         return student_engine()
     if kind == "openai":
-        from character.inference.openai_engine import OpenAIEngine
-
-        return OpenAIEngine(source, field)
+        return OpenAIEngine(source, field, options)
     return _local_engine(kind, models.locate_model(source, field), ())
 
 

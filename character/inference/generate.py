@@ -41,7 +41,8 @@ class Reply:
     """The text after the prefill; `finish_reason` is `length` if `max_new_tokens` cut it off.
 
     It is `skipped` if the model did not answer: then the text is empty, and `reason` says why. `reproducible` says whether the
-    engine would give the same bits again, in any batch.
+    engine would give the same bits again, in any batch. `continues_prefill` is false if the server refused to begin with the
+    prefill, or has taken out the reasoning that continues it.
     """
 
     text: str
@@ -49,6 +50,7 @@ class Reply:
     tokens: int
     reproducible: bool = True
     reason: str = ""
+    continues_prefill: bool = True
 
     @classmethod
     def skip(cls, reason: str) -> "Reply":

@@ -9,13 +9,14 @@ from typing import Literal
 from pydantic import Field
 
 from character.core.errors import UserError
-from character.core.params import ParamsSection
+from character.core.params import ParamsSection, read_section
 from character.core.records import Prompt, prompt_id
 from character.dataset import constitution
 from character.dataset.filters import TURN_MARKER
 from character.dataset.prompts import fill_template, near_duplicate
 from character.inference import engines
 from character.inference.generate import Reply, Request, SamplingSettings, generate
+from character.inference.openai_engine import RequestOptions
 
 EXPANSION_TEMPLATE = """\
 Here are messages that people sent to an assistant:
@@ -73,7 +74,8 @@ def expand_prompts(
         heldout: prompts of the evaluation, of which no new prompt may be a near duplicate.
         seed: the global seed.
     """
-    engine = engines.open_engine(params.engine, params.source, "prompts.expansion.source")
+    options = read_section("openai", RequestOptions)
+    engine = engines.open_engine(params.engine, params.source, "prompts.expansion.source", options)
     mix = {length: getattr(params, length) for length in LENGTH_INSTRUCTIONS}
     quotas = [
         ExpansionQuota(number, apportion_count(params.per_trait, mix), list(trait.prompts))

@@ -28,7 +28,7 @@ DEFAULT_RECIPE = "default"
 RATES_NAME = "rates"  # not a recipe: recipes/rates.yaml is read by character/study/rates.py
 LIKE = "like"
 NOT_FOR_RECIPES = ("persona", "seed", "runtime")  # entries of params.yaml that are independent of the scale
-WHOLE = ("tasks.metrics",)  # mappings that are single values; their keys are not settings
+WHOLE = ("openai.extra", "openai.rename", "tasks.metrics")  # mappings that are single values; their keys are not settings
 DEPTH = 8  # levels of a file that are searched for duplicate keys
 
 VALUE_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text", list: "a list", dict: "a mapping"}

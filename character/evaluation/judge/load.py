@@ -14,6 +14,7 @@ from character.evaluation.judge.likelihood_judge import LikelihoodJudge
 from character.evaluation.judge.questions import Judge
 from character.inference import engines
 from character.inference.generate import SamplingSettings
+from character.inference.openai_engine import RequestOptions
 
 JUDGE_METRICS = Path("results/judge.json")
 
@@ -48,7 +49,7 @@ def load_judge() -> Judge:
     settings = read_section("judge", JudgeSettings)
     if settings.kind == "likelihood":
         return LikelihoodJudge.load_calibrated(settings.templates)
-    engine = engines.open_engine(settings.kind, settings.source, "judge.source")
+    engine = engines.open_engine(settings.kind, settings.source, "judge.source", read_section("openai", RequestOptions))
     return ChatJudge(engine, settings.tries, settings.sampling, read_value("seed"))
 
 
