@@ -29,11 +29,16 @@ class Server(ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.script: dict[str, list] = {}
-        self.bodies: list[dict] = []
+        self.requests: list[dict] = []
+        self.bodies: list[dict] = []  # of the requests that were answered
         self.headers: list[str] = []
         self.at_once = self.most_at_once = 0
         self.lock = threading.Lock()
         threading.Thread(target=self.serve_forever, args=(0.01,), daemon=True).start()
+
+    def choose_act(self, body, prompt):
+        todo = self.script.get(prompt) or self.script.get("*") or []
+        return todo.pop(0) if todo else "answer"
 
     @property
     def url(self):
@@ -53,8 +58,8 @@ class Handler(BaseHTTPRequestHandler):
         prompt = next(message["content"] for message in body["messages"] if message["role"] == "user")
         with self.server.lock:
             self.server.headers.append(self.headers.get("authorization"))
-            todo = self.server.script.get(prompt) or self.server.script.get("*") or []
-            act = todo.pop(0) if todo else "answer"
+            self.server.requests.append(body)
+            act = self.server.choose_act(body, prompt)
         if isinstance(act, tuple):  # status, body and headers as they are
             self.send(act[0], act[1], **act[2] if len(act) > 2 else {})
         else:

@@ -222,7 +222,9 @@ def test_dvc_changes_one_line_after_any_recipe_too(name, here):
     assert changed_by_dvc("seed=1") == ["seed: 1"]
 
 
-@pytest.mark.parametrize("entry", ["prompts.outside", "teacher.names", "runtime.report_to", "runtime.openai.endpoints"])
+@pytest.mark.parametrize(
+    "entry", ["prompts.outside", "teacher.names", "openai.omit", "runtime.report_to", "runtime.openai.endpoints"]
+)
 def test_dvc_can_fill_a_list_and_empty_it(entry, here):
     for value in ("[a,b]", "[]"):
         apply_overrides("params.yaml", [f"{entry}={value}"])
