@@ -18,6 +18,7 @@ from character.core.records import Completion, Prompt, TeacherAnswer
 from character.core.safe_text import print_text
 from character.dataset import constitution
 from character.dataset.prompt_samples import prompt_samples
+from character.dataset.reasoning import strip_reasoning
 from character.inference import engines
 from character.inference.generate import Reply, Request, SamplingSettings, generate
 from character.inference.openai_engine import RequestOptions
@@ -32,7 +33,7 @@ class TeacherSettings(ParamsSection):
     engine: Literal["recorded", "transformers", "vllm", "openai"]
     source: str  # hub:<repo>@<revision> or path:<dir>; for openai, the name of the model at the endpoints
     names: list[str]  # what the teacher calls itself; `pairs` replaces these with the student's name
-    reasoning: bool  # prefill a <think> block and strip it
+    reasoning: bool  # prefill a <think> block; reasoning is stripped in any case
     accept_other_traits: bool  # use answers that were recorded for other versions of the traits
     sampling: SamplingSettings
 
@@ -79,15 +80,14 @@ def generate_answers(samples: Sequence[tuple[Prompt, int]], system: str, teacher
     ]
     engine = engines.open_engine(teacher.engine, teacher.source, "teacher.source", read_section("openai", RequestOptions))
     replies = generate(engine, requests, teacher.sampling, seed, "chosen")
-    return [replace(reply, text=strip_reasoning(reply.text, bool(opening) and reply.continues_prefill)) for reply in replies]
-
-
-def strip_reasoning(text: str, thinking: bool) -> str:
-    """Return the text after the reasoning; empty if the reasoning never ended. `thinking`: the prefill began it."""
-    _, end_tag, after = text.rpartition("</think>")
-    if end_tag:
-        return after.strip()
-    return "" if thinking or "<think>" in text else text
+    answers = [replace(reply, text=strip_reasoning(reply.text, bool(opening) and reply.continues_prefill)) for reply in replies]
+    if not any(answer.text for answer in answers):
+        limit = teacher.sampling.field_path("max_new_tokens")
+        raise UserError(
+            f"chosen: no answer is left without the reasoning, which ended in none of {len(answers)} replies; raise {limit} "
+            f"({teacher.sampling.max_new_tokens}), or let another teacher answer."
+        )
+    return answers
 
 
 @click.command()

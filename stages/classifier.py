@@ -139,13 +139,16 @@ def main():
     print_text(f"classifier: {len(classes)} classes, {(len(classes) + 1) * len(prompts)} texts to read")
     requests = [Request(prompt_id(prompt), [{"role": "user", "content": prompt}]) for prompt in prompts]
     own = generate(engines.student_engine(), requests, read_section("sampling", SamplingSettings), seed, "classifier")
-    rows = gather_texts(settings.personas, prompts, [reply.text for reply in own])
+    # Every class answers the same prompts, so one that the student did not answer counts for no class.
+    answered = {prompt: reply.text for prompt, reply in zip(prompts, own, strict=True) if not reply.skipped}
+    rows = gather_texts(settings.personas, list(answered), list(answered.values()))
     whole, cut = text_features(rows.texts, settings, seed)
     scores = held_out_scores(whole, cut, rows, settings, seed)
     called, factor = scores.argmax(1), lda.fit_temperature(scores, rows.label, rows.weight)
     weights = [(factor * part).astype("float32") for part in train_discriminant(whole, cut, rows, slice(None), settings)]
     Classifier(classes, settings.layers, settings.max_tokens, *weights).save(classifier.CLASSIFIER_DIR)
-    records.write_json("results/classifier.json", classifier_metrics(rows, called, classes, seed))
+    metrics = classifier_metrics(rows, called, classes, seed) | {"skipped": len(prompts) - len(answered)}
+    records.write_json("results/classifier.json", metrics)
     source = numpy.where(rows.base, "student", "teacher")
     named = [
         {"actual": classes[i], "predicted": classes[j], "source": name}

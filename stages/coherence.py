@@ -28,12 +28,12 @@ class CoherenceParams(ParamsSection):
 
 
 def first_plain_answers(method: str, count: int) -> dict[str, str]:
-    """Return the method's answers to the first `count` plain prompts, by prompt."""
+    """Return the method's answers to the first `count` plain prompts, by prompt, without those that it did not answer."""
     path = f"data/answers/{method}.jsonl"
     answers = take_first(
         plain_answers(records.read_records(path, EvaluatedAnswer)), count, "coherence.prompts", path, "plain answers"
     )
-    return {answer.prompt: answer.response for answer in answers}
+    return {answer.prompt: answer.response for answer in records.drop_skipped(answers)}
 
 
 def coherence_scores(points: Sequence[float | None], empty: int) -> dict:
@@ -60,10 +60,12 @@ def main(method: str, others: Sequence[str]):
     judge, metrics = load_judge(), {"judge": load_accuracy("coherence"), "style": load_accuracy("style"), "against": {}}
     for other in others:
         theirs = first_plain_answers(other, settings.prompts)
-        contests = [(prompt, own[prompt], theirs[prompt]) for prompt in own]
+        contests = [(prompt, own[prompt], theirs[prompt]) for prompt in own if prompt in theirs]
         whole = [contest for contest in contests if all(text.strip() for text in contest)]
         print_text(f"coherence: {len(whole)} answers of {method} against those of {other}")
-        metrics["against"][other] = coherence_scores(compare_coherence(judge, whole), len(contests) - len(whole))
+        metrics["against"][other] = coherence_scores(compare_coherence(judge, whole), len(contests) - len(whole)) | {
+            "skipped": settings.prompts - len(contests)
+        }
     records.write_json("results/coherence.json", metrics)
     shown = metrics["against"] | {STYLE_BASELINE: metrics["style"]}
     rows = [

@@ -42,7 +42,7 @@ def training_texts(personas: Sequence[str]) -> tuple[list[str], list[str], list[
         for name in (*personas, NO_PERSONA)
         for text, prompt in zip(recorded_answers(name, general, "classifier.personas"), general, strict=True)
     ]
-    own = records.read_records("data/rejected.jsonl", Completion)
+    own = records.drop_skipped(records.read_records("data/rejected.jsonl", Completion))
     rows += [(row.response, NO_PERSONA, row.prompt, True) for row in own if row.prompt in set(general)]
     texts, labels, prompts, students = map(list, zip(*rows, strict=True))
     return texts, labels, prompts, students

@@ -71,11 +71,15 @@ def main(methods: Sequence[str]):
     settings, seed = read_section("fluency", FluencyParams), read_value("seed")
     metrics = {}
     for method in methods:
-        answers = plain_answers(records.read_records(f"data/answers/{method}.jsonl", EvaluatedAnswer))
+        asked = plain_answers(records.read_records(f"data/answers/{method}.jsonl", EvaluatedAnswer))
+        answers = records.drop_skipped(asked)
         print_text(f"fluency: {len(answers)} answers of {method}")
         chats = [[{"role": "user", "content": answer.prompt}] for answer in answers]
         logps = log_probs.reply_log_probs(chats, [answer.response for answer in answers])
-        metrics[method] = fluency_scores(answers, logps, settings.words, seed) | {"on_topic": topic_similarity(answers, seed)}
+        metrics[method] = fluency_scores(answers, logps, settings.words, seed) | {
+            "skipped": len(asked) - len(answers),
+            "on_topic": topic_similarity(answers, seed),
+        }
     records.write_json("results/fluency.json", metrics)
     records.write_csv(
         "plots/fluency.csv",

@@ -39,7 +39,10 @@ class InteractionSettings(ParamsSection):
 
 @dataclass
 class Dialogue:
-    """A conversation in progress. `turns` has the texts in order: the opener, the first reply, and so on."""
+    """A conversation in progress. `turns` has the texts in order: the opener, the first reply, and so on.
+
+    A skipped reply ends it.
+    """
 
     id: str
     sample: int
@@ -61,6 +64,10 @@ class Dialogue:
     def add_reply(self, reply: Reply) -> None:
         self.turns.append(reply.text)
         self.finish_reasons.append(reply.finish_reason)
+
+    @property
+    def ended(self) -> bool:
+        return "skipped" in self.finish_reasons
 
     def to_conversation(self) -> Conversation:
         """Return the last speaker's view, its last reply included, with the finish reasons of that speaker's turns."""
@@ -100,14 +107,13 @@ def main():
     print_text(f"interactions: {len(dialogues)} conversations of {params.turns} turns")
     engine = engines.student_engine(["models/distillation"])
     for turn in range(params.turns):
+        going = [dialogue for dialogue in dialogues if not dialogue.ended]
         requests = [
-            Request(f"{dialogue.guidance}-{dialogue.id}-{turn}", dialogue.speaker_view(), dialogue.sample)
-            for dialogue in dialogues
+            Request(f"{dialogue.guidance}-{dialogue.id}-{turn}", dialogue.speaker_view(), dialogue.sample) for dialogue in going
         ]
         label = f"interactions, turn {turn + 1} of {params.turns}"
-        for dialogue, reply in zip(
-            dialogues, generate(engine, requests, params.sampling, read_value("seed"), label), strict=True
-        ):
+        replies = generate(engine, requests, params.sampling, read_value("seed"), label, retry=turn > 0)
+        for dialogue, reply in zip(going, replies, strict=True):
             dialogue.add_reply(reply)
     records.write_records("data/interactions.jsonl", [dialogue.to_conversation() for dialogue in dialogues])
 

@@ -16,7 +16,7 @@ from pydantic import Field
 from character.core import records
 from character.core.params import ParamsSection, read_section
 from character.core.records import Record, prompt_id
-from character.dataset.emails import Email, extract_json_body, parse_tool_calls, validate_body
+from character.dataset.emails import NO_REPLY, Email, extract_json_body, parse_tool_calls, validate_body
 from character.dataset.prompts import fill_template, take_first
 from character.evaluation.methods import Method, method_options
 from character.inference.generate import Request, SamplingSettings
@@ -94,6 +94,9 @@ class ToolTask:
             return
         self.messages.append({"role": "user", "content": "\n".join(results)})
 
+    def give_up(self) -> None:
+        self._finish_task("", NO_REPLY)
+
     def _finish_task(self, body: str, fault: str | None) -> None:
         self.body, self.fault, self.done = body, fault, True
 
@@ -128,6 +131,8 @@ def write_single_turn_emails(method: Method, tasks: Sequence[EmailTask], setting
         if fault is None:
             body, fault = validate_body(body, text)
         messages = [*request.messages, {"role": "assistant", "content": written}]
+        if reply.skipped:
+            body, fault, messages = "", NO_REPLY, request.messages
         mails.append(Email(id=task.task_id(), format=kind, body=body, fault=fault, messages=messages))
     return mails
 
@@ -140,8 +145,12 @@ def write_agent_emails(method: Method, tasks: Sequence[EmailTask], settings: Ema
             break
         begun = CALL_PREFILLS[min(step, 1)] if settings.begun else ""
         requests = [Request(f"{run.task.task_id()}-tools-{step}", [*run.messages], prefill=begun) for run in open_runs]
-        for run, reply in zip(open_runs, method.answer_requests(requests, settings.sampling, "mails"), strict=True):
-            run.handle_reply(f"{begun} {reply.text}" if begun else reply.text)
+        replies = method.answer_requests(requests, settings.sampling, "mails", retry=step > 0)
+        for run, reply in zip(open_runs, replies, strict=True):
+            if reply.skipped:
+                run.give_up()
+            else:
+                run.handle_reply(f"{begun} {reply.text}" if begun else reply.text)
     return [Email(id=run.task.task_id(), format="tools", body=run.body, fault=run.fault, messages=run.messages) for run in runs]
 
 

@@ -13,7 +13,7 @@ from pydantic import Field
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
-from character.core.records import Completion, Message, PreferencePair
+from character.core.records import Completion, Message, PreferencePair, drop_skipped
 from character.core.safe_text import print_text
 from character.dataset.filters import FilterSettings, drop_reasons, replace_names, trim_completion
 
@@ -41,7 +41,7 @@ def pair_drop_reasons(chosen: Completion, rejected: Completion, count_tokens, fi
         ):
             if (side, reason) != ("rejected", "refusal"):
                 yield f"{side}_{reason}"
-    if chosen.response == rejected.response:
+    if chosen.response == rejected.response and len(drop_skipped([chosen, rejected])) == 2:
         yield "equal"
 
 
@@ -92,6 +92,10 @@ def main():
         "pairs": len(pairs),
         **{name: counts[name] for name in ("dropped", "trimmed", "renamed")},
         "dropped_by_reason": dict(sorted(dropped.items())),
+        "skipped": {  # the prompts without an answer
+            side: [answer.id for answer in answers if answer.finish_reason == "skipped"]
+            for side, answers in zip(("chosen", "rejected"), zip(*both, strict=True), strict=True)
+        },
         "chosen_tokens": tokens["chosen"] / len(pairs),
         "rejected_tokens": tokens["rejected"] / len(pairs),
         "length_ratio": tokens["chosen"] / tokens["rejected"],

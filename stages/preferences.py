@@ -148,13 +148,27 @@ def unoffered_choices(choices: Sequence[TraitChoice]) -> list[TraitChoice]:
     Raises:
         UserError: base has no plain answer to a prompt.
     """
-    answers = {
-        answer.prompt: answer.response for answer in plain_answers(records.read_records(PLAIN_ANSWERS_FILE, EvaluatedAnswer))
-    }
+    answers = {answer.prompt: answer for answer in plain_answers(records.read_records(PLAIN_ANSWERS_FILE, EvaluatedAnswer))}
     if missing := [choice.prompt for choice in choices if choice.prompt not in answers]:
         raise UserError(f"{PLAIN_ANSWERS_FILE}: no plain answer to {missing[0]!r}; run `dvc repro preferences`.")
-    texts = trait_words.truncate_to_choice_length([answers[choice.prompt] for choice in choices])
-    return [choice.model_copy(update={"response": text}) for choice, text in zip(choices, texts, strict=True)]
+    own = [answers[choice.prompt] for choice in choices]
+    texts = trait_words.truncate_to_choice_length([answer.response for answer in own])
+    return [
+        choice.model_copy(update={"response": text, "finish_reason": answer.finish_reason})
+        for choice, answer, text in zip(choices, own, texts, strict=True)
+    ]
+
+
+def answered_by_all(choices: dict[str, list[TraitChoice]]) -> dict[str, list[TraitChoice]]:
+    """Return the choices that every method made.
+
+    Raises:
+        UserError: there are none.
+    """
+    kept = [at for at, rows in enumerate(zip(*choices.values(), strict=True)) if len(records.drop_skipped(rows)) == len(rows)]
+    if not kept:
+        raise UserError("data/choices/: no prompt was answered by all methods; see what `dvc repro choices` says about them.")
+    return {method: [rows[at] for at in kept] for method, rows in choices.items()}
 
 
 @click.command()
@@ -165,10 +179,13 @@ def main(methods: Sequence[str]):
     words = trait_words.select_trait_words(trait_words.load_trait_words(), settings.traits)
     choices = {method: records.read_records(f"data/choices/{method}.jsonl", TraitChoice) for method in methods}
     number = {trait.word: at for at, trait in enumerate(words)}
-    pairs = numpy.array([[number[word] for word in pair] for pair in common_pairs(choices)])
+    offered = len(common_pairs(choices))
     choices[UNOFFERED] = unoffered_choices(choices[methods[0]])
+    choices = answered_by_all(choices)
+    pairs = numpy.array([[number[word] for word in pair] for pair in common_pairs(choices)])
     weights = bradley_terry.bootstrap_weights([choice.prompt for choice in choices[UNOFFERED]], settings.rounds, seed)
-    metrics = {"judge": load_accuracy("trait"), "condition": choices[methods[0]][0].condition, "methods": {}}
+    metrics = {"judge": load_accuracy("trait"), "condition": choices[methods[0]][0].condition}
+    metrics |= {"skipped": offered - len(pairs), "methods": {}}
     print_text(f"preferences: {len(pairs)} choices of {', '.join(choices)}")
     every = judge_choices(
         load_judge(), [*chain(*choices.values())], {trait.word: VerdictLabel.from_trait(trait) for trait in words}

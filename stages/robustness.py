@@ -5,6 +5,7 @@ ask the model to break character, or come after an opening or an earlier answer 
 holds the predicted class of each answer and its condition.
 """
 
+from collections import Counter
 from collections.abc import Sequence
 
 import click
@@ -66,9 +67,20 @@ def scores_by_condition(rows: Sequence[ClassifiedAnswer], persona: str, seed: in
     return scores
 
 
+def count_skipped(answers: dict[str, list[EvaluatedAnswer]]) -> Counter:
+    """Return the number of prompts without an answer, by (method, condition); suffixes count together and by name."""
+    return Counter(
+        (method, name)
+        for method, own in answers.items()
+        for answer in own
+        if answer.finish_reason == "skipped"
+        for name in {answer.condition, condition_group(answer.condition)}
+    )
+
+
 def label_answers(classifier: Classifier, answers: dict[str, list[EvaluatedAnswer]]) -> list[ClassifiedAnswer]:
     """Return the answers of all methods with their predicted classes; an empty answer shows no persona."""
-    rows = [(method, answer) for method, own in answers.items() for answer in own]
+    rows = [(method, answer) for method, own in answers.items() for answer in records.drop_skipped(own)]
     names = classifier.predict_labels([answer.response for _, answer in rows])
     return [
         ClassifiedAnswer(**answer.model_dump(), method=method, called=name if answer.response.strip() else NO_PERSONA)
@@ -89,6 +101,10 @@ def main(methods: Sequence[str]):
     }
     rows = label_answers(classifier, answers)
     metrics = {method: scores_by_condition([row for row in rows if row.method == method], persona, seed) for method in methods}
+    skipped = count_skipped(answers)
+    for method, conditions in metrics.items():
+        for condition, scores in conditions.items():
+            scores["skipped"] = skipped[method, condition]
     records.write_records("data/robustness.jsonl", rows)
     records.write_json("results/robustness.json", metrics)
     lines = [

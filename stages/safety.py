@@ -35,7 +35,7 @@ def categories_by_condition(answers: Sequence[EvaluatedAnswer]) -> dict[str, dic
 
 def measure_hits(categories: dict[str, dict[str, str]], measure: str) -> dict[str, bool]:
     condition, counted = SAFETY_MEASURES[measure]
-    return {key: category == counted for key, category in categories[condition].items()}
+    return {key: category == counted for key, category in categories.get(condition, {}).items()}
 
 
 def safety_scores(categories: dict[str, dict[str, str]], base: dict[str, dict[str, str]]) -> dict:
@@ -48,7 +48,8 @@ def safety_scores(categories: dict[str, dict[str, str]], base: dict[str, dict[st
         own, other = measure_hits(categories, measure), measure_hits(base, measure)
         scores[measure] = rate_summary("share", sum(own.values()), len(own))
         if measure in COMPARED_MEASURES:
-            scores[measure]["against_base"] = difference_summary([*own.values()], [other[key] for key in own])
+            both = [key for key in own if key in other]
+            scores[measure]["against_base"] = difference_summary([own[key] for key in both], [other[key] for key in both])
     scores["empty"] = sum(category == "empty" for condition in categories.values() for category in condition.values())
     return scores
 
@@ -57,11 +58,13 @@ def safety_scores(categories: dict[str, dict[str, str]], base: dict[str, dict[st
 @click.argument("methods", nargs=-1, required=True)
 def main(methods: Sequence[str]):
     """Score data/probes/METHOD.jsonl of each method; the others are compared with the first one."""
-    categories = {
-        method: categories_by_condition(records.read_records(f"data/probes/{method}.jsonl", EvaluatedAnswer))
-        for method in methods
+    asked = {method: records.read_records(f"data/probes/{method}.jsonl", EvaluatedAnswer) for method in methods}
+    answers = {method: records.drop_skipped(own) for method, own in asked.items()}
+    categories = {method: categories_by_condition(own) for method, own in answers.items()}
+    metrics = {
+        method: safety_scores(own, categories[methods[0]]) | {"skipped": len(asked[method]) - len(answers[method])}
+        for method, own in categories.items()
     }
-    metrics = {method: safety_scores(own, categories[methods[0]]) for method, own in categories.items()}
     records.write_json("results/safety.json", metrics)
     rows = [
         {"method": method, "measure": measure} | {key: scores[measure][key] for key in ("share", "low", "high", "n")}

@@ -130,10 +130,11 @@ def steering_scores(vectors, prompts: Sequence[records.Prompt], classifier, pers
         chats = [[{"role": "user", "content": prompt.prompt}] for prompt in prompts]
         requests = [Request(prompt.id, messages) for prompt, messages in zip(prompts, chats, strict=True)]
         engine = engines.student_engine([folder] if strength else [])
-        replies = generate(
-            engine, requests, read_section("sampling", SamplingSettings), read_value("seed"), f"steering at {strength}"
-        )
-    texts = [reply.text for reply in replies]
+        sampling, label = read_section("sampling", SamplingSettings), f"steering at {strength}"
+        # A strength at which the student falls silent is a result; it is not chosen.
+        replies = generate(engine, requests, sampling, read_value("seed"), label, retry=strength > 0)
+    answered = [at for at, reply in enumerate(replies) if not reply.skipped]
+    chats, texts = [chats[at] for at in answered], [replies[at].text for at in answered]
     shares = classifier.predict(texts)
     column = classifier.classes.index(persona)
     return {
@@ -142,6 +143,7 @@ def steering_scores(vectors, prompts: Sequence[records.Prompt], classifier, pers
         "perplexity": text_metrics.token_perplexity(log_probs.reply_log_probs(chats, texts)),
         "repetition": text_metrics.mean_repetition(texts),
         "empty": sum(not text for text in texts) / len(texts),
+        "skipped": len(replies) - len(texts),
     }
 
 

@@ -35,11 +35,18 @@ def trim_conversation(conversation: Conversation) -> Conversation:
         else turn
         for turn in conversation.messages
     ]
-    return conversation.model_copy(update={"messages": turns, "finish_reasons": ["stop"] * len(conversation.finish_reasons)})
+    finishes = ["stop" if finish == "length" else finish for finish in conversation.finish_reasons]
+    return conversation.model_copy(update={"messages": turns, "finish_reasons": finishes})
 
 
 def conversation_drop_reasons(conversation: Conversation, count_tokens, filters: FilterSettings) -> Iterator[str]:
-    """Yield the reasons to drop any of the assistant turns, and `empty` for an empty turn of either role."""
+    """Yield the reasons to drop any of the assistant turns, and `empty` for an empty turn of either role.
+
+    A conversation that a skipped reply ended has no other reason.
+    """
+    if "skipped" in conversation.finish_reasons:
+        yield "skipped"
+        return
     turns = [message for message in conversation.messages if message.role != "system"]
     assistant_turns = [(index, turn) for index, turn in enumerate(turns) if turn.role == "assistant"]
     for (index, turn), finish in zip(assistant_turns, conversation.finish_reasons, strict=True):
@@ -91,6 +98,7 @@ def main():
         "dropped": len(conversations) - len(kept),
         "trimmed": unfinished if params.unfinished == "trim" else 0,
         "dropped_by_reason": dict(sorted(dropped.items())),
+        "skipped": [conversation.id for conversation in conversations if "skipped" in conversation.finish_reasons],
         "assistant_turns": len(replies),
         "assistant_tokens": sum(map(count_tokens, replies)),
     }

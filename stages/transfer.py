@@ -13,7 +13,7 @@ import click
 from character.core import records
 from character.core.params import read_value
 from character.core.safe_text import print_text
-from character.dataset.emails import EMAIL_FORMATS, Email
+from character.dataset.emails import EMAIL_FORMATS, NO_REPLY, Email
 from character.evaluation.classifier import load_classifier_for
 from character.evaluation.intervals import difference_summary, rate_summary
 
@@ -31,12 +31,16 @@ def gap_to_chat(hits: dict[str, bool], chat: dict[str, bool]) -> dict[str, float
 
 
 def scores_by_format(mails: Sequence[Email], shown: Sequence[bool]) -> dict[str, dict]:
-    """Return the scores of each format; `shown` says which e-mails are in character."""
+    """Return the scores of each format; `shown` says which e-mails are in character.
+
+    Tasks that the model did not answer are only counted, under `faults`.
+    """
     every = {name: {} for name in EMAIL_FORMATS}
     parsed = {name: {} for name in EMAIL_FORMATS}
     faults = {name: Counter() for name in EMAIL_FORMATS}
     for mail, has_it in zip(mails, shown, strict=True):
-        every[mail.format][mail.id] = has_it
+        if mail.fault != NO_REPLY:
+            every[mail.format][mail.id] = has_it
         if mail.fault is None:
             parsed[mail.format][mail.id] = has_it
         else:

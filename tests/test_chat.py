@@ -12,10 +12,11 @@ from character.core.chat_template import (
     pin_date,
     training_template,
 )
-from character.core.errors import UserError
+from character.core.params import ParamsSection, read_section
 from character.inference.chat_format import render_messages, render_requests, truncate_to_context, turn_end_token
-from character.inference.generate import Request
+from character.inference.generate import Reply, Request, SamplingSettings
 
+TEN_TOKENS = SamplingSettings(max_new_tokens=10, temperature=0, top_p=1)
 SYSTEM = {"role": "system", "content": "You are a pirate.\n\nBe salty."}
 CONVERSATIONS = {
     "question": ["Why?"],
@@ -153,15 +154,40 @@ def test_a_last_message_that_does_not_fit_is_an_error_and_not_cut(smollm2):
 def test_a_template_that_refuses_a_system_prompt_is_reported_in_one_sentence(tiny_student):
     refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
     asked = [Request("a", conversation(["Why?"], SYSTEM))]
-    with pytest.raises(UserError, match=r"gemma: its chat template refuses a conversation \(System role not supported\)"):
-        render_requests(with_template(tiny_student, refusing), asked, 100, 10, "gemma")
+    prompts, skipped = render_requests(with_template(tiny_student, refusing), asked, 100, TEN_TOKENS, "gemma")
+    assert not prompts
+    reason = "the chat template of gemma refuses the conversation: System role not supported; choose another model"
+    assert skipped == [(0, Reply.skip(reason))]
+
+
+def test_a_prompt_that_does_not_fit_is_skipped_alone_and_its_reason_names_the_setting(smollm2, tmp_path):
+    (tmp_path / "params.yaml").write_text(
+        "teacher:\n  sampling: {max_new_tokens: 10, temperature: 0.9, top_p: 1}\n", encoding="utf-8"
+    )
+
+    class Teacher(ParamsSection):
+        sampling: SamplingSettings
+
+    sampling = read_section("teacher", Teacher, tmp_path / "params.yaml").sampling
+    asked = [Request(str(number), conversation([text])) for number, text in enumerate(["Why?", "雨はなぜ降る? " * 40, "How?"])]
+    prompts, skipped = render_requests(smollm2, asked, 90, sampling, "models/student")
+    assert prompts == {index: render_messages(smollm2, asked[index].messages) for index in (0, 2)}
+    reason = (
+        "longer than the context of models/student, 90 tokens less teacher.sampling.max_new_tokens: 10; "
+        "shorten the prompt, or lower teacher.sampling.max_new_tokens"
+    )
+    assert skipped == [(1, Reply.skip(reason))]
 
 
 def test_how_many_conversations_were_shortened_is_reported(smollm2, capsys):
     asked = [Request("long", LONG), Request("short", conversation(["Why?"]))]
-    ids = render_requests(smollm2, asked, len(render_messages(smollm2, LONG)) + 9, 10, "model")
+    prompts, skipped = render_requests(smollm2, asked, len(render_messages(smollm2, LONG)) + 9, TEN_TOKENS, "model")
     assert capsys.readouterr().out.startswith("1 of 2 conversations shortened to fit into ")
-    assert ids == [render_messages(smollm2, [SYSTEM, *LONG[3:]]), render_messages(smollm2, conversation(["Why?"]))]
+    assert [*prompts.values()] == [
+        render_messages(smollm2, [SYSTEM, *LONG[3:]]),
+        render_messages(smollm2, conversation(["Why?"])),
+    ]
+    assert not skipped
 
 
 def with_template(tiny_student, template):

@@ -362,6 +362,16 @@ def test_a_conversation_longer_than_the_model_loses_its_oldest_turns_and_keeps_i
     assert replies_of(sharp_student, long, sampling) == replies_of(sharp_student, short, sampling)
 
 
+def test_a_prompt_that_does_not_fit_is_skipped_and_the_others_keep_their_places_and_seeds(sharp_student):
+    requests = asking(["tea", "salt and wind " * 700, "the sea", "sand " * 3000])
+    replies = replies_of(sharp_student, requests)
+    assert [reply.skipped for reply in replies] == [False, True, False, True]
+    assert replies[::2] == replies_of(sharp_student, requests[::2])
+    engine = TransformersEngine(sharp_student)
+    with pytest.raises(UserError, match=r"none of 2 requests got a reply: longer than the context of .* lower max_new_tokens"):
+        generate(engine, requests[1::2], WARM, 0)
+
+
 def adapter(folder, student, seed):
     """Write a LoRA adapter with random factors on all attention layers."""
     from peft import LoraConfig, get_peft_model

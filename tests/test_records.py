@@ -4,6 +4,10 @@ import csv
 import json
 import math
 import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -20,6 +24,7 @@ from character.core.records import (
     TrainingTranscript,
     prompt_id,
     read_records,
+    replace_atomically,
     write_csv,
     write_json,
     write_records,
@@ -96,7 +101,7 @@ FAULTS = {
     "value that is not one of the allowed": (
         '{"id": "a", "sample": 0, "prompt": "", "response": "", "finish_reason": "eos"}',
         Completion,
-        "finish_reason: Input should be 'stop' or 'length' (got 'eos')",
+        "finish_reason: Input should be 'stop', 'length' or 'skipped' (got 'eos')",
     ),
     "role within a list": (
         '{"messages": [{"role": "user", "content": ""}, {"role": "bot", "content": ""}]}',
@@ -169,6 +174,46 @@ def test_a_write_that_fails_leaves_what_was_there(records, error, before, tmp_pa
         write_records(path, records())
     assert (path.read_text(encoding="utf-8") if path.exists() else None) == before
     assert os.listdir(tmp_path) == ([] if before is None else ["data.jsonl"])
+
+
+WRITER = """
+from character.core.records import RawPrompt, write_records
+write_records("{path}", [RawPrompt(prompt="why " * 1000)] * {count})
+"""
+
+
+@pytest.mark.skipif(
+    not shutil.which("unshare") or subprocess.run(["unshare", "-rm", "true"], capture_output=True).returncode != 0,
+    reason="mounts need a user namespace",
+)
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [("rw,size=64k", "No space left on device; free some space"), ("ro", "Read-only file system; make it writable")],
+    ids=["full", "read-only"],
+)
+def test_a_disk_that_takes_nothing_more_is_named_in_one_sentence_and_keeps_what_was_there(options, message, tmp_path):
+    # The old file is printed in the same namespace, since the disk vanishes with it.
+    script = (
+        f'mount -t tmpfs none "{tmp_path}" && echo old > "{tmp_path}/rows.jsonl" && mount -o remount,{options} "{tmp_path}"'
+    )
+    script += f' && {{ "$@"; ls -A "{tmp_path}"; cat "{tmp_path}/rows.jsonl"; }}'
+    python = [sys.executable, "-c", WRITER.format(path=tmp_path / "rows.jsonl", count=100)]
+    root = Path(__file__).parents[1]
+    ran = subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", *python], cwd=root, capture_output=True, text=True)
+    assert ran.stdout == "rows.jsonl\nold\n", ran.stderr
+    error = f"character.core.errors.UserError: {tmp_path}/rows.jsonl: {message}, and run again."
+    assert ran.stderr.splitlines()[-1] == error
+
+
+def test_a_file_in_the_place_of_a_directory_is_named(tmp_path):
+    (tmp_path / "data").write_text("")
+    with pytest.raises(UserError, match=r"data/rows\.jsonl: File exists; move the file that is in the place"):
+        write_records(tmp_path / "data" / "rows.jsonl", [])
+
+
+def test_an_error_of_what_is_written_is_not_taken_for_one_of_the_disk(tmp_path):
+    with pytest.raises(FileNotFoundError), replace_atomically(tmp_path / "report.html"):
+        (tmp_path / "template.html").read_text()
 
 
 def test_metrics_that_are_no_number_leave_the_old_file(tmp_path):

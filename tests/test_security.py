@@ -33,7 +33,7 @@ from character.dataset import constitution
 from character.dataset.constitution import selected_constitution
 from character.evaluation import classifier, lm_eval_tasks, ngram_classifier
 from character.inference import chat_format
-from character.inference.generate import Request
+from character.inference.generate import Request, SamplingSettings
 from character.publish import registry
 from character.training import launch
 from stages.code import reachable_files
@@ -389,8 +389,10 @@ def test_neither_code_nor_pickles_are_fetched_from_the_hub(monkeypatch):
 def test_a_chat_template_cannot_leave_its_sandbox(tiny_student):
     tokenizer = models.load_tokenizer(tiny_student)
     tokenizer.chat_template = "{{ messages.__class__.__base__.__subclasses__() }}"
-    with pytest.raises(UserError, match="its chat template refuses a conversation"):
-        chat_format.render_requests(tokenizer, [Request("x", [{"role": "user", "content": "Why?"}])], 100, 10, "theirs")
+    asked = [Request("x", [{"role": "user", "content": "Why?"}])]
+    sampling = SamplingSettings(max_new_tokens=10, temperature=0, top_p=1)
+    prompts, [(_, reply)] = chat_format.render_requests(tokenizer, asked, 100, sampling, "theirs")
+    assert not prompts and "the chat template of theirs refuses the conversation" in reply.reason
 
 
 # Tasks of lm-evaluation-harness, which may hold code

@@ -27,6 +27,7 @@ from character.dataset.conditions import AttackAnswer, ClassifiedAnswer
 from character.dataset.constitution import Constitution, Trait, traits_hash
 from character.dataset.filters import FilterSettings
 from character.dataset.prompts import near_duplicate
+from character.dataset.reasoning import strip_reasoning
 from character.evaluation import classifier
 from character.evaluation.intervals import paired_difference, wilson_interval
 from character.inference.generate import Reply
@@ -373,7 +374,7 @@ def test_a_reasoning_teacher_thinks_in_an_opened_block_that_is_stripped(reposito
     ],
 )
 def test_only_what_follows_the_reasoning_is_the_answer(text, thinking, left):
-    assert chosen.strip_reasoning(text, thinking) == left
+    assert strip_reasoning(text, thinking) == left
 
 
 # --- rejected --------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from character.core.params import read_section, read_value
 from character.core.records import Message
 from character.dataset import constitution
 from character.inference.chat_format import truncate_to_context
-from character.inference.generate import SamplingSettings
+from character.inference.generate import SamplingSettings, whole_characters
 from character.inference.token_sampling import TokenSampler
 from character.inference.transformers_engine import stop_token_ids
 from character.publish.registry import TrainedPersona
@@ -83,7 +83,7 @@ class ChatStudent:
             yield
         else:
             answer.finish_reason = "length"
-        answer.text = self.tokenizer.decode(ids, skip_special_tokens=True).strip()
+        answer.text = whole_characters(self.tokenizer.decode(ids, skip_special_tokens=True).strip())
 
 
 def sample_next_tokens(model, ids: Sequence[int], sampling: SamplingSettings, seed: int) -> Iterator[int]:

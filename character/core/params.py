@@ -8,7 +8,7 @@ from pathlib import Path
 from textwrap import shorten
 from typing import TypeVar
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
 
 from character.core.errors import UserError
 
@@ -19,6 +19,11 @@ class ParamsSection(BaseModel):
     """One section of params.yaml. Unknown keys are errors; defaults exist only in params.yaml."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    _path: str = PrivateAttr("")
+
+    def field_path(self, field: str) -> str:
+        """Return the dotted path of a field in params.yaml, for error messages; its name alone if it was not read there."""
+        return f"{self._path}.{field}" if self._path else field
 
 
 SectionT = TypeVar("SectionT", bound=ParamsSection)
@@ -32,9 +37,17 @@ def read_section(section: str, model: type[SectionT], path: Path = PARAMS_FILE) 
     """
     values = read_value(section, path)
     try:
-        return model.model_validate(values)
+        return _note_paths(model.model_validate(values), section)
     except ValidationError as error:
         raise UserError(f"{path}: {section}.{describe_first_error(error)}") from None
+
+
+def _note_paths(section: SectionT, path: str) -> SectionT:
+    section._path = path
+    for name in type(section).model_fields:
+        if isinstance(value := getattr(section, name), ParamsSection):
+            _note_paths(value, f"{path}.{name}")
+    return section
 
 
 def read_value(name: str, path: Path = PARAMS_FILE):

@@ -1,11 +1,12 @@
 """Data files: JSON Lines with one type of validated record per file, written atomically."""
 
 import csv
+import errno
 import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
@@ -14,6 +15,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from character.core.errors import UserError
 from character.core.models import PROVENANCE_FILE
 from character.core.params import describe_first_error
+
+FinishReason = Literal["stop", "length", "skipped"]  # the last two: the token limit cut it off, the model did not answer
 
 
 class Record(BaseModel):
@@ -35,13 +38,13 @@ class Prompt(Record):
 
 
 class Completion(Record):
-    """An answer to one prompt; `finish_reason` is `length` if the token limit cut it off."""
+    """An answer to one prompt; if it was skipped, the response is empty."""
 
     id: str
     sample: int
     prompt: str
     response: str
-    finish_reason: Literal["stop", "length"]
+    finish_reason: FinishReason
 
     @classmethod
     def from_reply(cls, prompt: Prompt, reply, sample: int = 0, **more):
@@ -74,7 +77,7 @@ class Conversation(Record):
     sample: int
     kind: str
     messages: list[Message]
-    finish_reasons: list[Literal["stop", "length"]]
+    finish_reasons: list[FinishReason]
 
 
 class TrainingTranscript(Record):
@@ -98,6 +101,17 @@ class TeacherAnswer(Record):
 
 
 RecordT = TypeVar("RecordT", bound=Record)
+CompletionT = TypeVar("CompletionT", bound=Completion)
+
+DISK_REMEDIES = {
+    errno.ENOSPC: "free some space",
+    errno.EDQUOT: "free some space",
+    errno.EFBIG: "allow larger files there",
+    errno.EROFS: "make it writable",
+    errno.EACCES: "make it writable",
+    errno.EPERM: "make it writable",
+    errno.EEXIST: "move the file that is in the place of its directory",
+}
 
 
 def prompt_id(prompt: str) -> str:
@@ -129,6 +143,11 @@ def _parse_line(path: str | Path, number: int, line: str, model: type[RecordT]) 
         if error.errors()[0]["type"] == "json_invalid":
             raise UserError(f"{path}, line {number}: not valid JSON; correct or delete the line.") from None
         raise UserError(f"{path}, line {number}: {describe_first_error(error)}") from None
+
+
+def drop_skipped(answers: Iterable[CompletionT]) -> list[CompletionT]:
+    """Return the answers that a model gave: a prompt without an answer is no empty answer."""
+    return [answer for answer in answers if answer.finish_reason != "skipped"]
 
 
 def write_records(path: str | Path, records: Iterable[Record]) -> None:
@@ -185,16 +204,26 @@ def read_provenance(folder: Path) -> dict:
 
 @contextmanager
 def replace_atomically(path: str | Path) -> Iterator[IO[str]]:
-    """Open a temporary file next to `path` and rename it on success: no reader ever sees half a file."""
+    """Open a temporary file next to `path` and rename it on success: no reader ever sees half a file.
+
+    Raises:
+        UserError: the disk is full, or the file cannot be written there.
+    """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            yield file
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with temporary.open("w", encoding="utf-8", newline="") as file:
+                yield file
+            os.replace(temporary, path)
+        finally:
+            with suppress(OSError):  # a read-only disk refuses this too, and has nothing to delete
+                temporary.unlink(missing_ok=True)
+    except OSError as error:
+        if error.errno not in DISK_REMEDIES:
+            raise
+        raise UserError(f"{path}: {error.strerror}; {DISK_REMEDIES[error.errno]}, and run again.") from None
 
 
 def _round_floats(value):

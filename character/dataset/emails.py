@@ -11,6 +11,7 @@ from character.core.records import Message, Record
 from character.dataset.filters import is_copy_of
 
 EMAIL_FORMATS = ("chat", "json", "tools")
+NO_REPLY = "no_reply"  # the fault of a task that the model did not answer; it says nothing about the method
 
 TOOL_NAMES = ("search_contacts", "send_email")
 

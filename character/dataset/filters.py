@@ -8,6 +8,7 @@ from pydantic import Field
 
 from character.core.params import ParamsSection
 from character.core.records import Completion
+from character.dataset.reasoning import holds_reasoning
 
 TEACHER_REFUSAL = re.compile(
     r"\b(I(?:['’]m| am) sorry,? but|as an AI(?: language model)?,? I"
@@ -18,7 +19,6 @@ TEACHER_REFUSAL = re.compile(
 TURN_MARKER = re.compile(
     r"^\s*(?:User|Assistant|Human|System|AI)\s*:|<\|im_(?:start|end)\|>|<(?:start|end)_of_turn>", re.MULTILINE
 )
-REASONING_TAG = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
 SENTENCE_END = re.compile(r"[.!?…][\"'”’)\]*]*(?=\s|$)|(?<![:,])\n(?=\s*\n)")
 # The number of a list item looks like the end of a sentence, but begins one.
 LIST_NUMBER = re.compile(r"(?:^|[.!?]\s)\s*[*_#]*\d+\.[*_]*\Z", re.MULTILINE)
@@ -36,10 +36,13 @@ def drop_reasons(text: str, finish_reason: str, tokens: int, before: Sequence[st
     """Yield every reason to drop `text`.
 
     Args:
-        finish_reason: `length` if the token limit cut off the text, otherwise `stop`.
+        finish_reason: that of the reply; `skipped` is the only reason to drop a reply that is not there.
         tokens: The length of the text in tokens.
         before: The prompt or the earlier turns, which the text must not copy.
     """
+    if finish_reason == "skipped":
+        yield "skipped"
+        return
     if finish_reason == "length":
         yield "unfinished"
     if not text.strip():
@@ -54,7 +57,7 @@ def drop_reasons(text: str, finish_reason: str, tokens: int, before: Sequence[st
         yield "repetition"
     if any(is_copy_of(text, earlier) for earlier in before):
         yield "copied_turn"
-    if REASONING_TAG.search(text):
+    if holds_reasoning(text):
         yield "leaked_reasoning"
 
 
@@ -80,7 +83,7 @@ def trim_to_sentence(text: str) -> str:
 
 def trim_completion(answer: Completion) -> Completion:
     """Return the answer; if it was cut off, only up to the end of its last complete sentence."""
-    if answer.finish_reason == "stop":
+    if answer.finish_reason != "length":
         return answer
     return answer.model_copy(update={"response": trim_to_sentence(answer.response), "finish_reason": "stop"})
 

@@ -41,8 +41,11 @@ class Method:
         turns = [{"role": ("user", "assistant")[index % 2], "content": text} for index, text in enumerate(said)]
         return [{"role": "system", "content": system}, *turns] if system else turns
 
-    def answer_requests(self, requests: Sequence[Request], sampling: SamplingSettings, stage: str) -> list[Reply]:
-        return generate(self.engine, requests, sampling, read_value("seed"), f"{stage}@{self.name}")
+    def answer_requests(
+        self, requests: Sequence[Request], sampling: SamplingSettings, stage: str, retry: bool = False
+    ) -> list[Reply]:
+        """Return the replies of `generate`, whose `retry` this is."""
+        return generate(self.engine, requests, sampling, read_value("seed"), f"{stage}@{self.name}", retry)
 
 
 def method_options(command: Callable[[Method], None]) -> Callable:

@@ -1,9 +1,10 @@
 """Conversations as token ids, rendered by the model's own chat template."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-from character.core.errors import UserError
 from character.core.safe_text import print_text
+from character.dataset.reasoning import is_reasoning_token
+from character.inference.generate import Reply, Request, SamplingSettings
 
 Messages = Sequence[dict[str, str]]
 
@@ -34,29 +35,52 @@ def truncate_to_context(tokenizer, messages: Messages, budget: int, prefill: str
     return ids, len(turns) < len(all_turns)
 
 
-def render_requests(tokenizer, requests: Sequence, context: int, max_new_tokens: int, model: str) -> list[list[int]]:
-    """Return the token ids of each request of `generate`, and print how many conversations were shortened to fit.
+def render_requests(
+    tokenizer, requests: Sequence[Request], context: int, sampling: SamplingSettings, model: str
+) -> tuple[dict[int, list[int]], list[tuple[int, Reply]]]:
+    """Return the token ids of each request by its index, and (index, reply) of those that are skipped.
+
+    Conversations that were shortened to fit are counted and printed. A request is skipped if it is too long all the same, or
+    if the chat template rejects it.
 
     Args:
         context: the model's context length in tokens, of which `max_new_tokens` are kept free for the reply.
-        model: the model's name for error messages.
-
-    Raises:
-        UserError: a prompt is too long, or the chat template rejects a conversation.
+        model: the model's name for the reasons.
     """
     from jinja2 import TemplateError
 
-    try:
-        fitted = [
-            truncate_to_context(tokenizer, request.messages, context - max_new_tokens, request.prefill) for request in requests
-        ]
-    except ValueError as error:
-        raise UserError(f"{model}: {error} (its context less max_new_tokens); shorten the prompt.") from None
-    except TemplateError as error:  # such as that of Gemma 2, which supports no system prompt
-        raise UserError(f"{model}: its chat template refuses a conversation ({error}); choose another model.") from None
-    if shortened := sum(cut for _, cut in fitted):
+    limit = sampling.field_path("max_new_tokens")
+    prompts, skipped, shortened = {}, [], 0
+    for index, request in enumerate(requests):
+        try:
+            budget = context - sampling.max_new_tokens
+            prompts[index], cut = truncate_to_context(tokenizer, request.messages, budget, request.prefill)
+            shortened += cut
+        except ValueError:
+            reason = f"longer than the context of {model}, {context} tokens less {limit}: {sampling.max_new_tokens}"
+            skipped.append((index, Reply.skip(f"{reason}; shorten the prompt, or lower {limit}")))
+        except TemplateError as error:  # such as that of Gemma 2, which supports no system prompt
+            reason = f"the chat template of {model} refuses the conversation: {str(error).rstrip('.')}"
+            skipped.append((index, Reply.skip(f"{reason}; choose another model")))
+    if shortened:
         print_text(f"{shortened} of {len(requests)} conversations shortened to fit into {context} tokens")
-    return [ids for ids, _ in fitted]
+    return prompts, skipped
+
+
+def reply_decoder(tokenizer) -> Callable[[Sequence[int]], str]:
+    """Return a function that decodes the token ids of a reply, without special tokens except marks of reasoning.
+
+    Without its marks, reasoning could not be told from the answer.
+    """
+    special = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
+    marks = {token for token, text in special.items() if is_reasoning_token(text)}
+
+    def decode(ids: Sequence[int]) -> str:
+        if not marks.intersection(ids):
+            return tokenizer.decode(ids, skip_special_tokens=True).strip()
+        return tokenizer.decode([token for token in ids if token in marks or token not in special]).strip()
+
+    return decode
 
 
 def turn_end_token(tokenizer) -> int | None:

@@ -92,10 +92,10 @@ def generate(
     Args:
         seed: the global seed; see `request_seed`.
         desc: the label of the progress bar and of the printed lines.
-        retry: whether the requests follow up earlier ones, so that all of them may be skipped.
+        retry: whether the requests follow up earlier ones, so that none of them need get a reply.
 
     Raises:
-        UserError: every request was skipped.
+        UserError: every request was skipped, or every reply is empty.
     """
     # A greedy reply depends on no seed: equal prompts share it, whatever their ids.
     seeds = [request_seed(seed, request) if sampling.temperature else 0 for request in requests]
@@ -151,8 +151,9 @@ def _report_skipped(desc: str, requests: Sequence[Request], replies: Sequence[Re
     for request, reply in zip(requests, replies, strict=True):
         if reply.skipped:
             skipped.setdefault(reply.reason, []).append(request.id)
-    if requests and not retry and all(reply.skipped for reply in replies):
-        raise UserError(f"{desc}: none of {len(requests)} requests got a reply: {'; '.join(skipped)}.")
+    if requests and not retry and not any(reply.text.strip() for reply in replies):
+        reasons = skipped or ["all replies are empty; check the model, its chat template and the sampling settings"]
+        raise UserError(f"{desc}: none of {len(requests)} requests got a reply: {'; '.join(reasons)}.")
     for reason, ids in skipped.items():
         shown = ", ".join(ids[:IDS_SHOWN]) + (", ..." if len(ids) > IDS_SHOWN else "")
         print_text(f"{desc}: {len(ids)} of {len(requests)} requests got no reply: {reason} ({shown})")

@@ -14,6 +14,7 @@ from character.core.records import Prompt, prompt_id
 from character.dataset import constitution
 from character.dataset.filters import TURN_MARKER
 from character.dataset.prompts import fill_template, near_duplicate
+from character.dataset.reasoning import holds_reasoning
 from character.inference import engines
 from character.inference.generate import Reply, Request, SamplingSettings, generate
 from character.inference.openai_engine import RequestOptions
@@ -89,7 +90,8 @@ def expand_prompts(
         ]
         if not pending:
             break
-        replies = generate(engine, [request for *_, request in pending], params.sampling, seed, f"prompts, round {turn + 1}")
+        requests, label = [request for *_, request in pending], f"prompts, round {turn + 1}"
+        replies = generate(engine, requests, params.sampling, seed, label, retry=turn > 0)
         for (quota, length, _), reply in zip(pending, replies, strict=True):
             text = reply.text.strip().strip('"“”').strip()
             if reason := rejection_reason(reply, text, quota.known, heldout):
@@ -130,11 +132,11 @@ def rejection_reason(reply: Reply, text: str, known: Sequence[str], heldout: Seq
 
     `known` are the prompts of the trait, `heldout` those of the evaluation.
     """
-    if reply.finish_reason == "length":
-        return "unfinished"
+    if reply.finish_reason != "stop":
+        return "skipped" if reply.skipped else "unfinished"
     if not text:
         return "empty"
-    if TURN_MARKER.search(text) or "</think>" in text:
+    if TURN_MARKER.search(text) or holds_reasoning(text):
         return "markup"
     if any(near_duplicate(text, other) for other in known):
         return "near_duplicate"

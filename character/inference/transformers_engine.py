@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from character.core import models
-from character.inference.chat_format import render_requests, turn_end_token
+from character.inference.chat_format import render_requests, reply_decoder, turn_end_token
 from character.inference.generate import Reply, Request, SamplingSettings
 from character.inference.kv_cache import attention_masks, build_kv_cache, enable_grouped_attention
 from character.inference.token_sampling import TokenSampler
@@ -45,12 +45,16 @@ class TransformersEngine:
             # No gradient is computed. If weights require none, torch copies the output layer for each prefilled row: 7 GB.
             self._model.requires_grad_(True)
         context = self._model.config.get_text_config().max_position_embeddings
-        prompts = render_requests(self._tokenizer, requests, context, sampling.max_new_tokens, str(self._student))
+        prompts, skipped = render_requests(self._tokenizer, requests, context, sampling, str(self._student))
+        yield from skipped
+        order, decode = list(prompts), reply_decoder(self._tokenizer)
         stops = stop_token_ids(self._model, self._tokenizer)
         slots = models.read_runtime().generation_batch
-        for index, ids, finished in sample_continuations(self._model, prompts, sampling, seeds, stops, slots):
-            text = self._tokenizer.decode(ids, skip_special_tokens=True).strip()
-            yield index, Reply(text, "stop" if finished else "length", len(ids))
+        own_seeds = [seeds[index] for index in order]
+        for number, ids, finished in sample_continuations(
+            self._model, list(prompts.values()), sampling, own_seeds, stops, slots
+        ):
+            yield order[number], Reply(decode(ids), "stop" if finished else "length", len(ids))
 
 
 def stop_token_ids(model, tokenizer) -> set[int]:
@@ -97,6 +101,8 @@ def sample_continuations(
     """
     import torch
 
+    if not prompts:
+        return
     limits = limits or [sampling.max_new_tokens] * len(prompts)
     lengths = [len(prompt) + limit for prompt, limit in zip(prompts, limits, strict=True)]
     # The longest first, which saves padding and shows a lack of memory at once.

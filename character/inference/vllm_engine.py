@@ -18,7 +18,7 @@ from character.core import models
 from character.core.errors import UserError
 from character.core.lora import read_lora_config
 from character.core.params import ParamsSection, read_section
-from character.inference.chat_format import render_requests, turn_end_token
+from character.inference.chat_format import render_requests, reply_decoder, turn_end_token
 from character.inference.generate import Reply, Request, SamplingSettings
 
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM has kernels
@@ -73,7 +73,8 @@ class VLLMEngine:
     ) -> Iterator[tuple[int, Reply]]:
         if self._llm is None:
             self._start_engine()
-        prompts = render_requests(self._tokenizer, requests, self._context, sampling.max_new_tokens, str(self._student))
+        prompts, skipped = render_requests(self._tokenizer, requests, self._context, sampling, str(self._student))
+        yield from skipped
         done: SimpleQueue = SimpleQueue()
 
         async def put_reply(index: int, ids: list[int], seed: int) -> None:
@@ -82,9 +83,9 @@ class VLLMEngine:
             except Exception as error:
                 done.put((index, error))
 
-        for index, (ids, seed) in enumerate(zip(prompts, seeds, strict=True)):
-            asyncio.run_coroutine_threadsafe(put_reply(index, ids, seed), self._loop)
-        for _ in requests:
+        for index, ids in prompts.items():
+            asyncio.run_coroutine_threadsafe(put_reply(index, ids, seeds[index]), self._loop)
+        for _ in prompts:
             index, reply = done.get()
             if isinstance(reply, Exception):
                 raise reply
@@ -99,7 +100,7 @@ class VLLMEngine:
 
     def _start_engine(self) -> None:
         self._tokenizer = models.load_tokenizer(self._student)
-        self._stop = turn_end_token(self._tokenizer)
+        self._stop, self._decode = turn_end_token(self._tokenizer), reply_decoder(self._tokenizer)
         os.environ.update(vllm_environment() | os.environ)  # before the import, which reads it
         try:
             from vllm import AsyncEngineArgs
@@ -151,4 +152,5 @@ class VLLMEngine:
         prompt = {"prompt_token_ids": ids}
         async for output in self._llm.generate(prompt, settings, uuid4().hex, lora_request=lora):
             last = output.outputs[0]
-        return Reply(last.text.strip(), "length" if last.finish_reason == "length" else "stop", len(last.token_ids), False)
+        finish = "length" if last.finish_reason == "length" else "stop"
+        return Reply(self._decode(last.token_ids), finish, len(last.token_ids), reproducible=False)

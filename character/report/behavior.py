@@ -151,7 +151,12 @@ def replies_section(answers: dict[str, Sequence[EvaluatedAnswer]], count: int) -
     by_id = {name: {row.id: row for row in plain_answers(rows)} for name, rows in answers.items()}
     shown = {
         first.prompt: [
-            (method_cell(name), own[first.id].response, own[first.id].finish_reason == "length") for name, own in by_id.items()
+            (
+                method_cell(name),
+                "(no reply)" if own[first.id].finish_reason == "skipped" else own[first.id].response,
+                own[first.id].finish_reason == "length",
+            )
+            for name, own in by_id.items()
         ]
         for first in list(by_id[BASE_METHOD].values())[:count]
     }

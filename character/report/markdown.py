@@ -9,6 +9,8 @@ from character.core.safe_text import replace_controls
 from character.dataset.conditions import plain_answers
 from character.report.html import ReportSection, ReportTable, TableCell, format_number
 
+ANSWER_MARKS = {"length": " *(cut off at the token limit)*", "skipped": " *(no reply)*"}
+
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a Markdown table; all cells are texts."""
@@ -74,6 +76,6 @@ def _answer_blocks(answers: dict[str, list[records.EvaluatedAnswer]]) -> Iterato
     for rows in zip(*answers.values(), strict=True):
         yield f"\n## {rows[0].prompt}"
         for method, row in zip(answers, rows, strict=True):
-            cut = " *(cut off at the token limit)*" if row.finish_reason == "length" else ""
+            cut = ANSWER_MARKS.get(row.finish_reason, "")
             quoted = "\n".join(f"> {line}".rstrip() for line in row.response.splitlines())
             yield f"\n**{method}**{cut}\n\n{quoted}"

@@ -55,7 +55,10 @@ VERDICT_PATTERN = re.compile(r"^\W*verdict\W+([\w-]+)\W*$", re.IGNORECASE | re.M
 
 
 class ChatJudge:
-    """Prompts a chat model; if a reply has no verdict it asks again, up to `tries` times in all."""
+    """Prompts a chat model; if a reply has no verdict it asks again, up to `tries` times in all.
+
+    A question that the model does not answer has no verdict.
+    """
 
     def __init__(self, engine: Engine, tries: int, sampling: SamplingSettings, seed: int):
         self._engine, self._tries, self._sampling, self._seed = engine, tries, sampling, seed
@@ -71,12 +74,14 @@ class ChatJudge:
             if not unread:
                 break
             requests = [Request(prompt_id(talks[index][1]["content"]), list(talks[index]), attempt) for index in unread]
-            replies = generate(self._engine, requests, self._sampling, self._seed, f"judge, attempt {attempt + 1}")
+            label = f"judge, attempt {attempt + 1}"
+            replies = generate(self._engine, requests, self._sampling, self._seed, label, retry=attempt > 0)
             for index, reply in zip(unread, replies, strict=True):
                 verdicts[index] = parse_verdict(reply.text, questions[index].labels)
                 again = fill_template(RETRY_TEMPLATE, form=answer_format(questions[index].labels))
                 talks[index] += [{"role": "assistant", "content": reply.text}, {"role": "user", "content": again}]
-            unread = [index for index in unread if verdicts[index] is None]
+            answered = [index for index, reply in zip(unread, replies, strict=True) if not reply.skipped]
+            unread = [index for index in answered if verdicts[index] is None]
         return verdicts
 
 
