@@ -110,8 +110,8 @@ def save_control_vector(folder: Path, vectors) -> None:
     """
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file({"vectors": vectors.round(decimals=6).contiguous()}, folder / models.CONTROL_VECTOR)
+    with records.replace_folder(folder) as draft:
+        save_file({"vectors": vectors.round(decimals=6).contiguous()}, draft / models.CONTROL_VECTOR)
 
 
 def steering_scores(vectors, prompts: Sequence[records.Prompt], classifier, persona: str, strength: float) -> dict:

@@ -12,7 +12,7 @@ from typing import Literal
 
 import click
 
-from character.core import models
+from character.core import models, records
 from character.core.chat_template import marks_assistant_turns, pin_date, training_template
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section
@@ -128,8 +128,8 @@ def main():
         write_tokenizer(tokenizer, staging, student.chat_template)
         card = models.StudentCard(name=student.name, source=student.source, dtype=student.dtype, files=files)
         (staging / models.STUDENT_CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
-        shutil.copytree(staging, out)
+        with records.replace_folder(out) as draft:
+            shutil.copytree(staging, draft, dirs_exist_ok=True)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,11 @@
 """Data files: what is accepted, how faults are reported, and that no reader ever sees half a file."""
 
 import csv
+import errno
 import json
 import math
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -11,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from character.core.disk_errors import describe_disk_error, name_file
 from character.core.errors import UserError
 from character.core.records import (
     Completion,
@@ -253,3 +256,76 @@ def test_a_completion_takes_identity_from_the_prompt_and_text_from_the_reply():
     prompt = Prompt(id="a", prompt="Why?", source="general", trait=None)
     made = EvaluatedAnswer.from_reply(prompt, Reply("So", "length", 1), sample=3, condition="drop")
     assert made == EvaluatedAnswer(id="a", sample=3, prompt="Why?", response="So", finish_reason="length", condition="drop")
+
+
+# Disks that are full, read-only or locked
+
+LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))\n"
+SAVES = {
+    "adapter": (
+        "import torch; from character.training.adapters import save_adapter\n"
+        "factors = {f'model.q_proj.lora_{x}.weight': torch.zeros(4, 999) for x in 'AB'}\n"
+        "save_adapter(Path('models/persona'), factors, 4, 8, {})",
+        "models/persona",
+    ),
+    "control card": ("from character.core.records import replace_folder\n"
+        "with replace_folder(Path('models/card')) as draft: (draft / 'x').write_text('x' * 9999)", "models/card"),
+    "checkpoint": (
+        "import torch; from character.core.disk_errors import name_file\n"
+        "with name_file(Path('.cache/train/a')): torch.save({'a': torch.zeros(9999)}, 'optimizer.pt')",
+        ".cache/train/a",
+    ),
+    "copy": ("import shutil; shutil.copyfile('big', 'copied')", "copied"),
+    "copies": (
+        "import shutil; from character.core.disk_errors import name_file\n"
+        "with name_file(Path('out')): shutil.copytree('folder', 'out')",
+        "out",
+    ),
+    "thread": (
+        "import threading; thread = threading.Thread(target=lambda: Path('/dev/full').open('w').write('x' * 99999))\n"
+        "thread.start(); thread.join(); exit(1)",
+        "a file cannot be written",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("code", "file"), SAVES.values(), ids=SAVES)
+def test_a_full_disk_ends_in_one_sentence_and_leaves_what_was_there(code, file, tmp_path):
+    (tmp_path / "folder").mkdir()
+    for name in ("big", "folder/big"):
+        (tmp_path / name).write_text("x" * 9999)
+    for name in ("models/persona/old", "models/card/old"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    program = f"from pathlib import Path\nimport character.core.errors\n{LIMIT}{code}"
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, env=env, text=True, stdout=-1, stderr=-1)
+    assert done.returncode == 1
+    reason = "(File too large|No space left on device); .*, then run this again"
+    assert re.fullmatch(rf"Error: {re.escape(file)}: {reason}\.\n", done.stderr)
+    assert sorted(path.name for path in (tmp_path / "models").rglob("*")) == ["card", "old", "old", "persona"]
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (OSError(errno.EROFS, "", "params.yaml"), "params.yaml: Read-only file system; make it writable or work elsewhere, "),
+        (PermissionError(errno.EACCES, "", "results/x"), "results/x: Permission denied; change its owner or permissions, "),
+        (OSError(errno.EDQUOT, ""), "a file cannot be written: Disk quota exceeded; free some of your quota, "),
+        (PermissionError(errno.EACCES, "a port below 1024"), None),
+        (ConnectionRefusedError(errno.ECONNREFUSED, ""), None),
+        (ValueError("28"), None),
+    ],
+)
+def test_only_errors_of_a_disk_become_a_sentence(error, sentence):
+    found = describe_disk_error(error)
+    assert found == (sentence and f"{sentence}then run this again.")
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA out of memory"), UserError("x: [Errno 28] No space"), ValueError("(os error 28)")]
+)
+def test_other_errors_pass_through_where_files_are_named(error, tmp_path):
+    with pytest.raises(type(error)) as raised, name_file(tmp_path):
+        raise error
+    assert raised.value is error

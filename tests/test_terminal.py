@@ -2,6 +2,9 @@
 
 import io
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -194,3 +197,28 @@ def test_a_method_that_does_not_exist_is_reported():
     done = CliRunner().invoke(main, ["chat", "--methods", "base,steered"])
     assert done.exit_code == 1
     assert done.output == "Error: --methods: 'steered' is not one of base, prompted, persona; correct it.\n"
+
+
+def test_a_turn_that_does_not_fit_on_the_disk_leaves_whole_lines_and_is_written_later(tmp_path):
+    sampling = {"max_new_tokens": 8, "temperature": 1.0, "top_p": 1.0}
+    code = f"""
+import resource
+from character.chat.transcript import ChatRecord, TranscriptFile
+from character.core.errors import UserError
+from pathlib import Path
+row = ChatRecord(time="t", persona="p", version=None, method="base", student="s", adapter=None, sampling={sampling}, seed=0,
+                 finish_reason="stop", shortened=False, messages=[dict(role="user", content="x" * 900)])
+file = TranscriptFile(Path("chat.jsonl"))
+file.append_rows([row])
+resource.setrlimit(resource.RLIMIT_FSIZE, (2000, resource.RLIM_INFINITY))
+try:
+    file.append_rows([row])
+except UserError as error:
+    print(error.message, Path("chat.jsonl").read_text().count("x" * 900))
+resource.setrlimit(resource.RLIMIT_FSIZE, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+file.append_rows([row])
+"""
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, text=True, capture_output=True)
+    assert done.stdout == "chat.jsonl cannot be written ([Errno 27] File too large); name another file with /save FILE. 1\n"
+    assert len(records.read_records(tmp_path / "chat.jsonl", ChatRecord)) == 3

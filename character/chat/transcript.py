@@ -1,6 +1,7 @@
 """The transcript of a chat: one JSON line for each reply, with the conversation up to it."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -59,9 +60,12 @@ class TranscriptFile:
 
 def _append_json_lines(path: Path, rows: Sequence[ChatRecord]) -> None:
     lines = [json.dumps(row.model_dump(), ensure_ascii=False) + "\n" for row in rows]
+    size = path.stat().st_size if path.is_file() else 0
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("a", encoding="utf-8") as file:
             file.write("".join(lines))
     except OSError as error:
+        if path.is_file() and path.stat().st_size > size:
+            os.truncate(path, size)  # remove what was written of a line, after which none could be read
         raise UserError(f"{path} cannot be written ({error}); name another file with /save FILE.") from None

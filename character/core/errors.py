@@ -7,6 +7,7 @@ from types import TracebackType
 
 import click
 
+from character.core.disk_errors import describe_disk_error
 from character.core.safe_text import safe_text
 
 
@@ -23,8 +24,10 @@ class UserError(click.ClickException):
 
 
 def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback of an error, with its causes, as safe text. See `sys.excepthook`."""
-    sys.stderr.write(safe_text("".join(traceback.format_exception(kind, error, trace))))
+    """Print a sentence about a disk that is full or locked, otherwise the traceback of the error. See `sys.excepthook`."""
+    sentence = describe_disk_error(error)
+    text = f"Error: {sentence}\n" if sentence else "".join(traceback.format_exception(kind, error, trace))
+    sys.stderr.write(safe_text(text))
 
 
 # Click passes on all errors but its own, so that these hooks see those of every stage, every command and their threads.

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import IO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from character.core.disk_errors import name_file
 from character.core.errors import UserError
 from character.core.models import PROVENANCE_FILE
 from character.core.params import describe_first_error
@@ -224,6 +226,21 @@ def replace_atomically(path: str | Path) -> Iterator[IO[str]]:
         if error.errno not in DISK_REMEDIES:
             raise
         raise UserError(f"{path}: {error.strerror}; {DISK_REMEDIES[error.errno]}, and run again.") from None
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """Yield a temporary folder next to `folder`, which replaces it on success and is removed on an error."""
+    draft = folder.with_name(f".{folder.name}.tmp")
+    shutil.rmtree(draft, ignore_errors=True)
+    draft.mkdir(parents=True)
+    try:
+        with name_file(folder):
+            yield draft
+        shutil.rmtree(folder, ignore_errors=True)
+        draft.rename(folder)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _round_floats(value):

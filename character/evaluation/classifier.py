@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from character.core import models
+from character.core import models, records
 from character.core.errors import UserError
 
 if TYPE_CHECKING:
@@ -74,10 +74,10 @@ class Classifier:
         """Write weights and class names to `folder`, without pickle."""
         from safetensors.numpy import save_file
 
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({"weight": self.weight, "bias": self.bias}, folder / CLASSIFIER_WEIGHTS)
         card = {"classes": self.classes, "layers": self.layers, "max_tokens": self.max_tokens, "parts": self.parts}
-        (folder / CLASSIFIER_CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+        with records.replace_folder(folder) as draft:
+            save_file({"weight": self.weight, "bias": self.bias}, draft / CLASSIFIER_WEIGHTS)
+            (draft / CLASSIFIER_CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
 
 
 def load_classifier_for(persona: str) -> Classifier:

@@ -6,6 +6,7 @@ Tf-idf of n-grams of words and of characters, and a logistic regression. It is s
 import json
 from pathlib import Path
 
+from character.core import records
 from character.core.errors import UserError
 
 NGRAM_CARD, NGRAM_WEIGHTS = "ngrams.json", "ngrams.npz"
@@ -37,10 +38,10 @@ def save_ngram_classifier(pipeline, folder: Path) -> None:
         "classes": regression.classes_.tolist(),
         "terms": {kind: vectorizer.get_feature_names_out().tolist() for kind, vectorizer in vectorizers.items()},
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / NGRAM_CARD).write_text(json.dumps(card, ensure_ascii=False) + "\n", encoding="utf-8")
     weights = {"weight": regression.coef_, "bias": regression.intercept_}
-    numpy.savez(folder / NGRAM_WEIGHTS, **weights, **{kind: vectorizer.idf_ for kind, vectorizer in vectorizers.items()})
+    with records.replace_folder(folder) as draft:
+        (draft / NGRAM_CARD).write_text(json.dumps(card, ensure_ascii=False) + "\n", encoding="utf-8")
+        numpy.savez(draft / NGRAM_WEIGHTS, **weights, **{kind: vectorizer.idf_ for kind, vectorizer in vectorizers.items()})
 
 
 def load_ngram_classifier(folder: Path):

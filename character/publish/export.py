@@ -91,15 +91,8 @@ def replace_export(out: Path, force: bool) -> Iterator[Path]:
         raise UserError(f"{out} is not an export and would be replaced; choose a new folder.")
     if names and not force:
         raise UserError(f"{out} is not empty; give --force to replace it, or choose a new folder.")
-    staging = out.with_name(f".{out.name}.tmp")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    try:
+    with records.replace_folder(out) as staging:
         yield staging
-        shutil.rmtree(out, ignore_errors=True)
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def collect_card_context(name: str) -> CardContext:

@@ -1,12 +1,11 @@
 """Adapters in PEFT's format: safetensors, adapter_config.json and provenance.json, the same bytes on every run."""
 
 import json
-import shutil
 from pathlib import Path
 
 import yaml
 
-from character.core import models
+from character.core import models, records
 from character.core.errors import UserError
 from character.core.lora import ADAPTER_CONFIG, ADAPTER_WEIGHTS
 from character.core.params import read_value
@@ -23,14 +22,11 @@ def save_adapter(folder: Path, weights: dict, config, origin: dict) -> None:
     from safetensors.torch import save_file
 
     tensors = {key: weights[key].detach().cpu().contiguous() for key in sorted(weights)}
-    draft = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir(parents=True)
-    save_file(tensors, draft / ADAPTER_WEIGHTS, metadata={"format": "pt"})
-    for name, content in ((ADAPTER_CONFIG, _reproducible(config)), (models.PROVENANCE_FILE, origin)):
-        (draft / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    draft.rename(folder)
+    with records.replace_folder(folder) as draft:
+        save_file(tensors, draft / ADAPTER_WEIGHTS, metadata={"format": "pt"})
+        for name, content in ((ADAPTER_CONFIG, _reproducible(config)), (models.PROVENANCE_FILE, origin)):
+            (draft / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "
+", encoding="utf-8")
 
 
 def _reproducible(config) -> dict:

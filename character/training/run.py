@@ -10,6 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from character.core import models, records
+from character.core.disk_errors import name_file
 from character.core.errors import UserError
 from character.core.lora import attach_adapter
 from character.core.params import ParamsSection, read_value
@@ -165,7 +166,8 @@ def train_adapter(
             checkpoint = last_checkpoint(folder, count)
         if checkpoint:
             processes.print(f"resuming from {checkpoint}", flush=True)
-        instance.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with name_file(folder):
+            instance.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return instance
 
 
