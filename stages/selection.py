@@ -13,11 +13,11 @@ from character.dataset import constitution
 
 @click.command()
 def main():
-    """Check that the selected persona has a constitution without faults."""
-    persona = constitution.selected_constitution()
-    print_text(f"selection: {persona.name}")
+    """Check that the selected persona has a constitution."""
+    name = constitution.selected_persona()
+    print_text(f"selection: {name}")
     with records.replace_atomically("data/persona.txt") as file:
-        file.write(f"{persona.name}\n")
+        file.write(f"{name}\n")
 
 
 if __name__ == "__main__":

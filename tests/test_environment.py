@@ -180,3 +180,20 @@ def test_the_pinned_versions_that_are_installed_support_every_python_that_is_pro
         for found in distributions(name=name):
             if requirement.specifier.contains(found.version):
                 assert SpecifierSet(found.metadata.get("Requires-Python", "")).contains(python), requirement
+
+
+@pytest.mark.parametrize(
+    "settings", [["core.autocrlf=true"], ["core.autocrlf=input"], ["core.autocrlf=false", "core.eol=crlf"]]
+)
+def test_a_clone_has_the_same_bytes_whatever_git_does_with_line_ends(settings, tmp_path):
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], check=True, text=True, capture_output=True).stdout
+
+    clone = tmp_path / "clone"
+    options = [word for setting in settings for word in ("--config", setting)]
+    git("clone", "--quiet", "--no-local", *options, str(ROOT), str(clone))
+    assert git("-C", str(clone), "status", "--porcelain") == ""
+    names = git("-C", str(clone), "ls-files", "-z").split("\0")[:-1]
+    assert len(names) > 300 and not [name for name in names if b"\r\n" in (clone / name).read_bytes()]
+    (clone / "constitutions/poeticism.yaml").write_bytes((clone / "constitutions/poeticism.yaml").read_bytes())
+    assert git("-C", str(clone), "status", "--porcelain") == "", "also what was written anew"

@@ -112,10 +112,19 @@ def load_constitution(path: str | Path) -> Constitution:
 
 
 def selected_constitution() -> Constitution:
-    """Return the constitution of the selected persona, which must be the name of a file in constitutions/ and not a path.
+    """Return the constitution of the selected persona.
 
     Raises:
-        UserError: There is no such file, or it has faults.
+        UserError: There is none, or it has faults.
+    """
+    return load_constitution(CONSTITUTIONS_DIR / f"{selected_persona()}.yaml")
+
+
+def selected_persona() -> str:
+    """Return the selected persona, which must be the name of a file in constitutions/ and not a path.
+
+    Raises:
+        UserError: There is no such file.
     """
     name, known = read_value("persona"), sorted(path.stem for path in CONSTITUTIONS_DIR.glob("*.yaml"))
     if name not in known:
@@ -123,7 +132,7 @@ def selected_constitution() -> Constitution:
             f"params.yaml: persona is {name!r}, but {CONSTITUTIONS_DIR}/ has {', '.join(known) or 'no file'}; "
             "choose one of these."
         )
-    return load_constitution(CONSTITUTIONS_DIR / f"{name}.yaml")
+    return name
 
 
 def constitution_faults(path: str | Path) -> list[str]:
