@@ -1,5 +1,6 @@
 """The check that the installed packages are those of constraints.txt, and what that file must hold."""
 
+import subprocess
 import tomllib
 from importlib.metadata import distribution, distributions, version
 from pathlib import Path
@@ -183,7 +184,7 @@ def test_the_pinned_versions_that_are_installed_support_every_python_that_is_pro
 
 
 @pytest.mark.parametrize(
-    "settings", [["core.autocrlf=true"], ["core.autocrlf=input"], ["core.autocrlf=false", "core.eol=crlf"]]
+    "settings", [["core.autocrlf=true"], ["core.autocrlf=input"], ["core.autocrlf=false", "core.eol=crlf"]], ids=" ".join
 )
 def test_a_clone_has_the_same_bytes_whatever_git_does_with_line_ends(settings, tmp_path):
     def git(*arguments: str) -> str:
