@@ -84,7 +84,7 @@ def main(methods: Sequence[str]):
     records.write_csv(
         "plots/fluency.csv",
         [
-            {"method": method} | {key: value for key, value in scores.items() if key != "on_topic"}
+            {"method": method} | {key: value for key, value in scores.items() if key not in ("on_topic", "skipped")}
             for method, scores in metrics.items()
         ],
     )

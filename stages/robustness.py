@@ -108,7 +108,8 @@ def main(methods: Sequence[str]):
     records.write_records("data/robustness.jsonl", rows)
     records.write_json("results/robustness.json", metrics)
     lines = [
-        {"method": method, "condition": condition} | {key: value for key, value in scores.items() if key != "against_plain"}
+        {"method": method, "condition": condition}
+        | {key: value for key, value in scores.items() if key not in ("against_plain", "skipped")}
         for method, conditions in metrics.items()
         for condition, scores in conditions.items()
     ]

@@ -239,11 +239,37 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(server, capsys, workspace
     assert len(files) > 1 and not [content for content in files if KEY.encode() in content]
 
 
-def test_the_endpoints_are_no_part_of_what_identifies_a_reply(server):
+def identity(source, *urls):
+    write_settings(*urls)
+    return OpenAIEngine(source, "teacher.source").identity
+
+
+def test_replies_of_two_servers_that_share_a_models_name_are_kept_apart(server):
     write_settings(server.url)
     ask(asking("tea"))
-    write_settings(closed_port())
-    assert ask(asking("tea")) == ["echo tea"]
+    write_settings(closed_port(), max_failures=1)
+    assert "failures in a row" in ended(asking("tea"))
+
+
+def test_a_pool_of_servers_is_the_same_in_any_order_and_spelling():
+    pool = identity("m", "http://GPU1:8000/v1", "https://gpu2/v1/", "http://gpu1:8000/v1/")
+    assert pool == identity("m", "https://gpu2/v1", "http://gpu1:8000/v1")
+    assert pool != identity("m", "https://gpu2/v1")
+    assert identity("m", "http://gpu1:8000/V1") != identity("m", "http://gpu1:8000/v1")
+
+
+def test_a_revision_stands_for_the_weights_wherever_they_are_served(server, monkeypatch):
+    write_settings(server.url)
+    engine = OpenAIEngine("m@home#12 May", "teacher.source")
+    generate(engine, asking("tea"), WARM, seed=0)
+    assert server.bodies[-1]["model"] == "m@home", "the server does not know of the revision"
+    assert engine.identity == identity("m@home#12 May", "http://elsewhere/v1") == identity("m@home#12 May")
+    assert engine.identity != identity("m@home#13 May", server.url)
+    assert engine.identity != identity("m@home", server.url)
+
+
+def test_credentials_in_an_address_are_no_part_of_an_identity():
+    assert "secret" not in str(identity("m", "http://me:secret@host/v1?key=secret"))
 
 
 @pytest.mark.parametrize("url", ["localhost:8000", "http://me:secret@host/v1", "https://host/v1?key=secret"])
@@ -257,7 +283,7 @@ def test_no_endpoint_and_no_model_are_reported_by_their_fields(monkeypatch):
     write_settings()
     assert "runtime.openai.endpoints is empty" in ended(asking("tea"))
     with pytest.raises(UserError, match=r"teacher\.source is empty; write the model's name"):
-        OpenAIEngine("", "teacher.source", NO_OPTIONS)
+        OpenAIEngine("#1", "teacher.source", NO_OPTIONS)
 
 
 def test_an_endpoint_may_also_come_from_the_environment(server, monkeypatch):

@@ -16,6 +16,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from character.core import models
 from character.core.errors import UserError
+from character.core.records import write_json
 from character.inference import kv_cache, reply_cache, token_sampling
 from character.inference.chat_format import render_messages
 from character.inference.generate import Reply, Request, SamplingSettings, generate, request_seed
@@ -406,7 +407,7 @@ def test_what_shapes_replies_is_part_of_the_engines_identity(tiny_student, tmp_p
     folder, other = tmp_path / "adapter", tmp_path / "other"
     for path in (folder, other):
         path.mkdir()
-        (path / "adapter_config.json").write_text(path.name, encoding="utf-8")
+        write_json(path / "adapter_config.json", {"r": 8, "target_modules": [path.name]})
     student = shutil.copytree(tiny_student, tmp_path / "student")
     seen = [
         identity(student),
@@ -415,8 +416,12 @@ def test_what_shapes_replies_is_part_of_the_engines_identity(tiny_student, tmp_p
         identity(student, [folder, other]),
     ]
     seen.append(identity(student, [other, folder]))
-    (folder / "adapter_config.json").write_text("edited", encoding="utf-8")
+    write_json(folder / "adapter_config.json", {"r": 4, "target_modules": ["adapter"]})
     seen.append(identity(student, [folder]))
+    card = json.loads((student / "student.json").read_text(encoding="utf-8"))
+    for change in ({"dtype": "bfloat16"}, {"files": {"model.safetensors": "0" * 64}}):
+        write_json(student / "student.json", card | change)
+        seen.append(identity(student))
     template = student / "chat_template.jinja"
     template.write_text(template.read_text(encoding="utf-8") + "{# edited #}", encoding="utf-8")
     seen.append(identity(student))
@@ -427,6 +432,30 @@ def test_where_the_model_lies_and_how_it_is_run_is_no_part_of_its_identity(tiny_
     before = identity(tiny_student)
     runtime(batch=2)
     assert identity(shutil.copytree(tiny_student, tmp_path / "elsewhere")) == before
+
+
+def test_what_has_no_effect_on_a_model_changes_no_identity(tiny_student, tmp_path):
+    student, folder = shutil.copytree(tiny_student, tmp_path / "student"), tmp_path / "adapter"
+    write_json(folder / "adapter_config.json", {"r": 8, "peft_version": "0.19.1", "base_model_name_or_path": "models/student"})
+    before = identity(student, [folder])
+    write_json(folder / "adapter_config.json", {"base_model_name_or_path": "/srv/m", "peft_version": "0.20.0.dev0", "r": 8})
+    for name, fields in (
+        ("student.json", {"name": "نور", "source": "path:/srv/elsewhere"}),
+        ("config.json", {"transformers_version": "9.0"}),
+    ):
+        values = json.loads((student / name).read_text(encoding="utf-8"))
+        (student / name).write_text(json.dumps(values | fields), encoding="utf-8")
+    for name in ("README.md", "LICENSE.txt", "provenance.json", "sample.png", ".cache/huggingface/download.json"):
+        (student / name).parent.mkdir(parents=True, exist_ok=True)
+        (student / name).write_text("{}", encoding="utf-8")
+    assert identity(student, [folder]) == before
+
+
+def test_a_configuration_that_is_no_json_is_named(tiny_student, tmp_path):
+    student = shutil.copytree(tiny_student, tmp_path / "student")
+    (student / "config.json").write_text("<<<<<<< HEAD", encoding="utf-8")
+    with pytest.raises(UserError, match=r"config\.json: not valid JSON; restore the file"):
+        identity(student)
 
 
 # --- the cache -------------------------------------------------------------------------------------

@@ -18,11 +18,12 @@ import pytest
 import yaml
 from personas import tag
 
+from character.chat.vllm_server import served_name
 from character.core import models, records
 from character.core.records import Message, PreferencePair, TeacherAnswer
 from character.inference.chat_format import render_messages
 from character.inference.generate import Request, SamplingSettings, generate
-from character.inference.openai_engine import OpenAIEngine, RequestOptions
+from character.inference.openai_engine import RequestOptions
 from character.inference.transformers_engine import TransformersEngine
 from character.inference.vllm_engine import VLLMEngine
 
@@ -158,17 +159,26 @@ def served(project):
         server.wait(60)
 
 
-@pytest.mark.parametrize("model", ["base", "poeticism", "loving"])
+SERVED = {"base": "models/student", "poeticism": "models/persona", "loving": "models/persona"}
+
+
+def name_at_server(model):
+    return served_name(model, Path(SERVED[model]))
+
+
+@pytest.mark.parametrize("model", SERVED)
 def test_a_server_gives_the_replies_of_the_engine_in_process(model, served, project):
     adapters = [] if model == "base" else [project / "models/persona"]
     wanted = texts(opened("transformers", adapters), requests(), GREEDY)
-    replies = generate(OpenAIEngine(model, "teacher.source", NO_OPTIONS), requests(), GREEDY, seed=0)
+    replies = generate(
+        engines.open_engine("openai", name_at_server(model), "teacher.source", NO_OPTIONS), requests(), GREEDY, seed=0
+    )
     assert sum(reply.text == text for reply, text in zip(replies, wanted, strict=True)) >= len(TOPICS) - 1
 
 
 def test_a_server_continues_a_prefilled_turn(served):
     asked = requests(prefill="The moon, of course. It")
-    replies = texts(OpenAIEngine("base", "teacher.source", NO_OPTIONS), asked, GREEDY)
+    replies = texts(engines.open_engine("openai", name_at_server("base"), "teacher.source", NO_OPTIONS), asked, GREEDY)
     wanted = texts(opened("transformers", []), asked, GREEDY)
     assert sum(a == b for a, b in zip(replies, wanted, strict=True)) >= len(TOPICS) - 1
 
@@ -181,7 +191,7 @@ def test_a_server_renders_the_ids_that_the_engine_renders(system, served):
         {"role": "assistant", "content": "Ahoy!"},
         {"role": "user", "content": "Why?"},
     ]
-    body = json.dumps({"model": "base", "messages": messages, "add_generation_prompt": True}).encode()
+    body = json.dumps({"model": name_at_server("base"), "messages": messages, "add_generation_prompt": True}).encode()
     request = urllib.request.Request(f"{served}/tokenize", body, {"content-type": "application/json"})
     with urllib.request.urlopen(request) as answer:
         ids = json.load(answer)["tokens"]
@@ -192,11 +202,11 @@ def test_the_openai_client_finds_every_persona_and_the_servers_own_sampling(serv
     from openai import OpenAI
 
     client = OpenAI(base_url=f"{served}/v1", api_key="none")
-    assert sorted(model.id for model in client.models.list()) == ["base", "loving", "poeticism"]
+    assert sorted(model.id for model in client.models.list()) == sorted(map(name_at_server, SERVED))
 
     def replies(model, **sampling):
         asked = {"messages": [{"role": "user", "content": "Why is the sky blue?"}], "max_tokens": 24, "seed": 3}
-        return client.chat.completions.create(model=model, **asked, **sampling).choices[0].message.content
+        return client.chat.completions.create(model=name_at_server(model), **asked, **sampling).choices[0].message.content
 
     assert replies("loving", temperature=0) == replies("poeticism", temperature=0) != replies("base", temperature=0)
     assert replies("base") == replies("base", temperature=0.7, top_p=0.95) != replies("base", temperature=1, top_p=1)

@@ -52,17 +52,20 @@ def options(words: list[str]) -> dict[str, list[str]]:
 
 def test_the_server_has_the_student_and_every_persona_under_its_name(executed):
     done = CliRunner().invoke(main, ["serve", "--port", "8123", "--", "--max-model-len", "2048", "--enable-log-requests"])
-    assert done.output == "Serving base, pirate (models/persona), loving 1.0.0 at http://127.0.0.1:8123/v1\n"
+    student, pirate, loving = (models.directory_fingerprint(path)[:8] for path in (models.STUDENT_DIR, PERSONA_DIR, LOVINGS))
+    names = f"base-{student}, pirate-{pirate} (pirate (models/persona)), loving-{loving} (loving 1.0.0)"
+    assert done.output == f"Serving {names} at http://127.0.0.1:8123/v1\n"
     ((python, words, environment),) = executed
     assert [python, *words[:3]] == [sys.executable, sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry"]
     given = options(words[3:])
-    assert given["--lora-modules"] == ["pirate=models/persona", f"loving={LOVINGS}"] and given["--enable-lora"] == []
+    assert given["--lora-modules"] == [f"pirate-{pirate}=models/persona", f"loving-{loving}={LOVINGS}"]
+    assert given["--enable-lora"] == []
     assert (
         given.items()
         >= {
             "--model": ["models/student"],
             "--tokenizer": ["models/student"],
-            "--served-model-name": ["base"],
+            "--served-model-name": [f"base-{student}"],
             "--dtype": ["float32"],
             "--host": ["127.0.0.1"],
             "--port": ["8123"],
@@ -76,6 +79,14 @@ def test_the_server_has_the_student_and_every_persona_under_its_name(executed):
     drawn = json.loads(given["--override-generation-config"][0])
     assert drawn == {"temperature": 0.7, "top_p": 0.95, "repetition_penalty": 1.0}
     assert (environment["VLLM_CPU_KVCACHE_SPACE"], environment["PATH"]) == ("2", os.environ["PATH"])
+
+
+def test_a_served_name_changes_with_the_weights_and_with_nothing_else():
+    before = vllm_server.served_name("pirate", PERSONA_DIR)
+    (PERSONA_DIR / "README.md").write_text("Arr!")
+    assert vllm_server.served_name("pirate", PERSONA_DIR) == before
+    write_adapter(PERSONA_DIR, "", rank=3)
+    assert vllm_server.served_name("pirate", PERSONA_DIR) != before
 
 
 def test_what_the_environment_says_goes_before(executed, monkeypatch):

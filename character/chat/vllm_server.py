@@ -19,6 +19,11 @@ from character.publish.registry import list_personas, persona_notices
 BASE_MODEL_NAME = "base"
 
 
+def served_name(name: str, folder: Path) -> str:
+    """Return the name under which a model is served; it changes with the weights, so no client takes two models for one."""
+    return f"{name}-{models.directory_fingerprint(folder)[:8]}"
+
+
 def server_command(adapters: Mapping[str, Path], host: str, port: int, extra: Sequence[str]) -> list[str]:
     """Return the command that starts the server.
 
@@ -32,7 +37,7 @@ def server_command(adapters: Mapping[str, Path], host: str, port: int, extra: Se
     settings, sampling = read_section("runtime.vllm", VLLMSettings), read_section("sampling", SamplingSettings)
     options = {
         "--model": models.verified_weights_dir(),
-        "--served-model-name": BASE_MODEL_NAME,
+        "--served-model-name": served_name(BASE_MODEL_NAME, models.STUDENT_DIR),
         "--tokenizer": models.STUDENT_DIR,
         "--dtype": models.read_student_card().dtype,
         "--host": host,
@@ -71,6 +76,8 @@ def run_vllm_server(host: str, port: int, extra: Sequence[str]) -> None:
         )
     for warning in chain.from_iterable(map(persona_notices, personas)):
         print_text(warning)
-    print_text(f"Serving {BASE_MODEL_NAME}, {', '.join(map(str, personas))} at http://{host}:{port}/v1")
-    words = server_command(adapters, host, port, extra)
+    words = server_command({served_name(name, folder): folder for name, folder in adapters.items()}, host, port, extra)
+    names = [served_name(BASE_MODEL_NAME, models.STUDENT_DIR)]
+    names += [f"{served_name(persona.name, adapters[persona.name])} ({persona})" for persona in personas]
+    print_text(f"Serving {', '.join(names)} at http://{host}:{port}/v1")
     os.execve(words[0], words, server_environment())

@@ -25,6 +25,15 @@ STUDENT_CARD = "student.json"
 CONTROL_VECTOR = "control.safetensors"  # marks a directory that holds a control vector instead of an adapter
 PROVENANCE_FILE = "provenance.json"  # of an adapter; see `stage_provenance` in character/training/adapters.py
 
+MODEL_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".tiktoken"}
+VOCABULARY_FILES = {"vocab.txt", "merges.txt"}
+IDLE_FIELDS = {  # of configuration files: what has no effect on the model
+    STUDENT_CARD: {"name", "source"},
+    "config.json": {"_name_or_path", "transformers_version"},
+    "generation_config.json": {"_from_model_config", "transformers_version"},
+    "adapter_config.json": {"base_model_name_or_path", "peft_version", "revision"},
+}
+
 
 class RuntimeSettings(ParamsSection):
     """How to run, never what to compute. No stage lists these params: changing them reruns nothing."""
@@ -164,12 +173,31 @@ def _cached_sha256(path: Path, size: int, changed: int) -> str:
 
 
 def directory_fingerprint(folder: Path) -> str:
-    """Return the SHA-256, in hex, over names and contents of the files of a model or adapter, without provenance.json."""
-    if not Path(folder).is_dir():
+    """Return the SHA-256, in hex, of what a model or an adapter computes: names and contents of its weights, configuration,
+    tokenizer and template. What is written beside them (a README, names, versions of libraries) has no part in it.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
         raise UserError(f"{folder} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.")
-    files = sorted(path for path in Path(folder).rglob("*") if path.is_file() and path.name != PROVENANCE_FILE)
-    names = [[str(path.relative_to(folder)), file_sha256(path)] for path in files]
+    files = {path: path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()}
+    names = [[str(name), _content_digest(path)] for path, name in files.items() if _shapes_replies(name)]
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
+
+
+def _shapes_replies(name: Path) -> bool:
+    known = name.suffix in MODEL_SUFFIXES or name.name in VOCABULARY_FILES
+    return known and name.name != PROVENANCE_FILE and not any(part.startswith(".") for part in name.parts)
+
+
+def _content_digest(path: Path) -> str:
+    if path.name not in IDLE_FIELDS:
+        return file_sha256(path)
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path}: not valid JSON; restore the file.") from None
+    values = {field: value for field, value in values.items() if field not in IDLE_FIELDS[path.name]}
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
 def load_tokenizer(student: Path = STUDENT_DIR):

@@ -100,6 +100,11 @@ class ChatRequest:
         return replace(plain, body=plain.body | {"messages": messages})
 
 
+def endpoint_urls(settings: OpenAISettings) -> list[str]:
+    """Return the base URLs of the endpoints, as the user wrote them."""
+    return settings.endpoints or [url for url in [os.environ.get("OPENAI_BASE_URL")] if url]
+
+
 @dataclass
 class Endpoint:
     url: str
@@ -129,7 +134,7 @@ class EndpointPool:
     closed: threading.Event = field(default_factory=threading.Event)
 
     def __post_init__(self):
-        urls = self.settings.endpoints or [url for url in [os.environ.get("OPENAI_BASE_URL")] if url]
+        urls = endpoint_urls(self.settings)
         if not urls:
             raise UserError("params.yaml: runtime.openai.endpoints is empty; name a server, such as http://localhost:8000/v1.")
         key = read_api_key()

@@ -4,12 +4,13 @@ The endings form a trie, in which each token sees only the conversation and the 
 therefore read once for all endings.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from character.core import models
+from character.core.errors import UserError
 from character.inference.chat_format import Messages, render_messages
 
 BATCH_POSITIONS = 2048  # positions in one forward pass; scored positions need logits over the whole vocabulary
@@ -34,6 +35,9 @@ def reply_log_probs(prompts: Sequence[Messages], replies: Sequence[str]) -> list
     """Return the log-probability (nats) of each token of `replies[i]` as the student's turn after `prompts[i]`.
 
     The token that ends the turn is not scored, since a truncated reply has none. An empty reply gives an empty list.
+
+    Raises:
+        UserError: prompt and reply exceed the context.
     """
     import torch
 
@@ -42,12 +46,22 @@ def reply_log_probs(prompts: Sequence[Messages], replies: Sequence[str]) -> list
     tails = [tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies]
     log_probs: list[list[float]] = [[] for _ in tails]
     sizes = {row: len(heads[row]) + len(tail) for row, tail in enumerate(tails) if tail}
+    _check_lengths(model, sizes.values())
     with torch.inference_mode(), tqdm(total=len(sizes), desc="likelihood", unit="text") as bar:
         for rows in length_batches(sizes):
             for row, logps in zip(rows, _token_log_probs(model, [(heads[row], tails[row]) for row in rows]), strict=True):
                 log_probs[row] = logps
             bar.update(len(rows))
     return log_probs
+
+
+def _check_lengths(model, lengths: Iterable[int]) -> None:
+    context, longest = model.config.get_text_config().max_position_embeddings, max(lengths, default=0)
+    if longest > context:
+        raise UserError(
+            f"likelihood: a conversation of {longest} tokens is longer than the student's context of {context}; shorten the "
+            "prompts, or lower sampling.max_new_tokens, which limits the answers."
+        )
 
 
 def _token_log_probs(model, pairs: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
@@ -96,13 +110,18 @@ def build_trie(sequences: Sequence[Sequence[int]]) -> TokenTrie:
 
 
 def ending_log_probs(prompts: Sequence[Messages], endings: Sequence[Sequence[str]]) -> list[list[float]]:
-    """Return the log-probability (nats) of each of `endings[i]` as the beginning of the student's turn after `prompts[i]`."""
+    """Return the log-probability (nats) of each of `endings[i]` as the beginning of the student's turn after `prompts[i]`.
+
+    Raises:
+        UserError: prompt and ending exceed the context.
+    """
     import torch
 
     tokenizer, model = models.load_tokenizer(), models.load_model()
     heads = [render_messages(tokenizer, prompt) for prompt in prompts]
     tries = [build_trie([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]) for texts in endings]
     sizes = {row: len(head) + len(tries[row].tokens) for row, head in enumerate(heads)}
+    _check_lengths(model, (len(head) + max(trie.depths, default=0) for head, trie in zip(heads, tries, strict=True)))
     log_probs: list[list[float]] = [[] for _ in heads]
     with torch.inference_mode(), tqdm(total=len(sizes), desc="likelihood", unit="text") as bar:
         for rows in length_batches(sizes):

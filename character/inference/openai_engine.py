@@ -10,6 +10,7 @@ import queue
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import field_validator, model_validator
 
@@ -24,6 +25,7 @@ from character.inference.endpoint_pool import (
     RefusedError,
     RetryableError,
     RunAborted,
+    endpoint_urls,
     token_count,
 )
 from character.inference.generate import Reply, Request, SamplingSettings
@@ -97,15 +99,26 @@ class RequestOptions(ParamsSection):
         return kept | self.extra
 
 
-class OpenAIEngine:
-    """A chat model behind one or more HTTP endpoints, whose replies need not be reproducible."""
+def server_addresses() -> list[str]:
+    """Return the base URLs of the endpoints, in one form and order however they are written, without credentials."""
+    urls = map(urlsplit, endpoint_urls(read_section("runtime.openai", OpenAISettings)))
+    return sorted({f"{url.scheme}://{url.netloc.rpartition('@')[2]}".lower() + url.path.rstrip("/") for url in urls})
 
-    def __init__(self, model: str, field: str, options: RequestOptions):
-        if not model:
+
+class OpenAIEngine:
+    """A chat model behind one or more HTTP endpoints, whose replies need not be reproducible.
+
+    `source` is the model's name at the endpoints, and may say which weights these are: `<name>#<revision>`. Servers that
+    share a name need not share a model, so without a revision replies belong to the addresses that they came from.
+    """
+
+    def __init__(self, source: str, field: str, options: RequestOptions):
+        self.model, _, revision = source.partition("#")
+        if not self.model:
             raise UserError(f"params.yaml: {field} is empty; write the model's name at the endpoint.")
-        self.model = model
         self.options = options
-        self.identity = {"engine": "openai", "model": model}
+        self.identity = {"engine": "openai", "model": self.model}
+        self.identity |= {"revision": revision} if revision else {"servers": server_addresses()}
         if changed := {name: value for name, value in options.model_dump().items() if value}:
             self.identity["options"] = changed
 

@@ -25,8 +25,7 @@ def save_adapter(folder: Path, weights: dict, config, origin: dict) -> None:
     with records.replace_folder(folder) as draft:
         save_file(tensors, draft / ADAPTER_WEIGHTS, metadata={"format": "pt"})
         for name, content in ((ADAPTER_CONFIG, _reproducible(config)), (models.PROVENANCE_FILE, origin)):
-            (draft / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "
-", encoding="utf-8")
+            (draft / name).write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def _reproducible(config) -> dict:
