@@ -20,8 +20,8 @@ from servers import (
 )
 
 from character.core.errors import UserError
+from character.core.server_errors import retry_after_seconds
 from character.inference import endpoint_pool
-from character.inference.endpoint_pool import retry_after_seconds
 from character.inference.generate import SamplingSettings
 from character.inference.openai_engine import OpenAIEngine
 from character.inference.reply_cache import default_cache_path

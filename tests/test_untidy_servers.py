@@ -25,6 +25,7 @@ from servers import (
 
 from character.core.errors import UserError
 from character.core.params import read_section
+from character.core.server_errors import server_reason
 from character.inference import endpoint_pool, openai_engine
 from character.inference.generate import SamplingSettings
 from character.inference.openai_engine import OpenAIEngine, RequestOptions
@@ -390,7 +391,7 @@ def test_a_server_that_refuses_a_begun_reply_is_asked_without_the_beginning(refu
         server.shutdown()
     assert [reply.text for reply in replies if not reply.skipped] == [f"echo {topic}" for topic in TOPICS if topic != "topic 5"]
     assert not any(reply.continues_prefill for reply in replies if not reply.skipped)
-    reason = re.escape(endpoint_pool._server_reason(refusal[1], "")[:30])
+    reason = re.escape(server_reason(refusal[1], "")[:30])
     assert len(re.findall(rf"refuses to continue a reply .*{reason}.*asking without", capsys.readouterr().out)) == 1
     assert not any("continue_final_message" in body for body in server.bodies)
 
@@ -552,6 +553,7 @@ PAGES = [
     b"{" * 3000,
     b"[" * 200000,
     b'{"a":' * 3000,
+    b'{"error":' + b"[" * 900 + b"]" * 900 + b"}",
     b"data: {}\n\ndata: [DONE]",
 ]
 ERRORS = [
@@ -576,6 +578,11 @@ def paths_in(value, above=()):
 
 def mutated_json(rng):
     answer = copy.deepcopy(BASE)
+    if rng.random() < 0.3:
+        answer["choices"][0]["message"]["content"] = [
+            {"type": "thinking", "thinking": "hm"},
+            {"type": "text", "text": "mutated"},
+        ]
     for _ in range(rng.choice([1, 1, 2, 4])):
         *above, last = rng.choice(list(paths_in(answer)) or [("id",)])
         parent = answer

@@ -1,7 +1,5 @@
 """The endpoints of the openai engine, shared by all its workers: round robin, pauses after failures, refusals, usage."""
 
-import json
-import math
 import os
 import re
 import threading
@@ -10,7 +8,6 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from textwrap import shorten
 from urllib.parse import urlsplit
 
 from pydantic import Field
@@ -18,6 +15,16 @@ from pydantic import Field
 from character.core.errors import UserError
 from character.core.params import ParamsSection
 from character.core.safe_text import redact_secrets
+from character.core.server_errors import (
+    LOADING,
+    NO_CREDIT,
+    connection_reason,
+    embedded_status,
+    load_json,
+    reason_line,
+    retry_after_seconds,
+    server_reason,
+)
 from character.inference.generate import Reply
 
 API_KEY_VARIABLE = "OPENAI_API_KEY"
@@ -28,7 +35,6 @@ LONGEST_PAUSE = 60.0  # seconds
 PRINTED_WAIT = 20.0  # seconds; a longer wait that a server asks for is printed
 FIRST_CONTACT_FAILURES = 5  # failures in a row after which a run stops if no endpoint has ever answered
 MOST_TOKENS = 10**9  # a larger count in `usage` is a fault of the server
-REASON_LENGTH = 300  # characters of a server's reason that are shown
 
 RETRYABLE_STATUSES = {408, 409, 425, 429}  # and every 5xx but 501
 # No request can be answered: the key, the credit, the address or the model's name is wrong.
@@ -39,15 +45,7 @@ FINAL_STATUSES = {
     405: "check the address",
     501: "check the address and the server",
 }
-NO_CREDIT = re.compile(
-    r"insufficient.?(?:user.?)?(?:quota|balance|credit|funds)|exceeded_current_quota_error|credit balance is too low"
-    r"|out of credits|billing_(?:hard_limit|not_active)|quota_exhausted",
-    re.IGNORECASE,
-)
-LOADING = re.compile(r"\bloading|being loaded|starting|warming|initiali[sz]ing|not ready|cold start", re.IGNORECASE)
 ABOUT_OPENING = re.compile(r"prefill|continue_final_message|add_generation_prompt|last message|assistant", re.IGNORECASE)
-ABOUT_REQUEST = re.compile(r"invalid.?request|bad.?request|content", re.IGNORECASE)  # the type of an error
-MARKUP = re.compile(r"<(script|style)\b.*?</\1>|<[^>]*>", re.IGNORECASE | re.DOTALL)
 
 
 class OpenAISettings(ParamsSection):
@@ -243,18 +241,18 @@ class EndpointPool:
         """Return the reply to a request that is sent once."""
         response = self._post_body(endpoint, request.body)
         text = response.content.decode("utf-8-sig", "replace")
-        answer = _load_json(text)
+        answer = load_json(text)
         status = response.status_code
         if 200 <= status < 300:
-            status = embedded_status(answer)
+            status = embedded_status(answer, text)
         if status:
             undecided = bool(request.prefill) and endpoint.continues_prefill is None
-            self._raise_status_error(endpoint, status, _server_reason(answer, text), response.headers, undecided)
+            self._raise_status_error(endpoint, status, server_reason(answer, text), response.headers, undecided)
         try:
             reply = self.parse(answer, request)
         except ValueError as error:
-            told = "" if isinstance(answer, dict) and "choices" in answer else f": {_server_reason(answer, text)}"
-            message = f"a malformed body ({_clean(str(error))}{told}){_address_hint(endpoint.url, told)}"
+            told = "" if isinstance(answer, dict) and "choices" in answer else f": {server_reason(answer, text)}"
+            message = f"a malformed body ({reason_line(str(error))}{told}){_address_hint(endpoint.url, told)}"
             raise RetryableError("malformed", message) from None
         self._count_answer(endpoint, answer)
         return reply
@@ -272,16 +270,16 @@ class EndpointPool:
         except openai.APITimeoutError:
             failure = RetryableError("timeout", f"no answer within {self.settings.timeout:g} s")
         except openai.APIConnectionError as error:
-            failure = RetryableError("connection", _connection_reason(error))
+            failure = RetryableError("connection", connection_reason(error))
         except (openai.OpenAIError, ValueError) as error:  # such as a header from the environment that is not ASCII
-            failure = UserError(f"{endpoint.url}: the request cannot be sent ({_clean(str(error))}). {RESUME_HINT}")
+            failure = UserError(f"{endpoint.url}: the request cannot be sent ({reason_line(str(error))}). {RESUME_HINT}")
         raise failure
 
     def _raise_status_error(self, endpoint: Endpoint, status: int, reason: str, headers: Mapping, undecided: bool):
         """Raise what a status other than success means. `undecided`: the prefill may be the reason."""
         shown = f"HTTP {status}" + (f": {reason}" if reason else "")
         if 300 <= status < 400:
-            target = _clean(headers.get("location", ""))
+            target = reason_line(headers.get("location", ""))
             raise UserError(f"{endpoint.url} redirects to {target}; write the right address into runtime.openai.endpoints.")
         if status in FINAL_STATUSES or (status == 429 and NO_CREDIT.search(reason)):
             remedy = FINAL_STATUSES.get(status, FINAL_STATUSES[402]) + _address_hint(endpoint.url, reason, status in (404, 405))
@@ -407,7 +405,7 @@ def _open_client(url: str, key: str, timeout: float):
         http = DefaultHttpxClient(follow_redirects=False, timeout=timeout)
         return OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=0, http_client=http)
     except Exception as error:  # which kinds, depends on the version of the client
-        reason = _clean(f"{type(error).__name__}: {error}")
+        reason = reason_line(f"{type(error).__name__}: {error}")
     raise UserError(f"no HTTP client for {url} ({reason}); check the proxy and certificate variables of the environment.")
 
 
@@ -420,87 +418,8 @@ def token_count(answer: dict, name: str) -> int | None:
     return int(count)
 
 
-def embedded_status(answer) -> int:
-    """Return the status of an error that came with HTTP 200; 0 if the answer is none."""
-    error = _error_in(answer)
-    if not error:
-        return 0
-    fields = error if isinstance(error, dict) else {}
-    for code in (fields.get("code"), fields.get("status")):
-        with suppress(TypeError, ValueError, OverflowError):
-            if 400 <= int(code) < 600:
-                return int(code)
-    if NO_CREDIT.search(json.dumps(error)):
-        return 429
-    return 400 if ABOUT_REQUEST.search(str(fields.get("type"))) else 500
-
-
-def retry_after_seconds(headers: Mapping) -> tuple[float, str]:
-    """Return the wait that a response asks for in seconds, and the header if it cannot be read.
-
-    `Retry-After-Ms` gives milliseconds, `Retry-After` seconds or a date. A time in the past is no wait; `inf` is one.
-    """
-    from email.utils import parsedate_to_datetime
-
-    for name, scale in (("retry-after-ms", 1000), ("retry-after", 1)):
-        value = headers.get(name)
-        if not value:
-            continue
-        with suppress(ValueError):
-            if not math.isnan(wait := float(value) / scale):
-                return max(0.0, wait), ""
-        with suppress(ValueError, TypeError, IndexError, OverflowError, OSError):
-            return max(0.0, parsedate_to_datetime(value).timestamp() - time.time()), ""
-        return 0.0, f"{name}: {_clean(value)[:40]!r}"
-    return 0.0, ""
-
-
 def _print_line(line: str) -> None:
     print(redact_secrets(f"openai: {line}"), flush=True)
-
-
-def _load_json(text: str):
-    """Return the JSON in a body, or None."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-
-
-def _error_in(answer):
-    """Return the error in an answer with HTTP 200, its own or that of its first choice; None if there is none."""
-    answer = answer[0] if isinstance(answer, list) and answer else answer  # Gemini
-    if not isinstance(answer, dict):
-        return None
-    choices = answer.get("choices")
-    first = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-    return answer.get("error") or first.get("error") or (answer if answer.get("object") == "error" else None)
-
-
-def _server_reason(answer, text: str) -> str:
-    """Return what a server says about an error, in one line: the message and the code in its JSON, or else its text."""
-    error = _error_in(answer) or (answer[0] if isinstance(answer, list) and answer else answer)
-    if isinstance(error, dict):
-        told = next((error[name] for name in ("message", "detail", "error", "msg", "title", "type") if error.get(name)), error)
-        told = told if isinstance(told, str) else json.dumps(told, ensure_ascii=False)
-        code = next((error[name] for name in ("code", "type") if isinstance(error.get(name), str) and error[name]), "")
-        return _clean(told + (f" [{code}]" if code and code not in told else ""))
-    return _clean(error if isinstance(error, str) else MARKUP.sub(" ", text))
-
-
-def _clean(text: str) -> str:
-    """Return a text of another program as a short printable line without secrets."""
-    line = "".join(letter if letter.isprintable() else " " for letter in redact_secrets(text))
-    return shorten(line, REASON_LENGTH, placeholder=" ...") if " " in line.strip() else line.strip()[:REASON_LENGTH]
-
-
-def _connection_reason(error: BaseException) -> str:
-    """Return the reason of a failed connection, which the client gives in the errors below its own."""
-    causes = [error]
-    while causes[-1].__cause__ or causes[-1].__context__:
-        causes.append(causes[-1].__cause__ or causes[-1].__context__)
-    told = next((str(cause) for cause in causes[1:] if str(cause)), type(causes[min(1, len(causes) - 1)]).__name__)
-    return _clean(told)
 
 
 def _address_hint(url: str, reason: str, wrong: bool = True) -> str:

@@ -259,9 +259,11 @@ def parse_answer(answer: dict, request: ChatRequest) -> Reply:
 
 def _finish_reason(name, tokens: int | None, max_tokens: int) -> str:
     """Return `stop`, `length` or, for a filtered reply, `skipped`."""
-    if name is None or (isinstance(name, str) and name.lower() in UNSTATED_REASONS):
+    if not isinstance(name, str | None):
+        raise ValueError("a finish_reason that is not text")
+    known = (name or "").lower()
+    if known in UNSTATED_REASONS:
         return "length" if tokens is not None and tokens >= max_tokens else "stop"
-    known = name.lower() if isinstance(name, str) else ""
     if known not in STOP_REASONS | LENGTH_REASONS | FILTER_REASONS:
         raise ValueError(f"finish_reason {name!r}")
     return "stop" if known in STOP_REASONS else "length" if known in LENGTH_REASONS else "skipped"
@@ -275,6 +277,8 @@ def _message_text(message: dict) -> tuple[str, bool]:
     texts = []
     for part in parts:
         kind = part.get("type", "text") if isinstance(part, dict) else "text"
+        if not isinstance(kind, str):
+            raise ValueError("a part of the content without a type")
         separate |= kind in REASONING_PARTS
         if kind in TEXT_PARTS:
             texts.append(part.get("text") if isinstance(part, dict) else part)
