@@ -76,7 +76,7 @@ def _mean_states(model, head: list[int], tail: list[int]):
     outputs = []
     hooks = [
         layer.register_forward_hook(lambda module, inputs, output: outputs.append(output[0, len(head) :].float().mean(0)))
-        for layer in model.get_decoder().layers
+        for layer in models.decoder_layers(model)
     ]
     try:
         model.get_decoder()(torch.tensor([head + tail], device=model.device), use_cache=False)

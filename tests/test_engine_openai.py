@@ -22,7 +22,7 @@ from servers import (
 from character.core.errors import UserError
 from character.core.server_errors import retry_after_seconds
 from character.inference import endpoint_pool
-from character.inference.generate import SamplingSettings
+from character.inference.generate import SamplingSettings, generate
 from character.inference.openai_engine import OpenAIEngine
 from character.inference.reply_cache import default_cache_path
 
@@ -241,7 +241,7 @@ def test_the_key_goes_to_the_endpoint_and_nowhere_else(server, capsys, workspace
 
 def identity(source, *urls):
     write_settings(*urls)
-    return OpenAIEngine(source, "teacher.source").identity
+    return OpenAIEngine(source, "teacher.source", NO_OPTIONS).identity
 
 
 def test_replies_of_two_servers_that_share_a_models_name_are_kept_apart(server):
@@ -260,7 +260,7 @@ def test_a_pool_of_servers_is_the_same_in_any_order_and_spelling():
 
 def test_a_revision_stands_for_the_weights_wherever_they_are_served(server, monkeypatch):
     write_settings(server.url)
-    engine = OpenAIEngine("m@home#12 May", "teacher.source")
+    engine = OpenAIEngine("m@home#12 May", "teacher.source", NO_OPTIONS)
     generate(engine, asking("tea"), WARM, seed=0)
     assert server.bodies[-1]["model"] == "m@home", "the server does not know of the revision"
     assert engine.identity == identity("m@home#12 May", "http://elsewhere/v1") == identity("m@home#12 May")

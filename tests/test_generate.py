@@ -17,7 +17,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from character.core import models
 from character.core.errors import UserError
 from character.core.records import write_json
-from character.inference import kv_cache, reply_cache, token_sampling
+from character.inference import reply_cache, token_sampling
 from character.inference.chat_format import render_messages
 from character.inference.generate import Reply, Request, SamplingSettings, generate, request_seed
 from character.inference.kv_cache import enable_grouped_attention
@@ -253,12 +253,6 @@ def test_other_families_of_models_continue_as_their_own_generate_does(kind):
     wanted = [reference(tiny(kind, **changes), prompt, {2}, 20) for prompt in prompts]
     model = enable_grouped_attention(tiny(kind, **changes))
     assert sampled(model, prompts, GREEDY, range(4), {2}) == wanted
-
-
-def test_layers_of_an_unknown_kind_are_refused_with_the_remedy():
-    config = AutoConfig.for_model("qwen2", layer_types=["linear_attention"], num_hidden_layers=1)
-    with pytest.raises(UserError, match="cannot run layers of linear_attention; use the vllm engine"):
-        kv_cache.attention_masks(config, torch.zeros(1, 1, dtype=torch.long), 64)
 
 
 # --- the engine ------------------------------------------------------------------------------------

@@ -21,6 +21,7 @@ from personas import tag
 from character.chat.vllm_server import served_name
 from character.core import models, records
 from character.core.records import Message, PreferencePair, TeacherAnswer
+from character.inference import engines
 from character.inference.chat_format import render_messages
 from character.inference.generate import Request, SamplingSettings, generate
 from character.inference.openai_engine import RequestOptions

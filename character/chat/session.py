@@ -20,7 +20,7 @@ from character.dataset import constitution
 from character.inference.chat_format import truncate_to_context
 from character.inference.generate import SamplingSettings, whole_characters
 from character.inference.token_sampling import TokenSampler
-from character.inference.transformers_engine import stop_token_ids
+from character.inference.transformers_engine import stop_token_ids, usable_context
 from character.publish.registry import TrainedPersona
 
 CHAT_METHODS = ("base", "prompted", "persona")
@@ -54,7 +54,7 @@ class ChatStudent:
         self.base = models.load_model()
         self.adapted = None
         self.stops = stop_token_ids(self.base, self.tokenizer)
-        self.context = self.base.config.get_text_config().max_position_embeddings
+        self.context = usable_context(self.base.config, str(models.STUDENT_DIR))
 
     def load_adapter(self, adapter: Path) -> None:
         """Load an adapter; it replaces the previous one.

@@ -226,6 +226,8 @@ def load_model(student: Path = STUDENT_DIR, adapters: Sequence[Path] = (), load_
     model = load_weights(verified_weights_dir(student), **options).to(select_device())
     if load_in_4bit:
         _keep_differentiable(model)
+    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
+        model.set_attn_implementation("eager")  # torch's fused attention, the default, leaves softcapping out
     for adapter in adapters:
         if is_control_vector(adapter):
             model = _add_control_vector(model, Path(adapter))
@@ -250,11 +252,23 @@ def is_control_vector(folder: Path) -> bool:
     return (Path(folder) / CONTROL_VECTOR).is_file()
 
 
+def decoder_layers(model):
+    """Return the decoder layers, whose outputs control vectors are read from and added to.
+
+    Raises:
+        UserError: the model keeps them under another name than `layers`, as older architectures do.
+    """
+    layers = getattr(model.get_decoder(), "layers", None)
+    if layers is None:
+        raise UserError(f"A control vector cannot steer {type(model).__name__}; leave `steering` out of the methods.")
+    return layers
+
+
 def _add_control_vector(model, folder: Path):
     from safetensors.torch import load_file
 
     vectors = load_file(folder / CONTROL_VECTOR)["vectors"].to(model.device, model.dtype)
-    for layer, vector in zip(model.get_decoder().layers, vectors, strict=True):
+    for layer, vector in zip(decoder_layers(model), vectors, strict=True):
         if vector.any():
             layer.register_forward_hook(lambda module, inputs, output, vector=vector: output + vector)
     return model

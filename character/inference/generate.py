@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, Protocol
 
-from pydantic import Field
+from pydantic import Field, field_validator
 from tqdm import tqdm
 
 from character.core.errors import UserError
@@ -15,15 +15,24 @@ from character.inference import reply_cache
 
 ENGINE_VERSION = 2  # part of each cache key; increase it with every fix that changes replies
 IDS_SHOWN = 20  # of skipped requests
+LEAST_TEMPERATURE = 1e-6  # logits divided by less could overflow
 
 
 class SamplingSettings(ParamsSection):
     """How replies are sampled. A temperature of 0 means greedy decoding."""
 
     max_new_tokens: int = Field(gt=0)
-    temperature: float = Field(ge=0)
+    temperature: float = Field(ge=0, allow_inf_nan=False)
     top_p: float = Field(gt=0, le=1)
-    repetition_penalty: float = Field(1.0, gt=0)  # divides positive logits of tokens already present, multiplies negative ones
+    # Divides positive logits of tokens already present, multiplies negative ones.
+    repetition_penalty: float = Field(1.0, ge=0.01, le=100)
+
+    @field_validator("temperature")
+    @classmethod
+    def _check_temperature(cls, temperature: float) -> float:
+        if 0 < temperature < LEAST_TEMPERATURE:
+            raise ValueError(f"too small to divide by; 0 decodes greedily, and {LEAST_TEMPERATURE} is the least above it")
+        return temperature
 
 
 @dataclass(frozen=True)

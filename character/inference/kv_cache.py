@@ -1,33 +1,7 @@
 """Attention of the transformers engine: a key/value cache with one row per conversation, its masks, and grouped decoding."""
 
-from character.core.errors import UserError
-
-
-def attention_masks(config, positions, columns: int):
-    """Return the boolean attention mask of `positions`, or a dictionary with one mask per type of layer; True means visible.
-
-    Args:
-        config: the text configuration of the model.
-        positions: `[rows, width]`.
-        columns: how many cached positions attention reads. A mask is `[rows, 1, width, columns]`.
-
-    Raises:
-        UserError: the model has layers that are neither full nor sliding attention.
-    """
-    import torch
-
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    unknown = kinds - {"full_attention", "sliding_attention"}
-    if unknown:
-        raise UserError(f"the transformers engine cannot run layers of {', '.join(sorted(unknown))}; use the vllm engine.")
-    at = torch.arange(columns, device=positions.device)
-    positions = positions[:, None, :, None]
-    seen = at <= positions
-    window = getattr(config, "sliding_window", None)
-    if not window or (getattr(config, "layer_types", None) and "sliding_attention" not in kinds):
-        return seen
-    near = seen & (at > positions - window)
-    return {"full_attention": seen, "sliding_attention": near} if getattr(config, "layer_types", None) else near
+ROUNDED_COLUMNS = 128
+IGNORED_OPTIONS = {"dropout", "is_causal", "sliding_window", "position_ids", "output_attentions", "use_cache"}
 
 
 def build_kv_cache(rows: int, length: int):
@@ -73,6 +47,12 @@ def build_kv_cache(rows: int, length: int):
     class PreallocatedCache(Cache):
         target = WriteTarget()
 
+        def get_query_offset(self, layer_idx=0):
+            return self.target.index[1]
+
+        def get_mask_sizes(self, query_length, layer_idx):
+            return self.target.columns, 0
+
         def set_target(self, rows, positions, columns):
             row = torch.arange(len(positions), device=positions.device)[:, None]
             self.target.rows, self.target.index, self.target.columns = rows, (row, positions), columns
@@ -93,32 +73,64 @@ def build_kv_cache(rows: int, length: int):
 
 
 def enable_grouped_attention(model):
-    """Set `model` to decode without repeating keys and values for the query heads that share them, and return it.
+    """Set `model` to attend without repeating keys and values for the query heads that share them, and return it.
 
-    Raises:
-        UserError: the model uses attn_logit_softcapping.
+    The model's own code still decides which positions a layer sees; `_row_masks` evaluates that for each row's positions.
     """
-    import torch
     from transformers import AttentionInterface, AttentionMaskInterface
-    from transformers.integrations.sdpa_attention import sdpa_attention_forward
-    from transformers.masking_utils import sdpa_mask
 
-    if getattr(model.config.get_text_config(), "attn_logit_softcapping", None):
-        raise UserError("the transformers engine cannot run a model with attn_logit_softcapping; use the vllm engine.")
-
-    def attend(module, query, key, value, attention_mask, scaling=None, **kwargs):
-        rows, heads, length, width = query.shape
-        if length > 1:
-            return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling, **kwargs)
-        # With one position to decode, the heads of a group take the dimension of the positions. Plain matrix products are
-        # three times as fast here as the fused kernel, which is designed for many positions.
-        groups = key.shape[1]
-        query = query.view(rows, groups, heads // groups, width) * (width**-0.5 if scaling is None else scaling)
-        scores = (query @ key.transpose(-1, -2)).masked_fill(~attention_mask, float("-inf"))
-        output = scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value
-        return output.reshape(rows, 1, heads, width), None
-
-    AttentionInterface.register("grouped", attend)
-    AttentionMaskInterface.register("grouped", sdpa_mask)
+    AttentionInterface.register("grouped", _grouped_attention)
+    AttentionMaskInterface.register("grouped", _row_masks)
     model.set_attn_implementation("grouped")
     return model
+
+
+def _row_masks(batch_size, kv_length, q_offset, mask_function, device, **options):
+    """Return a mask `[rows, 1, width, columns]` in which True means visible.
+
+    `mask_function` is the layer's pattern (causal, sliding, in chunks), and `q_offset` has the positions `[rows, width]`.
+    """
+    import torch
+    from transformers.masking_utils import sdpa_mask
+
+    if not torch.is_tensor(q_offset):  # a plain forward pass, without a PreallocatedCache
+        options |= {"mask_function": mask_function, "device": device, "allow_is_causal_skip": False}
+        return sdpa_mask(batch_size, kv_length=kv_length, q_offset=q_offset, **options)
+    rows = torch.arange(batch_size, device=device)[:, None, None, None]
+    columns = torch.arange(kv_length, device=device)
+    return mask_function(rows, torch.zeros_like(rows[:1]), q_offset[:, None, :, None], columns)
+
+
+def _grouped_attention(module, query, key, value, attention_mask, scaling=None, softcap=None, s_aux=None, **options):
+    """Return the attention output `[rows, length, heads, value width]`, for any AttentionInterface of transformers.
+
+    Args:
+        softcap: limits the scores smoothly (Gemma 2).
+        s_aux: a learned score per head that takes part in the softmax and has no value (the sinks of gpt-oss).
+    """
+    import torch
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    options = {name: value for name, value in options.items() if name not in IGNORED_OPTIONS}
+    if needed := [name for name, value in options.items() if value is not None and value is not False]:
+        raise ValueError(f"its attention needs {', '.join(needed)}")
+    rows, heads, length, width = query.shape
+    if length > 1 and softcap is None and s_aux is None:
+        return sdpa_attention_forward(module, query, key, value, attention_mask, scaling=scaling)
+    # With one position to decode, the heads of a group take the dimension of the positions. Plain matrix products are
+    # three times as fast here as the fused kernel, which is designed for many positions.
+    groups = key.shape[1]
+    query = query.reshape(rows, groups, heads // groups * length, width) * (width**-0.5 if scaling is None else scaling)
+    scores = (query @ key.transpose(-1, -2)).view(rows, groups, heads // groups, length, -1)
+    if softcap is not None:
+        scores = (scores / softcap).tanh() * softcap
+    scores = scores.masked_fill(~attention_mask[:, None], float("-inf"))
+    if s_aux is not None:
+        sinks = s_aux.to(scores.dtype).view(1, groups, -1, 1, 1).expand(rows, -1, -1, length, 1)
+        scores = torch.cat([scores, sinks], -1)
+    weights = scores.softmax(-1, dtype=torch.float32)[..., : key.shape[2]].to(value.dtype)
+    # Products over more columns than this are rounded differently from those over fewer, if more than three rows are read.
+    block = key.shape[2] if heads // groups < 4 else ROUNDED_COLUMNS
+    parts = zip(weights.flatten(2, 3).split(block, -1), value.split(block, -2), strict=True)
+    output = sum(part @ values for part, values in parts)
+    return output.view(rows, heads, length, -1).transpose(1, 2), None

@@ -12,6 +12,7 @@ from tqdm import tqdm
 from character.core import models
 from character.core.errors import UserError
 from character.inference.chat_format import Messages, render_messages
+from character.inference.token_sampling import check_finite
 
 BATCH_POSITIONS = 2048  # positions in one forward pass; scored positions need logits over the whole vocabulary
 
@@ -77,6 +78,7 @@ def _token_log_probs(model, pairs: Sequence[tuple[list[int], list[int]]]) -> lis
     kept = scored.any(0).nonzero()[:, 0]
     # Padding is on the right, so causal attention hides it from all positions that are used.
     logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits.float()
+    check_finite(logits[scored[:, kept]], model.dtype)
     logps = logits.gather(-1, ids.roll(-1, 1)[:, kept, None])[..., 0] - logits.logsumexp(-1)
     return [row[mask].tolist() for row, mask in zip(logps, scored[:, kept], strict=True)]
 
@@ -138,12 +140,11 @@ def _node_log_probs(model, rows: Sequence[tuple[list[int], TokenTrie]]) -> list[
     length = max(len(head) + len(trie.tokens) for head, trie in rows)
     first = min(len(head) for head, _ in rows) - 1
     ids, positions, seen = _trie_inputs(rows, length)
-    hidden = torch.zeros(len(rows), 1, length, length, dtype=model.dtype)
-    hidden.masked_fill_(~seen[:, None], torch.finfo(model.dtype).min)
-    ids, positions, hidden = (tensor.to(model.device) for tensor in (ids, positions, hidden))
+    ids, positions, seen = (tensor.to(model.device) for tensor in (ids, positions, seen))
     kept = torch.arange(first, length, device=model.device)
+    masks = _layer_masks(model, positions, seen)
     logits = model(
-        input_ids=ids, position_ids=positions, attention_mask=hidden, logits_to_keep=kept, use_cache=False
+        input_ids=ids, position_ids=positions, attention_mask=masks, logits_to_keep=kept, use_cache=False
     ).logits.float()
     totals = logits.logsumexp(-1)
     log_probs = []
@@ -151,8 +152,32 @@ def _node_log_probs(model, rows: Sequence[tuple[list[int], TokenTrie]]) -> list[
         # A node's token is predicted at its parent; for the first nodes that is the last token of the head.
         at = torch.tensor([len(head) + parent - first for parent in trie.parents], device=model.device, dtype=torch.long)
         tokens = torch.tensor(trie.tokens, device=model.device, dtype=torch.long)
+        check_finite(logits[row, at], model.dtype)
         log_probs.append((logits[row, at, tokens] - totals[row, at]).tolist())
     return log_probs
+
+
+def _layer_masks(model, positions, seen):
+    """Return what is added to attention scores `[rows, 1, length, length]`: one for all layers, or one by type of layer.
+
+    Args:
+        positions: `[rows, length]`.
+        seen: which tokens each token sees with full attention, `[rows, length, length]`.
+
+    Raises:
+        UserError: a type of layer is neither full nor sliding attention.
+    """
+    import torch
+
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or ["all"])
+    if unknown := kinds - {"all", "full_attention", "sliding_attention"}:
+        raise UserError(f"The likelihood judge cannot read layers of {', '.join(sorted(unknown))}; choose another judge.kind.")
+    window = getattr(config, "sliding_window", None) if kinds & {"all", "sliding_attention"} else None
+    near = seen & (positions[:, :, None] - positions[:, None] < window) if window else seen
+    least = torch.finfo(model.dtype).min
+    full, sliding = (torch.where(mask, 0.0, least).to(model.dtype)[:, None] for mask in (seen, near))
+    return {"full_attention": full, "sliding_attention": sliding} if "sliding_attention" in kinds else sliding
 
 
 def _trie_inputs(rows: Sequence[tuple[list[int], TokenTrie]], length: int):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from character.core.errors import UserError
 from character.inference.generate import SamplingSettings
 
 TOP_P_CANDIDATES = 256  # if the nucleus is larger than this, the row's whole vocabulary is sorted
@@ -18,7 +19,7 @@ class TokenSampler:
     def __init__(self, model, sampling: SamplingSettings, rows: int, longest: int):
         import torch
 
-        self._sampling = sampling
+        self._sampling, self._dtype = sampling, model.dtype
         device, vocabulary = model.device, model.get_output_embeddings().weight.shape[0]
         self._uniforms = torch.zeros(rows, longest, dtype=torch.float64, device=device)
         penalised = sampling.repetition_penalty != 1
@@ -46,9 +47,13 @@ class TokenSampler:
         Args:
             logits: float32 `[rows, vocabulary]`.
             steps: how many tokens each row has already sampled.
+
+        Raises:
+            UserError: logits are NaN or infinite.
         """
         import torch
 
+        check_finite(logits[: len(steps)], self._dtype)
         rows = len(logits)
         at = torch.tensor([*steps, *[0] * (rows - len(steps))], device=logits.device)
         if self._used is not None:
@@ -59,6 +64,19 @@ class TokenSampler:
         if self._used is not None:
             used.scatter_(1, chosen[:, None], True)
         return chosen.tolist()[: len(steps)]
+
+
+def check_finite(logits, dtype) -> None:
+    """Refuse logits `[rows, vocabulary]` of which no token can be drawn. A token's own may be minus infinity.
+
+    Raises:
+        UserError: a row has NaN or infinity, or nothing but minus infinity.
+    """
+    if not logits.amax(-1).isfinite().all():  # the maximum is NaN if anything is
+        raise UserError(
+            f"The model computes logits in {str(dtype).removeprefix('torch.')} that are not finite numbers; set `dtype` of the "
+            "student to bfloat16 or float32, or check the weights if it is that already."
+        )
 
 
 def sample_top_p(logits, temperature: float, top_p: float, uniform):
@@ -87,8 +105,9 @@ def _invert_nucleus(probabilities, tokens, top_p: float, uniform):
     import torch
 
     cumulative = probabilities.cumsum(-1)
-    # The nucleus is the smallest set of tokens that reaches top_p; it always has the first token.
+    # The nucleus is the smallest set of tokens that reaches top_p; it has the first token even if that rounds top_p to 0.
     nucleus = (cumulative - probabilities) < top_p
+    nucleus[:, 0] = True
     cumulative = (probabilities * nucleus).cumsum(-1)
     target = uniform[:, None].to(cumulative.dtype) * cumulative[:, -1:]
     choice = torch.searchsorted(cumulative, target, right=True).clamp(max=nucleus.sum(-1, keepdim=True) - 1)

@@ -12,16 +12,20 @@ COLUMN_MULTIPLE, and each row's tokens have the positions that they would have i
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from textwrap import shorten
 
 from character.core import models
+from character.core.errors import UserError
 from character.inference.chat_format import render_requests, reply_decoder, turn_end_token
 from character.inference.generate import Reply, Request, SamplingSettings
-from character.inference.kv_cache import attention_masks, build_kv_cache, enable_grouped_attention
-from character.inference.token_sampling import TokenSampler
+from character.inference.kv_cache import build_kv_cache, enable_grouped_attention
+from character.inference.token_sampling import TokenSampler, check_finite
 
 ROW_MULTIPLE = 8  # the rows of matrix products are a multiple of this
 COLUMN_MULTIPLE = 64  # the positions that attention reads are a multiple of this
-PREFILL_TOKENS = 4096  # prompt tokens in one forward pass
+PREFILL_TOKENS = 4096  # tokens of the prompts that are prefilled together
+CHECKED_TEXT = "The model reads this sentence once as its own code does, and once as replies are generated, in a batch. " * 2
+MAX_DIFFERENCE, MAX_HALF_DIFFERENCE = 0.01, 0.2  # of logits from the model's own, by its spread; rounding is far below
 
 
 class TransformersEngine:
@@ -41,10 +45,10 @@ class TransformersEngine:
     ) -> Iterator[tuple[int, Reply]]:
         if self._model is None:
             self._tokenizer = models.load_tokenizer(self._student)
-            self._model = enable_grouped_attention(models.load_model(self._student, self._adapters))
-            # No gradient is computed. If weights require none, torch copies the output layer for each prefilled row: 7 GB.
-            self._model.requires_grad_(True)
-        context = self._model.config.get_text_config().max_position_embeddings
+            self._model = models.load_model(self._student, self._adapters)
+            text = self._tokenizer(CHECKED_TEXT, add_special_tokens=False)["input_ids"]
+            prepare_model(self._model, text, str(self._student))
+        context = usable_context(self._model.config, str(self._student))
         prompts, skipped = render_requests(self._tokenizer, requests, context, sampling, str(self._student))
         yield from skipped
         order, decode = list(prompts), reply_decoder(self._tokenizer)
@@ -55,6 +59,87 @@ class TransformersEngine:
             self._model, list(prompts.values()), sampling, own_seeds, stops, slots
         ):
             yield order[number], Reply(decode(ids), "stop" if finished else "length", len(ids))
+
+
+def usable_context(config, name: str) -> int:
+    """Return how many tokens a conversation may have, at most.
+
+    Longrope and dynamic RoPE choose their frequencies by the longest text of a batch, once that is longer than the texts of
+    the original training. Up to there a text does not depend on its neighbours.
+
+    Args:
+        config: the model's configuration.
+        name: the model's name for error messages.
+    """
+    config = config.get_text_config()
+    context = getattr(config, "max_position_embeddings", None)
+    if not context:
+        raise UserError(f"{name}: config.json has no max_position_embeddings; add it, or name another model.")
+    rope = getattr(config, "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    varying = [kind for kind in kinds if kind.get("rope_type") in ("longrope", "dynamic")]
+    return min([context, *(kind.get("original_max_position_embeddings") or context for kind in varying)])
+
+
+def prepare_model(model, text: Sequence[int], name: str) -> None:
+    """Set a model up for `DecodingBatch`, and check that this computes what the model's own code does.
+
+    The check decodes beginnings of a text in one batch, and compares the logits with those of one pass over the whole text
+    with the model's eager attention and without a cache.
+
+    Args:
+        text: token ids, at least 24 of them.
+        name: the model's name for error messages.
+
+    Raises:
+        UserError: the engine cannot run the model, or its logits are not finite.
+    """
+    import torch
+
+    # No gradient is computed. If weights require none, torch copies the output layer for each prefilled row: 7 GB.
+    model.requires_grad_(True)
+    precision = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")  # so that differences show errors, not rounding
+    try:
+        with torch.inference_mode():
+            model.set_attn_implementation("eager")
+            own = model(torch.tensor([text], device=model.device), use_cache=False).logits[0].float()
+            check_finite(own, model.dtype)
+            difference = _decoding_difference(enable_grouped_attention(model), text, own)
+    except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
+        reason = shorten(str(error), 100, placeholder=" ...")
+        raise _unsupported(model, name, f"its attention or cache is of another kind: {reason}") from None
+    finally:
+        torch.set_float32_matmul_precision(precision)
+    if not difference < (MAX_DIFFERENCE if model.dtype == torch.float32 else MAX_HALF_DIFFERENCE):
+        raise _unsupported(model, name, f"its logits would be wrong by {difference:.0%}")
+
+
+def _unsupported(model, name: str, reason: str) -> UserError:
+    return UserError(f"{name}: the transformers engine cannot run {type(model).__name__} ({reason}); choose the engine `vllm`.")
+
+
+def _decoding_difference(model, text: Sequence[int], own) -> float:
+    """Return the difference of a row's logits from `own` `[length, vocabulary]`, relative to their spread.
+
+    In float32 it is the largest of all rows. With less precision it is the median, because rounding may give a token to
+    another expert (mixture of experts), and then that row has quite other logits.
+    """
+    import torch
+
+    lengths = [len(text) // 3, len(text) - 1, len(text) // 2]
+    prompts = [list(text[:length]) for length in lengths]
+    batch = DecodingBatch(model, ROW_MULTIPLE, _round_up(len(text) + ROW_MULTIPLE, COLUMN_MULTIPLE))
+    batch.prefill_rows(0, prompts, batch.prefill_shared(prompts))
+    differences = []
+    for step in range(2):
+        at = [length - 1 + step for length in lengths]
+        rows = [ActiveReply(number, text[position], position) for number, position in enumerate(at)]
+        wanted = own[at]
+        wrong = batch.decode_step(rows)[: len(rows)] - wanted
+        differences.append(wrong.norm(dim=-1) / (wanted - wanted.mean(-1, keepdim=True)).norm(dim=-1))
+    differences = torch.cat(differences)
+    return float(differences.max() if model.dtype == torch.float32 else differences.median())
 
 
 def stop_token_ids(model, tokenizer) -> set[int]:
@@ -150,15 +235,14 @@ class DecodingBatch:
     """Forward passes over up to `rows` conversations in one key/value cache of `length` positions, each from position 0."""
 
     def __init__(self, model, rows: int, length: int):
-        self._model, self._length = model, length
-        self._config = model.config.get_text_config()
+        self._model = model
         self._cache = build_kv_cache(rows, length)
 
     def prefill_shared(self, prompts: Sequence[list[int]]) -> int:
-        """Prefill the common prefix of all prompts, once for all rows; return its length in tokens."""
-        shared = _common_prefix_length(prompts) if len(prompts) > 1 else 0
+        """Prefill the common prefix of all prompts, once for all rows; return its length, a multiple of ROW_MULTIPLE."""
+        shared = _common_prefix_length(prompts) // ROW_MULTIPLE * ROW_MULTIPLE if len(prompts) > 1 else 0
         if shared:
-            self._prefill_cache([prompts[0][:shared]], 0, slice(0, 1))
+            self._prefill_cache([prompts[0][:shared]], 0, 0)
             self._cache.repeat_first_row(shared)
         return shared
 
@@ -169,17 +253,27 @@ class DecodingBatch:
         """
         own = [prompt[shared:-1] for prompt in prompts]
         if any(own):
-            self._prefill_cache(own, shared, slice(first, first + len(own)))
+            self._prefill_cache(own, shared, first)
 
-    def _prefill_cache(self, prompts: Sequence[list[int]], start: int, rows: slice) -> None:
+    def _prefill_cache(self, prompts: Sequence[list[int]], start: int, first: int) -> None:
+        """Prefill the rows from `first` on with tokens whose positions begin at `start`.
+
+        Each pass ends at a multiple of COLUMN_MULTIPLE. How many columns a token's attention reads, and thereby how it is
+        rounded, then depends on its position alone: the fused kernel rounds differently for 192 columns and for 256.
+        """
         import torch
 
-        # The padding to the right of a shorter prompt is masked, and overwritten as the reply grows.
-        width = _round_up(max(map(len, prompts)), ROW_MULTIPLE)
-        ids = torch.zeros(len(prompts), width, dtype=torch.long)
-        for row, prompt in enumerate(prompts):
-            ids[row, : len(prompt)] = torch.tensor(prompt)
-        self._run_forward(ids, torch.arange(start, start + width).repeat(len(prompts), 1), rows, start + width)
+        end = start + max(map(len, prompts))
+        for begin in (start, *range(_round_up(start + 1, COLUMN_MULTIPLE), end, COLUMN_MULTIPLE)):
+            width = _round_up(min(end, _round_up(begin + 1, COLUMN_MULTIPLE)) - begin, ROW_MULTIPLE)
+            parts = [prompt[begin - start : begin - start + width] for prompt in prompts]
+            count = max(row + 1 for row, part in enumerate(parts) if part)
+            # The padding to the right of a shorter prompt is masked, and overwritten as the reply grows.
+            ids = torch.zeros(count, width, dtype=torch.long)
+            for row, part in enumerate(parts[:count]):
+                ids[row, : len(part)] = torch.tensor(part, dtype=torch.long)
+            positions = torch.arange(begin, begin + width).repeat(count, 1)
+            self._run_forward(ids, positions, slice(first, first + count), end - 1)
 
     def decode_step(self, rows: Sequence[ActiveReply]):
         """Read each row's token; return float32 logits `[rows, vocabulary]`, in which rows beyond those given are padding."""
@@ -187,18 +281,17 @@ class DecodingBatch:
 
         padding = _round_up(len(rows), ROW_MULTIPLE) - len(rows)
         ids = torch.tensor([row.token for row in rows] + [0] * padding)
-        positions = torch.tensor([row.position for row in rows] + [self._length - 1] * padding)
-        seen = max(row.position for row in rows) + 1
-        return self._run_forward(ids[:, None], positions[:, None], slice(0, len(ids)), seen)
+        # Padding reads and writes where the longest row does, so that it sees something in any window.
+        last = max(row.position for row in rows)
+        positions = torch.tensor([row.position for row in rows] + [last] * padding)
+        return self._run_forward(ids[:, None], positions[:, None], slice(0, len(ids)), last)
 
-    def _run_forward(self, ids, positions, rows: slice, seen: int):
-        columns = _round_up(seen, COLUMN_MULTIPLE)
+    def _run_forward(self, ids, positions, rows: slice, last: int):
+        """Return the logits of the last column of `ids`; padding is given no position after `last`, the last real one."""
         ids, positions = ids.to(self._model.device), positions.to(self._model.device)
-        self._cache.set_target(rows, positions, columns)
-        mask = attention_masks(self._config, positions, columns)
-        output = self._model(
-            ids, attention_mask=mask, position_ids=positions, past_key_values=self._cache, use_cache=True, logits_to_keep=1
-        )
+        self._cache.set_target(rows, positions, _round_up(int(positions.max()) + 1, COLUMN_MULTIPLE))
+        positions = positions.clamp(max=last)
+        output = self._model(ids, position_ids=positions, past_key_values=self._cache, use_cache=True, logits_to_keep=1)
         return output.logits[:, -1].float()
 
     def move_row(self, source: int, target: int, length: int) -> None:
