@@ -9,6 +9,7 @@ import pytest
 from servers import (
     KEY,
     NO_OPTIONS,
+    WARM,
     Server,
     ask,
     asking,

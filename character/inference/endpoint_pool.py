@@ -14,7 +14,7 @@ from pydantic import Field
 
 from character.core.errors import UserError
 from character.core.params import ParamsSection
-from character.core.safe_text import redact_secrets
+from character.core.safe_text import print_text
 from character.core.server_errors import (
     LOADING,
     NO_CREDIT,
@@ -419,7 +419,7 @@ def token_count(answer: dict, name: str) -> int | None:
 
 
 def _print_line(line: str) -> None:
-    print(redact_secrets(f"openai: {line}"), flush=True)
+    print_text(f"openai: {line}")
 
 
 def _address_hint(url: str, reason: str, wrong: bool = True) -> str:
