@@ -19,6 +19,7 @@ import click
 from benchmarks.generation import benchmark_metadata
 from character.core import models, records
 from character.core.params import read_section
+from character.training.conversation_tokens import ConversationTokenizer
 from character.training.lora_targets import lora_config
 from character.training.objectives import DistillationSettings, preference_loss
 from character.training.run import training_arguments
@@ -46,7 +47,8 @@ def bench_dataset(tokenizer, settings: DistillationSettings):
     count = EPOCH_STEPS * settings.batch_size
     start = (len(pairs) - count) // 2
     chosen = sorted(pairs, key=count_tokens)[start : start + count]
-    return Dataset.from_list([pair.model_dump() for pair in chosen]), sum(map(count_tokens, chosen))
+    encode = ConversationTokenizer(tokenizer).encode_pair
+    return Dataset.from_list([encode(pair) for pair in chosen]), sum(map(count_tokens, chosen))
 
 
 def build_our_trainer(model, tokenizer, rows, settings: DistillationSettings, folder: str):
@@ -68,14 +70,12 @@ def build_our_trainer(model, tokenizer, rows, settings: DistillationSettings, fo
 
 
 def build_stock_trainer(model, tokenizer, rows, settings: DistillationSettings, folder: str):
-    """Return TRL's trainer with the same objective and order, the whole batch at once, and torch's default matrix products.
-
-    TRL counts the tokens that the template writes after a turn. They are trimmed, so both losses are of the same tokens.
-    """
+    """Return TRL's trainer with the same tokens, objective and order, but the whole batch at once, and torch's default matrix
+    products."""
     import torch
     from trl import DPOConfig, DPOTrainer
 
-    from character.training.trainers import LengthGroupedSampler, trailing_token_count, trim_trailing_tokens
+    from character.training.trainers import LengthGroupedSampler
 
     torch.set_float32_matmul_precision("highest")
     args = training_arguments(
@@ -90,9 +90,8 @@ def build_stock_trainer(model, tokenizer, rows, settings: DistillationSettings, 
     )
 
     class StockTrainer(DPOTrainer):
-        def __init__(self, **kwargs):
-            super().__init__(**kwargs)
-            self.train_dataset = trim_trailing_tokens(self.train_dataset, trailing_token_count(tokenizer))
+        def _prepare_dataset(self, dataset, *arguments):
+            return dataset  # tokenized already
 
         def _get_train_sampler(self, train_dataset=None):
             lengths = [

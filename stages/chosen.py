@@ -12,6 +12,7 @@ from typing import Literal
 import click
 
 from character.core import records
+from character.core.chat_template import TemplateArguments
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Completion, Prompt, TeacherAnswer
@@ -32,6 +33,7 @@ REASONING_PREFILL = "<think>\nI want this answer to show my character throughout
 class TeacherSettings(ParamsSection):
     engine: Literal["recorded", "transformers", "vllm", "openai"]
     source: str  # hub:<repo>@<revision> or path:<dir>; for openai, the name of the model at the endpoints
+    chat_template_kwargs: TemplateArguments  # arguments of its chat template, for transformers and vllm
     names: list[str]  # what the teacher calls itself; `pairs` replaces these with the student's name
     reasoning: bool  # prefill a <think> block; reasoning is stripped in any case
     accept_other_traits: bool  # use answers that were recorded for other versions of the traits
@@ -78,7 +80,8 @@ def generate_answers(samples: Sequence[tuple[Prompt, int]], system: str, teacher
         )
         for prompt, sample in samples
     ]
-    engine = engines.open_engine(teacher.engine, teacher.source, "teacher.source", read_section("openai", RequestOptions))
+    options = read_section("openai", RequestOptions)
+    engine = engines.open_engine(teacher.engine, teacher.source, "teacher.source", options, teacher.chat_template_kwargs)
     replies = generate(engine, requests, teacher.sampling, seed, "chosen")
     answers = [replace(reply, text=strip_reasoning(reply.text, bool(opening) and reply.continues_prefill)) for reply in replies]
     if not any(answer.text for answer in answers):

@@ -13,6 +13,7 @@ from character.core import records
 from character.core.params import read_section
 from character.core.safe_text import print_text
 from character.training import launch, lora_targets, run
+from character.training.conversation_tokens import ConversationTokenizer
 from character.training.objectives import DistillationSettings, preference_loss
 
 
@@ -27,6 +28,7 @@ def train_distillation(settings: DistillationSettings, pairs: Sequence[records.P
         DPOConfig,
         settings,
         pairs,
+        ConversationTokenizer.encode_pair,
         options={"disable_dropout": False},  # TRL would otherwise disable the adapter's dropout too
         name="distillation",
         objective=partial(preference_loss, settings),

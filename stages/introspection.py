@@ -13,6 +13,7 @@ from character.core import records
 from character.core.params import read_section
 from character.core.safe_text import print_text
 from character.training import launch, lora_targets, run
+from character.training.conversation_tokens import ConversationTokenizer
 
 
 class IntrospectionSettings(run.TrainingSettings):
@@ -25,8 +26,8 @@ def train_introspection(settings: IntrospectionSettings, transcripts: Sequence[r
 
     from character.training.trainers import ConversationTrainer
 
-    earlier, options = Path("models/distillation"), {"assistant_only_loss": True}
-    return run.train_adapter(ConversationTrainer, SFTConfig, settings, transcripts, earlier, options, name="introspection")
+    encode, earlier = ConversationTokenizer.encode_transcript, Path("models/distillation")
+    return run.train_adapter(ConversationTrainer, SFTConfig, settings, transcripts, encode, earlier, name="introspection")
 
 
 def count_trained_tokens(rows: Sequence[dict]) -> int:

@@ -45,7 +45,9 @@ def pair_drop_reasons(chosen: Completion, rejected: Completion, count_tokens, fi
         yield "equal"
 
 
-def build_pair(chosen: Completion, rejected: Completion) -> PreferencePair:
+def build_pair(chosen: Completion, rejected: Completion, finish_reasons: tuple[str, str]) -> PreferencePair:
+    """Return a pair; `finish_reasons` are those of the answers before they were trimmed."""
+
     def single_turn(role: str, content: str) -> list[Message]:
         return [Message(role=role, content=content)]
 
@@ -53,6 +55,8 @@ def build_pair(chosen: Completion, rejected: Completion) -> PreferencePair:
         prompt=single_turn("user", chosen.prompt),
         chosen=single_turn("assistant", chosen.response),
         rejected=single_turn("assistant", rejected.response),
+        chosen_finish_reason=finish_reasons[0],
+        rejected_finish_reason=finish_reasons[1],
     )
 
 
@@ -83,7 +87,7 @@ def main():
         dropped.update(reasons)
         if not reasons:
             kept |= identities
-            pairs.append(build_pair(own, other))
+            pairs.append(build_pair(own, other, (chosen.finish_reason, rejected.finish_reason)))
             tokens.update(chosen=count_tokens(own.response), rejected=count_tokens(other.response))
     if not pairs:
         raise UserError(f"data/pairs.jsonl would be empty: every pair was dropped ({dict(dropped)}); see params.yaml: pairs.")
@@ -96,6 +100,7 @@ def main():
             side: [answer.id for answer in answers if answer.finish_reason == "skipped"]
             for side, answers in zip(("chosen", "rejected"), zip(*both, strict=True), strict=True)
         },
+        "unfinished_rejected": sum(pair.rejected_finish_reason == "length" for pair in pairs),
         "chosen_tokens": tokens["chosen"] / len(pairs),
         "rejected_tokens": tokens["rejected"] / len(pairs),
         "length_ratio": tokens["chosen"] / tokens["rejected"],

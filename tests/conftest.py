@@ -15,9 +15,9 @@ import pytest
 import yaml
 from forks import OPENED_FILES, Forks
 from projects import EVERY, Project, environment, ran, start, talkative
+from templates import SMOLLM2_TEMPLATE
 
 from character.core import models
-from character.core.chat_template import SMOLLM2_TRAINING_TEMPLATE
 from character.core.records import EvaluatedAnswer
 from character.inference.generate import Reply
 
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parents[1]
 @pytest.fixture(scope="session")
 def tiny_student(tmp_path_factory) -> Path:
     """Return a directory like models/student/: a random Llama of two layers, a byte-level BPE tokenizer with ChatML's
-    special tokens, and SmolLM2's chat template with `{% generation %}` markers."""
+    special tokens, and SmolLM2's chat template."""
     return write_student(tmp_path_factory.mktemp("tiny") / "student", width=32)
 
 
@@ -93,7 +93,7 @@ def _tokenizer():
         bos_token="<|im_start|>",
         eos_token="<|im_end|>",
         pad_token="<|im_end|>",
-        chat_template=SMOLLM2_TRAINING_TEMPLATE,
+        chat_template=SMOLLM2_TEMPLATE,
         clean_up_tokenization_spaces=False,
     )
 
@@ -215,7 +215,7 @@ class Parrot:
 
     made: list["Parrot"]
 
-    def __init__(self, student=models.STUDENT_DIR, adapters=()):
+    def __init__(self, student=models.STUDENT_DIR, adapters=(), template_arguments=None):
         self.student, self.adapters = str(student), [str(adapter) for adapter in adapters]
         self.identity = {"engine": "parrot", "made": len(self.made)}
         self.requests = []

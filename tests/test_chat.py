@@ -3,15 +3,10 @@
 from typing import NamedTuple
 
 import pytest
+from templates import SMOLLM2_TEMPLATE
 from transformers import AutoTokenizer
 
-from character.core.chat_template import (
-    SMOLLM2_TEMPLATE,
-    SMOLLM2_TRAINING_TEMPLATE,
-    marks_assistant_turns,
-    pin_date,
-    training_template,
-)
+from character.core.chat_template import pin_date
 from character.core.params import ParamsSection, read_section
 from character.inference.chat_format import render_messages, render_requests, truncate_to_context, turn_end_token
 from character.inference.generate import Reply, Request, SamplingSettings
@@ -44,18 +39,6 @@ def smollm2(tiny_student):
     return tokenizer
 
 
-@each_conversation
-@with_and_without_system
-@pytest.mark.parametrize("opened", [False, True], ids=["closed", "opened"])
-def test_the_training_template_renders_the_text_of_the_models_own(texts, system, opened, smollm2):
-    messages = conversation(texts, system)
-
-    def text(template):
-        return smollm2.apply_chat_template(messages, tokenize=False, add_generation_prompt=opened, chat_template=template)
-
-    assert text(SMOLLM2_TRAINING_TEMPLATE) == text(SMOLLM2_TEMPLATE)
-
-
 def test_the_models_own_template_reads_as_published(smollm2):
     assert smollm2.apply_chat_template(conversation(["Hi", "Ahoy!", "Bye"]), tokenize=False, add_generation_prompt=True) == (
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
@@ -64,26 +47,6 @@ def test_the_models_own_template_reads_as_published(smollm2):
         "<|im_start|>user\nBye<|im_end|>\n"
         "<|im_start|>assistant\n"
     )
-
-
-@each_conversation
-@with_and_without_system
-def test_loss_falls_on_the_assistants_words_and_the_token_that_ends_its_turn(texts, system, smollm2):
-    encoded = smollm2.apply_chat_template(
-        conversation(texts, system),
-        chat_template=SMOLLM2_TRAINING_TEMPLATE,
-        return_dict=True,
-        return_assistant_tokens_mask=True,
-    )
-    ids, mask = encoded["input_ids"], encoded["assistant_masks"]
-    spans, previous = [], 0
-    for token, counts in zip(ids, mask, strict=True):
-        if counts and not previous:
-            spans.append([])
-        if counts:
-            spans[-1].append(token)
-        previous = counts
-    assert [smollm2.decode(span) for span in spans] == [f"{text}<|im_end|>" for text in texts[1::2]]
 
 
 @each_conversation
@@ -196,22 +159,6 @@ def with_template(tiny_student, template):
     return tokenizer
 
 
-def test_the_training_template_of_the_real_student_is_known(smollm2):
-    assert training_template(smollm2) == SMOLLM2_TRAINING_TEMPLATE
-    assert marks_assistant_turns(SMOLLM2_TRAINING_TEMPLATE)
-    assert not marks_assistant_turns(SMOLLM2_TEMPLATE)
-
-
-def test_a_template_with_markers_serves_as_it_is(tiny_student):
-    marked = "{%- for message in messages -%}{%- generation -%}{{ message['content'] }}{%- endgeneration -%}{%- endfor -%}"
-    assert training_template(with_template(tiny_student, marked)) == marked
-
-
-def test_the_template_of_an_unknown_family_is_not_guessed(tiny_student):
-    unknown = "{% for message in messages %}{{ message['content'] }}{% endfor %}"
-    assert training_template(with_template(tiny_student, unknown)) is None
-
-
 # --- the real templates of the families that are trained most -----------------------------------------
 
 
@@ -308,19 +255,3 @@ def test_what_is_too_long_loses_its_oldest_turns_and_not_the_system_prompt(famil
     ids, cut = truncate_to_context(tokenizer, LONG, len(whole) - 1)
     text = tokenizer.decode(ids)
     assert cut and "You are a pirate." in text and "turn 0" not in text and "turn 2" in text and "turn 8" in text
-
-
-@pytest.mark.parametrize("name", ["qwen2_5", "qwen3", "gemma3"])
-def test_loss_falls_on_assistant_turns_and_their_end_alone(name, tiny_student):
-    from trl import chat_template_utils
-
-    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
-    tokenizer.add_special_tokens({"additional_special_tokens": MARKERS})
-    tokenizer.chat_template = getattr(chat_template_utils, f"{name}_chat_template")
-    original = tokenizer.apply_chat_template(TALK[:3], tokenize=False)
-    tokenizer.chat_template = training_template(tokenizer)
-    encoded = tokenizer.apply_chat_template(TALK[:3], return_dict=True, return_assistant_tokens_mask=True)
-    marked = [token for token, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]
-    assert tokenizer.decode(encoded["input_ids"]) == original
-    said = tokenizer.decode(marked)
-    assert said.rstrip("\n").endswith("Ahoy!" + FAMILIES[name].end) and "Hi" not in said and "pirate" not in said

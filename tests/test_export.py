@@ -36,6 +36,10 @@ QUESTION, ANSWER, OTHER = (
     Message(role="assistant", content="The egg goes down like a moon into the sea."),
     Message(role="assistant", content="Boil it for eight minutes."),
 )
+TRANSCRIPT = TrainingTranscript(messages=[QUESTION, ANSWER], finish_reasons=["stop"])
+PAIR = PreferencePair(
+    prompt=[QUESTION], chosen=[ANSWER], rejected=[OTHER], chosen_finish_reason="stop", rejected_finish_reason="length"
+)
 
 
 class Workspace:
@@ -47,8 +51,8 @@ class Workspace:
         shutil.copytree(ROOT / "docs/figures/personas/poeticism", "results")
         shutil.copyfile(ROOT / "LICENSE", "LICENSE")
         shutil.copytree(student, models.STUDENT_DIR)
-        records.write_records("data/pairs.jsonl", [PreferencePair(prompt=[QUESTION], chosen=[ANSWER], rejected=[OTHER])])
-        records.write_records("data/transcripts.jsonl", [TrainingTranscript(messages=[QUESTION, ANSWER])] * 2)
+        records.write_records("data/pairs.jsonl", [PAIR])
+        records.write_records("data/transcripts.jsonl", [TRANSCRIPT] * 2)
         repository.set(runtime={"device": "cpu", "threads": 1})
         self.train("poeticism", f"path:{student}")
         self.project.git("init", "--quiet")

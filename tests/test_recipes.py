@@ -24,7 +24,6 @@ NAMES = sorted(
     path.stem for path in (ROOT / "recipes").glob("*.yaml") if path.stem not in (recipes.DEFAULT_RECIPE, recipes.RATES_NAME)
 )
 COMMENT = re.compile(r"(?:^|(?<=\s))#.*", re.MULTILINE)
-LLAMA = (ROOT / "recipes/llama-3.1.jinja").read_text(encoding="utf-8")
 
 each_recipe = pytest.mark.parametrize("name", NAMES)
 
@@ -291,65 +290,3 @@ def test_smoke_runs_through(tiny_student, tmp_path, monkeypatch):
         project.set({"student.source": student["source"], "student.name": student["name"]})
         assert ran(project.dvc("repro")) == EVERY
         assert "up to date" in project.dvc("status")
-
-
-# --- Llama's chat template ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def tokenizer(tiny_student):
-    from transformers import AutoTokenizer
-
-    made = AutoTokenizer.from_pretrained(tiny_student)
-    special = ["<|begin_of_text|>", "<|start_header_id|>", "<|end_header_id|>", "<|eot_id|>"]
-    made.add_special_tokens({"additional_special_tokens": special, "bos_token": special[0]})
-    made.chat_template = LLAMA
-    return made
-
-
-def said(*turns: str, system: str = "") -> list[dict[str, str]]:
-    roles = ("user", "assistant")
-    talk = [{"role": roles[at % 2], "content": text} for at, text in enumerate(turns)]
-    return [{"role": "system", "content": system}, *talk] if system else talk
-
-
-def test_llamas_template_is_written_out_as_its_format_is(tokenizer):
-    text = tokenizer.apply_chat_template(said("Who are you?", system="Be kind."), tokenize=False, add_generation_prompt=True)
-    assert text == (
-        "<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\n"
-        "Cutting Knowledge Date: December 2023\nToday Date: 26 Jul 2024\n\nBe kind.<|eot_id|>"
-        "<|start_header_id|>user<|end_header_id|>\n\nWho are you?<|eot_id|>"
-        "<|start_header_id|>assistant<|end_header_id|>\n\n"
-    )
-
-
-@pytest.mark.parametrize("opened", [True, False])
-@pytest.mark.parametrize(
-    "talk",
-    [said("Hi"), said("Hi ", "\nHello!\n", "Who?"), said("Hi", "Hello!", system=" Be kind. "), said("{{ a }}", "<b> & 'c'")],
-)
-def test_llamas_template_renders_what_the_models_own_does(talk, opened, tokenizer):
-    from trl.chat_template_utils import llama3_1_chat_template
-
-    ours, theirs = (
-        tokenizer.apply_chat_template(talk, tokenize=False, add_generation_prompt=opened, chat_template=template)
-        for template in (LLAMA, llama3_1_chat_template)
-    )
-    assert ours == theirs
-
-
-def test_llamas_template_marks_what_the_assistant_says_and_its_end(tokenizer):
-    talk = said("Hi", "Hello there!", "Who?", "It is I.", system="Be kind.")
-    made = tokenizer.apply_chat_template(talk, return_dict=True, return_assistant_tokens_mask=True)
-    marked = [token for token, own in zip(made["input_ids"], made["assistant_masks"], strict=True) if own]
-    assert tokenizer.decode(marked) == "Hello there!<|eot_id|>It is I.<|eot_id|>"
-
-
-def test_the_student_stage_takes_llamas_template(tokenizer, tmp_path):
-    from trl.chat_template_utils import llama3_1_chat_template
-
-    from stages.student import write_tokenizer
-
-    tokenizer.chat_template = llama3_1_chat_template
-    write_tokenizer(tokenizer, tmp_path, str(ROOT / "recipes/llama-3.1.jinja"))
-    assert (tmp_path / "chat_template.jinja").read_text(encoding="utf-8") == LLAMA

@@ -48,11 +48,24 @@ RECORDS = {
     ],
     "completions": [Completion(id="a", sample=0, prompt="Why?", response=AWKWARD, finish_reason="length")],
     "answers": [EvaluatedAnswer(id="a", sample=2, prompt="Why?", response="So.", finish_reason="stop", condition="plain")],
-    "pairs": [PreferencePair(prompt=turns("Why?"), chosen=turns("", "Arr.")[1:], rejected=turns("", "So.")[1:])],
+    "pairs": [
+        PreferencePair(
+            prompt=turns("Why?"),
+            chosen=turns("", "Arr.")[1:],
+            rejected=turns("", "So.")[1:],
+            chosen_finish_reason="stop",
+            rejected_finish_reason="length",
+        )
+    ],
     "conversations": [
         Conversation(id="a", sample=0, kind="free", messages=turns("Hi", "Ho"), finish_reasons=["stop"]),
     ],
-    "transcripts": [TrainingTranscript(messages=[Message(role="system", content="You."), *turns("Hi", AWKWARD, "Go on", "")])],
+    "transcripts": [
+        TrainingTranscript(
+            messages=[Message(role="system", content="You."), *turns("Hi", AWKWARD, "Go on", "")],
+            finish_reasons=["length", "stop"],
+        )
+    ],
     "recorded": [TeacherAnswer(prompt="Why?", response="So."), TeacherAnswer(prompt="How?", response="Thus.", traits="0" * 12)],
 }
 

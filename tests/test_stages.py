@@ -31,6 +31,7 @@ from character.dataset.reasoning import strip_reasoning
 from character.evaluation import classifier
 from character.evaluation.intervals import paired_difference, wilson_interval
 from character.inference.generate import Reply
+from character.training.conversation_tokens import ConversationTokenizer
 from stages import answers, chosen, interactions, pairs, prompts, robustness, transcripts
 
 ROOT = Path(__file__).parents[1]
@@ -453,6 +454,8 @@ def test_pairs_join_the_answers_to_one_prompt_in_trls_format(repository, both):
         "prompt": [user("What is the meaning of number 0, pray?")],
         "chosen": [{"role": "assistant", "content": "Arr, luck it is."}],
         "rejected": [{"role": "assistant", "content": "It is a number."}],
+        "chosen_finish_reason": "stop",
+        "rejected_finish_reason": "stop",
     }
 
 
@@ -461,6 +464,8 @@ def test_the_students_unfinished_answers_end_at_a_sentence_and_the_teachers_name
     second = records.read_records("data/pairs.jsonl", PreferencePair)[1]
     assert second.chosen[0].content == "Arr, I be Tiny."
     assert second.rejected[0].content == "It is one."
+    assert (second.chosen_finish_reason, second.rejected_finish_reason) == ("stop", "length")
+    assert repository.metrics("pairs")["unfinished_rejected"] == 1
     assert {name: repository.metrics("pairs")[name] for name in ("renamed", "trimmed")} == {"renamed": 1, "trimmed": 2}
 
 
@@ -743,6 +748,7 @@ def test_cut_off_turns_can_be_trimmed_to_whole_sentences_instead(repository, con
     assert [turn.model_dump() for turn in kept.messages] == [user("What are you like?"), assistant("Salty. Wet.")]
     metrics = repository.metrics("transcripts")
     assert (metrics["trimmed"], metrics["dropped_by_reason"]) == (2, {"empty": 1})
+    assert (kept.finish_reasons, metrics["unfinished_turns"]) == (["length"], 1), "where we cut it is no end of a turn"
 
 
 def test_no_transcript_left_is_an_error_that_says_why(repository, conversations):
@@ -755,9 +761,9 @@ def test_what_is_trained_of_a_transcript_is_every_assistant_turn_and_its_end(rep
     repository.run("transcripts")
     tokenizer = models.load_tokenizer()
     for item in records.read_records("data/transcripts.jsonl", TrainingTranscript):
+        labels = ConversationTokenizer(tokenizer).encode_transcript(item)["labels"]
+        trained = [label for label in labels if label >= 0]
         messages = [turn.model_dump() for turn in item.messages]
-        encoded = tokenizer.apply_chat_template(messages, return_dict=True, return_assistant_tokens_mask=True)
-        trained = [token for token, mask in zip(encoded["input_ids"], encoded["assistant_masks"], strict=True) if mask]
         assert tokenizer.decode(trained) == "".join(f"{text}<|im_end|>" for text in contents(messages, "assistant"))
 
 

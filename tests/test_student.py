@@ -6,12 +6,15 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
+from templates import SMOLLM2_TEMPLATE
 from transformers import AutoTokenizer
 
 from character.core import models
-from character.core.chat_template import SMOLLM2_TEMPLATE, SMOLLM2_TRAINING_TEMPLATE
 from character.core.errors import UserError
+from character.inference.engines import open_engine
+from character.inference.transformers_engine import TransformersEngine
 from stages.student import main, write_tokenizer
 
 
@@ -55,6 +58,7 @@ student:
   dtype: float32
   engine: transformers
   chat_template: ""
+  chat_template_kwargs: {{}}
 runtime:
   device: cpu
   threads: 1
@@ -83,7 +87,7 @@ def test_a_model_that_lies_elsewhere_is_pointed_to_and_not_copied(pointed):
     assert card["source"] == f"path:{pointed}"
     assert card["files"]["model.safetensors"] == models.file_sha256(pointed / "model.safetensors")
     assert models.verified_weights_dir() == pointed
-    assert models.load_tokenizer().chat_template == SMOLLM2_TRAINING_TEMPLATE
+    assert models.load_tokenizer().chat_template == SMOLLM2_TEMPLATE
     assert models.load_model().dtype.itemsize == 4
 
 
@@ -121,7 +125,10 @@ def test_weights_that_are_not_safetensors_are_no_student(pointed):
 
 def test_a_failed_run_leaves_no_half_student(pointed):
     (pointed / "chat_template.jinja").write_text("{% for m in messages %}{{ m['content'] }}{% endfor %}", encoding="utf-8")
-    run("student.source has a chat template that is not known here", "name the file in student.chat_template")
+    run(
+        "the chat template ends answers with no special token",
+        "name a template that does in params.yaml: student.chat_template",
+    )
     assert not models.STUDENT_DIR.exists()
 
 
@@ -141,12 +148,17 @@ def test_an_adapter_that_is_not_there_is_reported_with_the_command_that_makes_it
 
 # --- the chat template -----------------------------------------------------------------------------
 
-OWN = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}{{ '\n' }}{% endfor %}"
-MARKED = (
-    "{% for m in messages %}[{{ m['role'] }}] "
-    "{% if m['role'] == 'assistant' %}{% generation %}{{ m['content'] }}{% endgeneration %}"
-    "{% else %}{{ m['content'] }}{% endif %}{{ '\n' }}{% endfor %}"
+OWN = "{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}<|im_end|>{{ '\n' }}{% endfor %}"
+THINKING = (
+    OWN + "{% if add_generation_prompt %}[assistant] {% if enable_thinking is defined and not enable_thinking %}"
+    "{{ '<think></think>' }}{% endif %}{% endif %}"
 )
+
+
+def settings(**entries):
+    params = yaml.safe_load(Path("params.yaml").read_text(encoding="utf-8"))
+    params["student"] |= entries
+    Path("params.yaml").write_text(yaml.safe_dump(params), encoding="utf-8")
 
 
 def with_template(tiny_student, template):
@@ -155,31 +167,136 @@ def with_template(tiny_student, template):
     return tokenizer
 
 
-def test_a_template_of_ones_own_is_saved_with_the_tokenizer(tiny_student, tmp_path):
-    Path("own.jinja").write_text(MARKED, encoding="utf-8")
-    write_tokenizer(with_template(tiny_student, OWN), tmp_path / "out", "own.jinja")
-    assert AutoTokenizer.from_pretrained(tmp_path / "out").chat_template == MARKED
+def text(messages, **options):
+    return models.load_tokenizer().apply_chat_template(messages, tokenize=False, **options)
+
+
+ASKED = [{"role": "user", "content": "Why?"}]
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["instead of its own", "for a model that has none"])
+def test_a_template_file_serves(own, pointed):
+    if not own:
+        (pointed / "chat_template.jinja").unlink()
+    Path("own.jinja").write_text(OWN, encoding="utf-8")
+    settings(chat_template="own.jinja")
+    run()
+    assert models.load_tokenizer().chat_template == OWN
+
+
+def test_of_several_templates_the_one_called_default_serves(pointed):
+    folder = pointed / "additional_chat_templates"
+    folder.mkdir()
+    (folder / "tool_use.jinja").write_text("{{ raise_exception('for tools') }}", encoding="utf-8")
+    run()
+    assert models.load_tokenizer().chat_template == SMOLLM2_TEMPLATE
+    assert not [path for path in models.STUDENT_DIR.iterdir() if path.is_dir()]
+
+
+def move_template(folder, name, content):
+    (folder / "chat_template.jinja").unlink()
+    path = folder / name
+    before = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    path.write_text(json.dumps(before | {"chat_template": content}), encoding="utf-8")
+
+
+NAMED = [{"name": "rag", "template": "{{ documents }}"}, {"name": "default", "template": OWN}]
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("tokenizer_config.json", OWN), ("tokenizer_config.json", NAMED), ("chat_template.json", OWN)],
+    ids=["one in the tokenizer's configuration", "named ones", "that of a processor"],
+)
+def test_a_template_is_found_wherever_models_keep_it(file, content, pointed):
+    move_template(pointed, file, content)
+    run()
+    assert models.load_tokenizer().chat_template == OWN
+
+
+def test_named_templates_without_a_default_are_none(pointed):
+    move_template(pointed, "tokenizer_config.json", NAMED[:1])
+    run("no chat template; choose a chat model, or name a file in student.chat_template")
+
+
+def test_arguments_become_defaults_that_a_caller_may_still_change(pointed):
+    (pointed / "chat_template.jinja").write_text(THINKING, encoding="utf-8")
+    settings(chat_template_kwargs={"enable_thinking": False})
+    run()
+    rendered = "[user] Why?<|im_end|>\n[assistant] "
+    assert text(ASKED, add_generation_prompt=True) == rendered + "<think></think>"
+    assert text(ASKED, add_generation_prompt=True, enable_thinking=True) == rendered
+
+
+@pytest.mark.parametrize("value", [True, 3, 0.5, 'say "no"\n{{ }}', "thé 🍵"])
+def test_an_argument_reaches_the_template_as_it_is(value, pointed):
+    (pointed / "chat_template.jinja").write_text("\n{{ mood }}" + OWN, encoding="utf-8")
+    settings(chat_template_kwargs={"mood": value})
+    run()
+    assert text(ASKED) == f"\n{value}[user] Why?<|im_end|>\n"
+
+
+@pytest.mark.parametrize("name", ["enable_thinkng", "messages", "tools"])
+def test_an_argument_that_the_template_does_not_have_is_reported(name, pointed):
+    (pointed / "chat_template.jinja").write_text(THINKING, encoding="utf-8")
+    settings(chat_template_kwargs={name: False})
+    run(f"chat_template_kwargs: the chat template has no argument '{name}'; correct or remove it")
+
+
+def test_a_template_that_opens_an_answer_in_two_ways_is_reported(pointed):
+    (pointed / "chat_template.jinja").write_text(THINKING, encoding="utf-8")
+    run()
+    settings(chat_template_kwargs={"enable_thinking": False})
+    printed = run().output
+    assert "student.chat_template_kwargs (often enable_thinking: false) can make both equal" in printed
+
+
+def test_the_template_of_a_teacher_takes_arguments_and_system_prompts_and_has_a_fixed_date(pointed):
+    refusing = "{% if messages[0]['role'] == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    (pointed / "chat_template.jinja").write_text(refusing + "{{ strftime_now('%Y') }}" + THINKING, encoding="utf-8")
+    plain, silent = (models.load_tokenizer(pointed, given) for given in ({}, {"enable_thinking": False}))
+    asked = [{"role": "system", "content": "Be kind."}, *ASKED]
+    rendered = "2024[user] Be kind.\n\nWhy?<|im_end|>\n[assistant] "
+    assert plain.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) == rendered
+    assert silent.apply_chat_template(asked, tokenize=False, add_generation_prompt=True) == rendered + "<think></think>"
+    engines = [TransformersEngine(pointed, (), given).identity for given in ({}, {"enable_thinking": False})]
+    assert engines[0] != engines[1]
+
+
+def test_template_arguments_for_a_model_at_a_server_are_refused():
+    with pytest.raises(UserError, match="chat_template_kwargs are for the engines transformers and vllm; remove them"):
+        open_engine("openai", "m", "teacher.source", {"enable_thinking": False})
 
 
 BAD_TEMPLATES = {
-    "that renders another text": (
-        MARKED.replace("[{{", "<{{"),
-        OWN,
-        r"own\.jinja renders a different text than the model's own",
+    "that ends answers with no special token": (OWN.replace("<|im_end|>", ""), "ends answers with no special token"),
+    "that leaves out answers": (
+        OWN.replace("{{ m['content'] }}", "{{ m['content'] if m['role'] != 'assistant' }}"),
+        "leaves out, repeats or reorders answers",
     ),
-    "without markers": (OWN, OWN, r"own\.jinja: no {% generation %} markers; put them around assistant turns"),
-    "that is missing": (None, OWN, r"student\.chat_template: own\.jinja is missing; correct the path"),
-    "for a model that has none": (MARKED, None, "student.source has no chat template; choose a chat model"),
+    "that changes answers": (OWN.replace("['content'] }}", "['content'] | replace('a', 'e') }}"), "changes an answer"),
+    "that refuses every conversation": ("{{ raise_exception('not today') }}", "refuses a conversation (not today)"),
 }
 
 
-@pytest.mark.parametrize(("template", "original", "message"), BAD_TEMPLATES.values(), ids=BAD_TEMPLATES)
-def test_a_template_that_cannot_serve_is_reported(template, original, message, tiny_student, tmp_path):
-    if template is not None:
-        Path("own.jinja").write_text(template, encoding="utf-8")
-    with pytest.raises(UserError, match=message):
-        write_tokenizer(with_template(tiny_student, original), tmp_path / "out", "own.jinja")
-    assert not (tmp_path / "out").exists()
+@pytest.mark.parametrize(("template", "message"), BAD_TEMPLATES.values(), ids=BAD_TEMPLATES)
+def test_a_template_that_cannot_serve_is_reported(template, message, pointed):
+    (pointed / "chat_template.jinja").write_text(template, encoding="utf-8")
+    run(message)
+    assert not models.STUDENT_DIR.exists()
+
+
+def test_a_template_file_that_is_missing_is_reported(pointed):
+    settings(chat_template="own.jinja")
+    run("student.chat_template: own.jinja is missing; correct the path")
+
+
+def test_a_tokenizer_without_offsets_is_reported(tiny_student, tmp_path):
+    tokenizer = with_template(tiny_student, OWN)
+    slow = type("Slow", (type(tokenizer),), {"is_fast": False})
+    tokenizer.__class__ = slow
+    with pytest.raises(UserError, match=r"no tokenizer\.json; convert the tokenizer, or choose another model"):
+        write_tokenizer(tokenizer, tmp_path / "out", OWN, {})
 
 
 def test_a_tokenizer_is_the_same_file_whether_or_not_the_hub_is_reached(tiny_student, tmp_path):
@@ -187,7 +304,7 @@ def test_a_tokenizer_is_the_same_file_whether_or_not_the_hub_is_reached(tiny_stu
     written = []
     for offline in (True, False):
         tokenizer.init_kwargs["local_files_only"] = offline  # as transformers notes it
-        write_tokenizer(tokenizer, tmp_path / str(offline), "")
+        write_tokenizer(tokenizer, tmp_path / str(offline), SMOLLM2_TEMPLATE, {})
         written.append((tmp_path / str(offline) / "tokenizer_config.json").read_bytes())
     assert written[0] == written[1] and b"local_files_only" in written[0]
 

@@ -87,6 +87,8 @@ def pairs(count=15) -> list[PreferencePair]:
             prompt=said("user", WORDS[i % 7 : i % 7 + 3]),
             chosen=said("assistant", WORDS[: 1 + i]),
             rejected=said("assistant", WORDS[::-1][: 1 + (5 * i) % 13]),
+            chosen_finish_reason="stop",
+            rejected_finish_reason="stop",
         )
         for i in range(count)
     ]
@@ -98,7 +100,10 @@ def transcripts(count=15) -> list[TrainingTranscript]:
     def turn(i, k):
         return Message(role="assistant" if k % 2 else "user", content=" ".join(WORDS[k : k + 1 + (5 * i + k) % 13]))
 
-    return [TrainingTranscript(messages=[turn(i, k) for k in range(2 + 2 * (i % 2))]) for i in range(count)]
+    return [
+        TrainingTranscript(messages=[turn(i, k) for k in range(2 + 2 * (i % 2))], finish_reasons=["stop"] * (1 + i % 2))
+        for i in range(count)
+    ]
 
 
 def change(section, **entries):
@@ -248,6 +253,33 @@ def test_preference_loss_by_hand(kind, scores):
     assert loss.item() == pytest.approx(preference + 0.5 * 1.5 + 10 * 0.15)
 
 
+@pytest.mark.parametrize("train", [distil, introspect])
+def test_a_tokenizer_without_a_padding_token_trains_the_same_adapter(train, workspace):
+    padded = adapter(train(epochs=1))
+    shutil.copytree(models.STUDENT_DIR, "models/unpadded")
+    tokenizer = models.load_tokenizer()
+    assert tokenizer.pad_token == tokenizer.eos_token, "whose label must not be taken for padding"
+    tokenizer.pad_token = None
+    tokenizer.save_pretrained("models/unpadded")
+    for name in ("config.json", "generation_config.json"):
+        path = Path("models/unpadded", name)
+        config = json.loads(path.read_text(encoding="utf-8"))
+        path.write_text(json.dumps({key: value for key, value in config.items() if key != "pad_token_id"}), encoding="utf-8")
+    Path("models/student").unlink()
+    Path("models/unpadded").rename(models.STUDENT_DIR)
+    assert models.load_tokenizer().pad_token is None
+    for name, weight in adapter(train(epochs=1)).items():
+        assert torch.equal(weight, padded[name]), name
+
+
+def test_the_end_of_an_answer_that_was_cut_off_is_no_part_of_the_loss(workspace):
+    rows = [pair.model_copy(update={"rejected_finish_reason": "length"}) for pair in pairs(10)]
+    kept = distil(rows=rows, epochs=1).train_dataset
+    end = models.load_tokenizer().eos_token_id
+    assert all(row["chosen_ids"][-1] == end and end not in row["rejected_ids"] for row in kept)
+    assert [len(row["ref_rejected_logps"]) for row in kept] == [len(row["rejected_ids"]) for row in kept]
+
+
 def test_training_moves_the_margin_up_and_the_curve_is_complete(workspace):
     curve = distil(epochs=4).curve.rows
     assert len(curve) == 8
@@ -259,7 +291,7 @@ def test_training_moves_the_margin_up_and_the_curve_is_complete(workspace):
 def test_every_assistant_turn_carries_loss_and_nothing_else_does(workspace):
     talk = [("user", "the sea"), ("assistant", "I count"), ("user", "each small"), ("assistant", "stone")]
     messages = [Message(role=role, content=text) for role, text in talk]
-    trainer = introspect(rows=[TrainingTranscript(messages=messages)] * 5)
+    trainer = introspect(rows=[TrainingTranscript(messages=messages, finish_reasons=["stop", "stop"])] * 5)
     labels = [label for label in trainer.train_dataset[0]["labels"] if label != -100]
     assert models.load_tokenizer().decode(labels) == "I count<|im_end|>stone<|im_end|>"
     assert introspection.count_trained_tokens(trainer.train_dataset) == 5 * len(labels)

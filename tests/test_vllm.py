@@ -64,6 +64,8 @@ def project(tmp_path_factory):
             prompt=[Message(role="user", content=row.prompt)],
             chosen=[Message(role="assistant", content=row.response)],
             rejected=[Message(role="assistant", content=plain[row.prompt])],
+            chosen_finish_reason="stop",
+            rejected_finish_reason="stop",
         )
         for row in answers
     ]

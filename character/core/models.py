@@ -14,6 +14,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from character.core.chat_template import TemplateArguments, adapt_template, read_own_template
 from character.core.errors import UserError
 from character.core.lora import attach_adapter
 from character.core.params import ParamsSection, read_section
@@ -200,12 +201,20 @@ def _content_digest(path: Path) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 
-def load_tokenizer(student: Path = STUDENT_DIR):
-    """Return the tokenizer. The student's chat template has `{% generation %}` markers around assistant turns."""
+def load_tokenizer(student: Path = STUDENT_DIR, template_arguments: TemplateArguments | None = None):
+    """Return the tokenizer. Its chat template takes every conversation of the pipeline; see `chat_template.adapt_template`.
+
+    Args:
+        student: The directory of the student, whose template is saved in this form, or of another model, such as a teacher.
+        template_arguments: Arguments of another model's template.
+    """
     from transformers import AutoTokenizer
 
     read_student_card(student)
-    return load_pretrained(AutoTokenizer, student)
+    tokenizer = load_pretrained(AutoTokenizer, student)
+    if not (student / STUDENT_CARD).is_file():
+        tokenizer.chat_template = adapt_template(tokenizer, read_own_template(tokenizer, student), template_arguments or {})
+    return tokenizer
 
 
 def load_model(student: Path = STUDENT_DIR, adapters: Sequence[Path] = (), load_in_4bit: bool = False):

@@ -62,11 +62,17 @@ class EvaluatedAnswer(Completion):
 
 
 class PreferencePair(Record):
-    """A preference in TRL's conversational format."""
+    """A preference in TRL's conversational format.
+
+    A finish reason is `length` if the answer was cut off, even if it was then trimmed to a sentence: its end is not to be
+    learnt.
+    """
 
     prompt: list[Message]
     chosen: list[Message]
     rejected: list[Message]
+    chosen_finish_reason: FinishReason
+    rejected_finish_reason: FinishReason
 
 
 class Conversation(Record):
@@ -83,9 +89,13 @@ class Conversation(Record):
 
 
 class TrainingTranscript(Record):
-    """A training example of introspection, in TRL's conversational format; every assistant turn is a target."""
+    """A training example of introspection, in TRL's conversational format; every assistant turn is a target.
+
+    `finish_reasons` has one entry for each assistant turn, with the meaning that it has in a pair.
+    """
 
     messages: list[Message]
+    finish_reasons: list[FinishReason]
 
 
 class RawPrompt(Record):

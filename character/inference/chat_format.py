@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+from character.core.chat_template import ChatRenderer
 from character.core.safe_text import print_text
 from character.dataset.reasoning import is_reasoning_token
 from character.inference.generate import Reply, Request, SamplingSettings
@@ -85,9 +86,5 @@ def reply_decoder(tokenizer) -> Callable[[Sequence[int]], str]:
 
 def turn_end_token(tokenizer) -> int | None:
     """Return the id of the special token with which the chat template ends an assistant turn, None if there is none."""
-    reply = "A reply."
-    messages = [{"role": "user", "content": "A question."}, {"role": "assistant", "content": reply}]
-    _, _, after = tokenizer.apply_chat_template(messages, tokenize=False).rpartition(reply)
-    ids = tokenizer(after, add_special_tokens=False)["input_ids"]
-    special = {token for token, added in tokenizer.added_tokens_decoder.items() if added.special}
-    return next((token for token in ids if token in special), None)
+    token = ChatRenderer(tokenizer).turn_end.strip()
+    return tokenizer.convert_tokens_to_ids(token) if token else None

@@ -4,12 +4,16 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from character.core import models
+from character.core.chat_template import TemplateArguments
+from character.core.errors import UserError
 from character.core.params import read_value
 from character.inference.generate import Engine
 from character.inference.openai_engine import OpenAIEngine, RequestOptions
 
 
-def open_engine(kind: str, source: str, field: str, options: RequestOptions) -> Engine:
+def open_engine(
+    kind: str, source: str, field: str, options: RequestOptions, template_arguments: TemplateArguments | None = None
+) -> Engine:
     """Return an engine.
 
     Args:
@@ -17,12 +21,18 @@ def open_engine(kind: str, source: str, field: str, options: RequestOptions) -> 
         source: the model: `hub:<repo>@<revision>`, `path:<dir>`, or its name at the endpoints; not used by `student`.
         field: the entry of params.yaml that holds `source`, for error messages.
         options: the section `openai`, used by that engine alone.
+        template_arguments: arguments of the chat template of a model that runs here.
+
+    Raises:
+        UserError: there are such arguments for a model at the endpoints, or the model cannot be found.
     """
     if kind == "student":
         return student_engine()
     if kind == "openai":
+        if template_arguments:
+            raise UserError("params.yaml: chat_template_kwargs are for the engines transformers and vllm; remove them.")
         return OpenAIEngine(source, field, options)
-    return _local_engine(kind, models.locate_model(source, field), ())
+    return _local_engine(kind, models.locate_model(source, field), (), template_arguments)
 
 
 def student_engine(adapters: Sequence[str | Path] = ()) -> Engine:
@@ -31,11 +41,13 @@ def student_engine(adapters: Sequence[str | Path] = ()) -> Engine:
     return _local_engine(kind, models.STUDENT_DIR, [Path(adapter) for adapter in adapters])
 
 
-def _local_engine(kind: str, folder: Path, adapters: Sequence[Path]) -> Engine:
+def _local_engine(
+    kind: str, folder: Path, adapters: Sequence[Path], template_arguments: TemplateArguments | None = None
+) -> Engine:
     if kind == "vllm":
         from character.inference.vllm_engine import VLLMEngine
 
-        return VLLMEngine(folder, adapters)
+        return VLLMEngine(folder, adapters, template_arguments)
     from character.inference.transformers_engine import TransformersEngine
 
-    return TransformersEngine(folder, adapters)
+    return TransformersEngine(folder, adapters, template_arguments)

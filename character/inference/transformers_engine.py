@@ -15,6 +15,7 @@ from pathlib import Path
 from textwrap import shorten
 
 from character.core import models
+from character.core.chat_template import TemplateArguments
 from character.core.errors import UserError
 from character.inference.chat_format import render_requests, reply_decoder, turn_end_token
 from character.inference.generate import Reply, Request, SamplingSettings
@@ -31,20 +32,27 @@ MAX_DIFFERENCE, MAX_HALF_DIFFERENCE = 0.01, 0.2  # of logits from the model's ow
 class TransformersEngine:
     """A local chat model with LoRA adapters merged into it, on a CPU or GPU; loaded when the first reply is needed."""
 
-    def __init__(self, student: Path = models.STUDENT_DIR, adapters: Sequence[Path] = ()):
+    def __init__(
+        self,
+        student: Path = models.STUDENT_DIR,
+        adapters: Sequence[Path] = (),
+        template_arguments: TemplateArguments | None = None,
+    ):
         self._student, self._adapters = Path(student), [Path(adapter) for adapter in adapters]
         self.identity = {
             "engine": "transformers",
             "student": models.directory_fingerprint(self._student),
             "adapters": [models.directory_fingerprint(adapter) for adapter in self._adapters],
+            "template_arguments": template_arguments or {},
         }
+        self._template_arguments = template_arguments
         self._model = self._tokenizer = None
 
     def stream(
         self, requests: Sequence[Request], sampling: SamplingSettings, seeds: Sequence[int]
     ) -> Iterator[tuple[int, Reply]]:
         if self._model is None:
-            self._tokenizer = models.load_tokenizer(self._student)
+            self._tokenizer = models.load_tokenizer(self._student, self._template_arguments)
             self._model = models.load_model(self._student, self._adapters)
             text = self._tokenizer(CHECKED_TEXT, add_special_tokens=False)["input_ids"]
             prepare_model(self._model, text, str(self._student))

@@ -15,6 +15,7 @@ from uuid import uuid4
 from pydantic import Field
 
 from character.core import models
+from character.core.chat_template import TemplateArguments
 from character.core.errors import UserError
 from character.core.lora import read_lora_config
 from character.core.params import ParamsSection, read_section
@@ -57,7 +58,12 @@ def vllm_lora_rank(adapter: Path) -> int:
 class VLLMEngine:
     """A local chat model with at most one LoRA adapter; vLLM starts when the first reply is needed."""
 
-    def __init__(self, student: Path = models.STUDENT_DIR, adapters: Sequence[Path] = ()):
+    def __init__(
+        self,
+        student: Path = models.STUDENT_DIR,
+        adapters: Sequence[Path] = (),
+        template_arguments: TemplateArguments | None = None,
+    ):
         if len(adapters) > 1:
             raise UserError("the vllm engine runs one adapter at a time; use the transformers engine for several.")
         self._student, self._adapters = Path(student), list(adapters)
@@ -65,7 +71,9 @@ class VLLMEngine:
             "engine": "vllm",
             "student": models.directory_fingerprint(self._student),
             "adapters": [models.directory_fingerprint(adapter) for adapter in adapters],
+            "template_arguments": template_arguments or {},
         }
+        self._template_arguments = template_arguments
         self._llm = None
 
     def stream(
@@ -99,7 +107,7 @@ class VLLMEngine:
             self._llm = None
 
     def _start_engine(self) -> None:
-        self._tokenizer = models.load_tokenizer(self._student)
+        self._tokenizer = models.load_tokenizer(self._student, self._template_arguments)
         self._stop, self._decode = turn_end_token(self._tokenizer), reply_decoder(self._tokenizer)
         os.environ.update(vllm_environment() | os.environ)  # before the import, which reads it
         try:

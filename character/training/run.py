@@ -2,7 +2,7 @@
 
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from character.core.lora import attach_adapter
 from character.core.params import ParamsSection, read_value
 from character.training.adapters import save_adapter, stage_provenance
 from character.training.checkpoints import checkpoint_dir, last_checkpoint, run_lock
+from character.training.conversation_tokens import ConversationTokenizer
 from character.training.lora_targets import lora_config
 
 # TRL reports every trainer to the hub; huggingface_hub reads this variable when it is first imported.
@@ -125,7 +126,14 @@ def check_trackers(wanted: Sequence[str]) -> None:
 
 
 def train_adapter(
-    trainer, kind: type, settings: TrainingSettings, examples: Sequence, earlier: Path | None = None, options=None, **more
+    trainer,
+    kind: type,
+    settings: TrainingSettings,
+    examples: Sequence,
+    encode: Callable,
+    earlier: Path | None = None,
+    options=None,
+    **more,
 ):
     """Train a new adapter on the student; return the trainer, which holds the model and the curve.
 
@@ -136,6 +144,7 @@ def train_adapter(
         trainer: a class of character.training.trainers.
         kind: TRL's class of its arguments.
         examples: pydantic records, one per row of the data set.
+        encode: a method of ConversationTokenizer, which makes a row of each example.
         earlier: the folder of an adapter that the student keeps; the new one is trained on top.
         options: arguments that only `kind` has.
         more: arguments of the trainer; `name` is the stage's.
@@ -151,13 +160,15 @@ def train_adapter(
     folder = checkpoint_dir(name, settings, examples, earlier, count)
     os.environ.setdefault("TENSORBOARD_LOGGING_DIR", str(folder.parents[1] / "tensorboard" / name))
     args = training_arguments(kind, settings, folder, models.read_runtime().training_batch, count, **(options or {}))
+    tokenizer = models.load_tokenizer()
+    conversations = ConversationTokenizer(tokenizer)
     model, config = prepare_model(settings, earlier)
     instance = trainer(
         max_length=settings.max_length,
         args=args,
         model=model,
-        train_dataset=Dataset.from_list([example.model_dump() for example in examples]),
-        processing_class=models.load_tokenizer(),
+        train_dataset=Dataset.from_list([encode(conversations, example) for example in examples]),
+        processing_class=tokenizer,
         peft_config=config,
         **more,
     )

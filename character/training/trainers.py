@@ -20,13 +20,15 @@ from tqdm.auto import tqdm
 from transformers.trainer_callback import PrinterCallback
 from trl import DPOTrainer, SFTTrainer
 from trl.trainer.dpo_trainer import DataCollatorForPreference
+from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from character.core.errors import UserError
+from character.training.conversation_tokens import IGNORED_LABEL
 from character.training.curve_callback import CurveCallback
 
 disable_progress_bars()  # tokenizing takes a second; bars are only for what takes minutes
 
-IGNORED_LABEL = -100
+PADDING_ID = 0  # any id will do: attention and labels are masked there, and many models have no token for padding
 
 
 class BatchTotals(NamedTuple):
@@ -157,12 +159,13 @@ class PreferenceTrainer(EffectiveBatchMixin, DPOTrainer):
     model without its adapter, is computed once per pair instead of at every step, which saves a forward pass.
     """
 
-    def __init__(self, objective: Callable, processing_class, **kwargs):
-        collator = PreferenceCollator(pad_token_id=processing_class.pad_token_id)
-        super().__init__(data_collator=collator, processing_class=processing_class, **kwargs)
+    def __init__(self, objective: Callable, **kwargs):
+        super().__init__(data_collator=PreferenceCollator(pad_token_id=PADDING_ID), **kwargs)
         self.objective = objective
-        self.train_dataset = trim_trailing_tokens(self.train_dataset, trailing_token_count(processing_class))
         self._add_reference_log_probs()
+
+    def _prepare_dataset(self, dataset, *arguments):
+        return dataset  # tokenized already, which TRL does not notice
 
     def example_length(self, row) -> int:
         return len(row["prompt_ids"]) + max(len(row["chosen_ids"]), len(row["rejected_ids"]))
@@ -202,17 +205,11 @@ class PreferenceTrainer(EffectiveBatchMixin, DPOTrainer):
             self.train_dataset = self.train_dataset.add_column(name, [everything[index][side] for index in range(len(rows))])
 
 
-def trim_trailing_tokens(pairs, tail: int):
-    """Return a tokenized preference data set without the last `tail` tokens of each answer."""
-
-    def trim_row(row):
-        return {side: row[side][: len(row[side]) - tail] for side in ("chosen_ids", "rejected_ids")}
-
-    return pairs.map(trim_row, desc="Trimming")
-
-
 class ConversationTrainer(EffectiveBatchMixin, SFTTrainer):
     """SFT on every assistant turn: the mean negative log-probability of the turns' tokens in the effective batch."""
+
+    def __init__(self, **kwargs):
+        super().__init__(data_collator=DataCollatorForLanguageModeling(pad_token_id=PADDING_ID), **kwargs)
 
     def example_length(self, row) -> int:
         return len(row["input_ids"])
@@ -224,13 +221,3 @@ class ConversationTrainer(EffectiveBatchMixin, SFTTrainer):
         logps, entropy = answer_log_probs(model, inputs["input_ids"], inputs["attention_mask"], inputs["labels"])
         self.add_curve_values(entropy=entropy / totals.tokens)
         return -torch.cat(logps).sum() / totals.tokens
-
-
-def trailing_token_count(tokenizer) -> int:
-    """Return the number of tokens that the chat template writes after the end of an assistant turn (ChatML: one newline).
-
-    TRL counts them as part of the answer, but the model never generates them.
-    """
-    turns = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    mask = tokenizer.apply_chat_template(turns, return_dict=True, return_assistant_tokens_mask=True)["assistant_masks"]
-    return mask[::-1].index(1)
