@@ -332,6 +332,23 @@ def test_a_reply_is_finished_by_a_stop_token_and_cut_off_by_the_limit(stopping_s
         assert reply.tokens <= 8
 
 
+def test_a_turn_ends_with_the_token_of_the_chat_template_even_if_that_is_not_eos(sharp_student, tmp_path):
+    tokenizer, model = models.load_tokenizer(sharp_student), models.load_model(sharp_student)
+    ids, _ = reference(model, render_messages(tokenizer, asking(["tea"])[0].messages), set(), 20)
+    last = next(index for index in range(3, 20) if ids[index] not in ids[:index])
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert end not in ids[:last]
+    swapped = [end, ids[last]]  # the model now writes <|im_end|> where it wrote ids[last]
+    model.lm_head.weight.data[swapped] = model.lm_head.weight.data[swapped[::-1]]
+    model.generation_config.eos_token_id = model.config.eos_token_id = tokenizer.convert_tokens_to_ids("<|endoftext|>")
+    student = shutil.copytree(sharp_student, tmp_path / "student")
+    model.save_pretrained(student)
+    tokenizer.eos_token = "<|endoftext|>"
+    tokenizer.save_pretrained(student)
+    reply = replies_of(student, asking(["tea"]), GREEDY)[0]
+    assert (reply.text, reply.finish_reason, reply.tokens) == (tokenizer.decode(ids[:last]).strip(), "stop", last)
+
+
 def test_a_reply_holds_neither_special_tokens_nor_the_prompt(stopping_student):
     replies = replies_of(stopping_student, asking(TOPICS, system="You are a pirate."))
     assert not [reply for reply in replies if "<|" in reply.text or "pirate" in reply.text or reply.text != reply.text.strip()]
