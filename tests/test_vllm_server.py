@@ -65,6 +65,7 @@ def test_the_server_has_the_student_and_every_persona_under_its_name(executed):
         >= {
             "--model": ["models/student"],
             "--tokenizer": ["models/student"],
+            "--chat-template": ["models/student/chat_template.jinja"],
             "--served-model-name": [f"base-{student}"],
             "--dtype": ["float32"],
             "--host": ["127.0.0.1"],

@@ -39,6 +39,7 @@ def server_command(adapters: Mapping[str, Path], host: str, port: int, extra: Se
         "--model": models.verified_weights_dir(),
         "--served-model-name": served_name(BASE_MODEL_NAME, models.STUDENT_DIR),
         "--tokenizer": models.STUDENT_DIR,
+        "--chat-template": models.STUDENT_DIR / "chat_template.jinja",  # or a multimodal model's own would come first
         "--dtype": models.read_student_card().dtype,
         "--host": host,
         "--port": port,
