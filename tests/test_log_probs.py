@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from character.core import models
+from character.core.errors import UserError
 from character.inference import log_probs
 from character.inference.log_probs import build_trie, ending_log_probs
 
@@ -80,3 +81,12 @@ def test_the_likelihoods_are_those_of_the_students_own_turn(student):
     ((first,), both) = log_probs.reply_log_probs([[{"role": "user", "content": "Why?"}]] * 2, ["a", "ab"])
     assert len(tokenizer("a", add_special_tokens=False)["input_ids"]) == 1
     assert found == pytest.approx([first, sum(both)], abs=1e-4)
+
+
+def test_a_conversation_longer_than_the_context_is_named_before_anything_is_read(student):
+    asked = [[{"role": "user", "content": text}] for text in ("Why?", "क्यों? " * 700)]
+    for read in (lambda: ending_log_probs(asked, [["A", "B"]] * 2), lambda: log_probs.reply_log_probs(asked, ["A", "B"])):
+        with pytest.raises(
+            UserError, match=r"tokens is longer than the student's context of 2048; shorten the prompts, or lower"
+        ):
+            read()

@@ -1,6 +1,7 @@
 """The data path, stage by stage: what each writes, what it counts, how it reports a user's mistake."""
 
 import json
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -362,6 +363,23 @@ def test_a_reasoning_teacher_thinks_in_an_opened_block_that_is_stripped(reposito
     assert [answer.response for answer in records.read_records("data/chosen.jsonl", Completion)] == ["Arr!"] * 3
 
 
+def test_a_teacher_whose_reasoning_never_ends_is_reported_with_the_limit(repository, pirate, parrot, tiny_student, monkeypatch):
+    monkeypatch.setattr(parrot, "says", lambda self, request: "Salt, then. Or [THINK] rather")
+    repository.set(teacher={"engine": "transformers", "source": f"path:{tiny_student}", "reasoning": True})
+    assert re.fullmatch(
+        r"chosen: no answer is left without the reasoning, which ended in none of 3 replies; raise "
+        r"teacher\.sampling\.max_new_tokens \(\d+\), or let another teacher answer\.",
+        error_of(repository.run, "chosen"),
+    )
+
+
+def test_a_student_that_says_nothing_stops_the_stage(repository, pirate, parrot, monkeypatch):
+    monkeypatch.setattr(parrot, "says", lambda self, request: " ")
+    assert "rejected: none of 3 requests got a reply: all replies are empty; check the model" in error_of(
+        repository.run, "rejected"
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "thinking", "left"),
     [
@@ -445,6 +463,16 @@ def test_every_dropped_pair_is_counted_under_each_of_its_reasons(repository, bot
     assert metrics["pairs"] == sum(not case[2] for case in SIDES.values())
     assert metrics["dropped"] == sum(bool(case[2]) for case in SIDES.values())
     assert metrics["pairs"] == len(records.read_records("data/pairs.jsonl", PreferencePair))
+
+
+def test_prompts_without_an_answer_are_dropped_and_named(repository, both):
+    rows = records.read_records("data/rejected.jsonl", Completion)
+    gone = rows[0].model_copy(update={"response": "", "finish_reason": "skipped"})
+    records.write_records("data/rejected.jsonl", [gone, *rows[1:]])
+    repository.run("pairs")
+    metrics = repository.metrics("pairs")
+    assert metrics["skipped"] == {"chosen": [], "rejected": [gone.id]}
+    assert metrics["dropped_by_reason"]["rejected_skipped"] == 1
 
 
 def test_pairs_join_the_answers_to_one_prompt_in_trls_format(repository, both):
