@@ -18,6 +18,7 @@ from character.core import models, records
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import read_result
 from character.core.safe_text import print_text
+from character.core.text_input import read_utf8
 from character.dataset import constitution
 from character.report import behavior, costs, html, measurement, preferences, training_run
 from character.report.summary import summary_figures
@@ -64,7 +65,7 @@ def main(methods: Sequence[str]):
     trained = {name: read_result(name) for name in TRAINING_STAGES}
     curves = {name: records.read_csv(f"plots/{name}.csv") for name in TRAINING_STAGES}
     answers = {method: records.read_records(f"data/answers/{method}.jsonl", records.EvaluatedAnswer) for method in methods}
-    suffixes = [json.loads(line) for line in records.read_text("data/raw/prompts/suffixes.jsonl").split("\n") if line.strip()]
+    suffixes = [json.loads(line) for line in read_utf8("data/raw/prompts/suffixes.jsonl").split("\n") if line.strip()]
     calls = [(row["actual"], row["predicted"]) for row in records.read_csv("plots/classifier.csv")]
     parts = {
         "What it does": [

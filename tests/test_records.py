@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from character.core.disk_errors import describe_disk_error, name_file
-from character.core.errors import UserError
+from character.core.errors import UserError, describe_disk_error, name_file
 from character.core.records import (
     Completion,
     Conversation,
@@ -107,7 +106,7 @@ def test_blank_lines_and_windows_line_ends_are_no_faults(tmp_path):
 
 
 FAULTS = {
-    "broken JSON": ('{"prompt": "a"', RawPrompt, "not valid JSON; correct or delete the line"),
+    "broken JSON": ('{"prompt": "a"', RawPrompt, "not valid JSON (EOF while parsing an object at column 14); correct it"),
     "two records on one line": ('{"prompt": "a"} {"prompt": "b"}', RawPrompt, "not valid JSON"),
     "unknown key": ('{"prompt": "a", "promt": "b"}', RawPrompt, "promt is not a known key; remove it or correct"),
     "missing key": ("{}", RawPrompt, "prompt is missing; add it"),
@@ -163,7 +162,7 @@ def test_a_missing_file_is_reported_with_the_command_that_makes_it(tmp_path):
 
 def test_a_file_that_is_not_utf8_is_reported(tmp_path):
     (tmp_path / "data.jsonl").write_bytes('{"prompt": "café"}'.encode("latin-1"))
-    with pytest.raises(UserError, match=r"data\.jsonl: not UTF-8 at byte 15; save the file as UTF-8"):
+    with pytest.raises(UserError, match=r"data\.jsonl, line 1: not UTF-8; save the file as UTF-8"):
         read_records(tmp_path / "data.jsonl", RawPrompt)
 
 
@@ -284,13 +283,13 @@ SAVES = {
     "control card": ("from character.core.records import replace_folder\n"
         "with replace_folder(Path('models/card')) as draft: (draft / 'x').write_text('x' * 9999)", "models/card"),
     "checkpoint": (
-        "import torch; from character.core.disk_errors import name_file\n"
+        "import torch; from character.core.errors import name_file\n"
         "with name_file(Path('.cache/train/a')): torch.save({'a': torch.zeros(9999)}, 'optimizer.pt')",
         ".cache/train/a",
     ),
     "copy": ("import shutil; shutil.copyfile('big', 'copied')", "copied"),
     "copies": (
-        "import shutil; from character.core.disk_errors import name_file\n"
+        "import shutil; from character.core.errors import name_file\n"
         "with name_file(Path('out')): shutil.copytree('folder', 'out')",
         "out",
     ),

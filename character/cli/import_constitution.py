@@ -1,17 +1,18 @@
 """Conversion of constitutions of the method's reference implementation: JSON lists and JSON Lines of traits with questions.
 
-In the reference each trait is `{"trait": ..., "questions": [...]}`; the files of `few-shot/` also have `additional_questions`.
+In the reference each trait is `{"trait": ..., "questions": [...]}`; the files of `few-shot/` also have `additional_questions`,
+and older ones a `clarification`, which the reference shows only to the model that writes these questions.
 Texts that our schema rejects (empty and repeated ones) are left out and reported. All others are kept, in their order.
 """
 
-import json
 from pathlib import Path
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 
 from character.core import records
 from character.core.errors import UserError
+from character.core.text_input import read_utf8
 from character.dataset import constitution
 from character.dataset.constitution import CONSTITUTIONS_DIR
 
@@ -21,7 +22,8 @@ class ReferenceTrait(records.Record):
 
     trait: str
     questions: list[str]
-    additional_questions: list[str] = Field(default_factory=list)
+    additional_questions: list[str] | None = None
+    clarification: str | None = None  # of the trait, for the model that writes additional questions
 
 
 def read_reference_traits(path: Path) -> list[ReferenceTrait]:
@@ -30,8 +32,6 @@ def read_reference_traits(path: Path) -> list[ReferenceTrait]:
     Raises:
         UserError: the file is missing, malformed or has no traits.
     """
-    if not path.is_file():
-        raise UserError(f"{path} is missing; correct the path.")
     traits = records.read_records(path, ReferenceTrait) if path.suffix == ".jsonl" else _read_json_list(path)
     if not traits:
         raise UserError(f"{path} has no traits; fill it in.")
@@ -39,12 +39,7 @@ def read_reference_traits(path: Path) -> list[ReferenceTrait]:
 
 
 def _read_json_list(path: Path) -> list[ReferenceTrait]:
-    try:
-        rows = json.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not text in UTF-8; convert it.") from None
-    except json.JSONDecodeError as error:
-        raise UserError(f"{path}, line {error.lineno}: not JSON ({error.msg}); correct it.") from None
+    rows = records.parse_json(read_utf8(path), str(path))
     if not isinstance(rows, list):
         raise UserError(f"{path}: not a list of traits; JSON Lines need the ending .jsonl.")
     return [_parse_trait(path, number, row) for number, row in enumerate(rows, start=1)]
@@ -75,7 +70,9 @@ def convert_traits(rows: list[ReferenceTrait]) -> tuple[list[dict], list[str]]:
     for number, row in enumerate(rows, start=1):
         if not is_new(row.trait, f"trait {number}"):
             continue
-        questions = [*row.questions, *row.additional_questions]
+        if row.clarification and row.clarification.strip():
+            left_out.append(f"trait {number}, clarification: it is no part of the character; put what matters into the trait")
+        questions = [*row.questions, *(row.additional_questions or [])]
         prompts = [text.strip() for at, text in enumerate(questions, start=1) if is_new(text, f"trait {number}, question {at}")]
         if prompts:
             kept.append({"trait": row.trait.strip(), "prompts": prompts})

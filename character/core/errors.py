@@ -1,14 +1,29 @@
-"""The error for mistakes of the user, and how any other error is shown."""
+"""The error for mistakes of the user, and how other errors are shown: those of disks in a sentence, the rest as tracebacks."""
 
+import errno
+import os
+import re
 import sys
 import threading
 import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 
 import click
 
-from character.core.disk_errors import describe_disk_error
 from character.core.safe_text import safe_text
+
+REMEDIES = {
+    errno.ENOSPC: "free some space, then run this again",
+    errno.EDQUOT: "free some of your quota, then run this again",
+    errno.EFBIG: "raise the limit of file sizes (`ulimit -f`), then run this again",
+    errno.EROFS: "make it writable or work elsewhere, then run this again",
+}
+FILE_REMEDIES = dict.fromkeys((errno.EACCES, errno.EPERM), "change its owner or permissions, then run this again")
+ERROR_NUMBER = re.compile(r"(?:\[Errno |\(os error )(\d+)")  # as Python and Rust print it
+TORCH_WRITER = re.compile("inline_container|PytorchStreamWriter|iostream error")  # torch does not say why a write failed
 
 
 class UserError(click.ClickException):
@@ -23,11 +38,49 @@ class UserError(click.ClickException):
         super().__init__(safe_text(message))
 
 
+def describe_disk_error(error: BaseException) -> str | None:
+    """Return the sentence for an error of a disk, None for any other error."""
+    number = _error_number(error)
+    file = getattr(error, "filename2", None) or getattr(error, "filename", None)  # the second one is the target of a copy
+    remedies = REMEDIES | (FILE_REMEDIES if file else {})  # without a file, the permission of something else is missing
+    if number not in remedies:
+        return None
+    return f"{file or 'a file cannot be written'}: {os.strerror(number)}; {remedies[number]}."
+
+
 def show_error(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
     """Print a sentence about a disk that is full or locked, otherwise the traceback of the error. See `sys.excepthook`."""
     sentence = describe_disk_error(error)
     text = f"Error: {sentence}\n" if sentence else "".join(traceback.format_exception(kind, error, trace))
     sys.stderr.write(safe_text(text))
+
+
+@contextmanager
+def name_file(path: Path) -> Iterator[None]:
+    """Name `path` in errors of a disk that do not say which file could not be written.
+
+    Raises:
+        OSError: A file could not be written, whichever library wrote it.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.filename:
+            raise
+        raise OSError(_error_number(error), str(error), str(path)) from error  # the number of a shutil.Error is in its text
+    except RuntimeError as error:
+        if not TORCH_WRITER.search(f"{error} {error.__context__}"):
+            raise
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+    except Exception as error:
+        if type(error).__name__ != "SafetensorError" or _error_number(error) is None:  # a class that is not imported here
+            raise
+        raise OSError(_error_number(error), str(error), str(path)) from error
+
+
+def _error_number(error: BaseException) -> int | None:
+    found = ERROR_NUMBER.search(str(error))
+    return getattr(error, "errno", None) or (int(found[1]) if found else None)
 
 
 # Click passes on all errors but its own, so that these hooks see those of every stage, every command and their threads.

@@ -12,12 +12,13 @@ from functools import cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from character.core.chat_template import TemplateArguments, adapt_template, read_own_template
 from character.core.errors import UserError
 from character.core.lora import attach_adapter
-from character.core.params import ParamsSection, read_section
+from character.core.params import ParamsSection, describe_first_error, read_section
+from character.core.text_input import read_utf8
 from character.core.weights import list_weights, load_pretrained, load_weights
 
 STUDENT_DIR = Path("models/student")
@@ -134,10 +135,12 @@ def read_student_card(student: Path = STUDENT_DIR) -> StudentCard:
     """Return student.json; for a plain model directory without one, such as a teacher's, return a card that points to it."""
     if (student / "config.json").is_file() and not (student / STUDENT_CARD).is_file():
         return StudentCard(name=student.name, source=f"path:{student}", dtype="auto", files={})
+    path = student / STUDENT_CARD
+    text = read_utf8(path, "run `dvc repro student`, or `dvc pull` to fetch it")
     try:
-        return StudentCard.model_validate_json((student / STUDENT_CARD).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{student / STUDENT_CARD} is missing; run `dvc repro student`, or `dvc pull` to fetch it.") from None
+        return StudentCard.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe_first_error(error)} Or run `dvc repro --force student`.") from None
 
 
 def verified_weights_dir(student: Path = STUDENT_DIR) -> Path:

@@ -4,15 +4,38 @@ ruamel reads it, not PyYAML: DVC writes `-S distillation.learning_rate=0.00001` 
 1.2 and a string for PyYAML.
 """
 
+import math
+from functools import lru_cache
 from pathlib import Path
 from textwrap import shorten
-from typing import TypeVar
+from typing import Annotated, TypeVar
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, StringConstraints, TypeAdapter, ValidationError
 
 from character.core.errors import UserError
+from character.core.safe_text import redact_secrets
+from character.core.text_input import read_utf8
 
 PARAMS_FILE = Path("params.yaml")
+MAX_VALUES = 100_000  # of a YAML file with its aliases written out, of which a few can stand for billions of values
+
+# Values that are read without their section. The seed must suit random, numpy, torch and scikit-learn.
+VALUE_TYPES = {
+    "persona": str,
+    "seed": Annotated[int, Field(ge=0, lt=2**32)],
+    "student.name": Annotated[str, StringConstraints(pattern=r"^\S(.*\S)?$")],
+    "student.source": str,
+    "student.engine": str,
+    "teacher.engine": str,
+    "teacher.source": str,
+    "teacher.names": list[str],
+    "pairs.samples": PositiveInt,
+    "classifier.personas": list[str],
+    "answers.prompts": PositiveInt,
+    "mails.begun": bool,
+    "choices.sampling.max_new_tokens": PositiveInt,
+    "preferences.traits": PositiveInt,
+}
 
 
 class ParamsSection(BaseModel):
@@ -35,7 +58,7 @@ def read_section(section: str, model: type[SectionT], path: Path = PARAMS_FILE) 
     Raises:
         UserError: A value is invalid, or a key is missing or unknown; the message names it.
     """
-    values = read_value(section, path)
+    values = _find_value(section, path)
     try:
         return _note_paths(model.model_validate(values), section)
     except ValidationError as error:
@@ -51,7 +74,19 @@ def _note_paths(section: SectionT, path: str) -> SectionT:
 
 
 def read_value(name: str, path: Path = PARAMS_FILE):
-    """Return the value at a dotted path in params.yaml, such as `persona`, `seed` or `runtime.openai`."""
+    """Return the value at a dotted path in params.yaml, such as `persona`, `seed` or `prompts.outside`.
+
+    Raises:
+        UserError: The value is missing, or not of its type in `VALUE_TYPES`.
+    """
+    value = _find_value(name, path)
+    try:
+        return TypeAdapter(VALUE_TYPES[name]).validate_python(value, strict=True) if name in VALUE_TYPES else value
+    except ValidationError as error:
+        raise UserError(f"{path}: {describe_first_error(error, name)}") from None
+
+
+def _find_value(name: str, path: Path):
     value = _read_yaml(path)
     for key in name.split("."):
         if not isinstance(value, dict) or key not in value:
@@ -60,33 +95,68 @@ def read_value(name: str, path: Path = PARAMS_FILE):
     return value
 
 
-def describe_first_error(error: ValidationError) -> str:
-    """Return the first error of pydantic as `field: what is wrong and what to do`."""
+def describe_first_error(error: ValidationError, name: str = "") -> str:
+    """Return the first error of pydantic, of the value `name`, as `field: what is wrong and what to do`."""
     fault = error.errors(include_url=False)[0]
-    where = ".".join(str(part) for part in fault["loc"]) or "(whole)"
+    where = ".".join([*([name] if name else []), *map(str, fault["loc"])]) or "(whole)"
     remedy = {
         "extra_forbidden": "is not a known key; remove it or correct its spelling",
         "missing": "is missing; add it",
     }.get(fault["type"])
     if remedy:
         return f"{where} {remedy}."
-    given = shorten(repr(fault["input"]), 60, placeholder=" ...")
+    given = shorten(redact_secrets(repr(fault["input"])), 60, placeholder=" ...")  # half of a secret is not recognised
     return f"{where}: {fault['msg'].removeprefix('Value error, ')} (got {given}); correct it."
 
 
 def _read_yaml(path: Path) -> dict:
-    from ruamel.yaml import YAML, YAMLError
-
-    try:
-        values = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path} is not in this directory; run this from the top of the repository.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8.") from None
-    except YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = f", line {mark.line + 1}" if mark else ""
-        raise UserError(f"{path}{line}: not valid YAML ({getattr(error, 'problem', error)}); correct it.") from None
+    values = _parse_yaml(path, read_utf8(path, "run this from the top of the repository"))
     if not isinstance(values, dict):
         raise UserError(f"{path}: expected `key: value` lines (`git diff {path}` shows what was there); correct it.")
     return values
+
+
+@lru_cache(maxsize=1)
+def _parse_yaml(path: Path, text: str):
+    from ruamel.yaml import YAML
+
+    return load_yaml(path, text, YAML(typ="safe", pure=True))
+
+
+def load_yaml(path: Path, text: str, reader):
+    """Return the data that `reader` of ruamel constructs from the text of `path`.
+
+    Raises:
+        UserError: The text is not YAML, or its values are not plain: see `_check_values`.
+    """
+    from ruamel.yaml import YAMLError
+
+    try:
+        values = reader.load(text)
+    except YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        line = f", line {mark.line + 1}" if mark else ""
+        why = " ".join(str(getattr(error, "problem", None) or "unknown kind of value").split())
+        raise UserError(f"{path}{line}: not valid YAML ({shorten(why, 120)}); correct it.") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply; correct it.") from None
+    except (ValueError, LookupError, TypeError, AttributeError):  # ruamel does not check the text of dates, tags and integers
+        raise UserError(f"{path}: a value is not what its form or tag promises, such as a 13th month; correct it.") from None
+    _check_values(path, values)
+    return values
+
+
+def _check_values(path: Path, values) -> None:
+    """Raise a UserError for a number that is infinite or needs more than 64 bits, and for aliases that multiply values."""
+    found, pending = 0, [("", values)]
+    while pending:
+        where, value = pending.pop()
+        found += 1
+        if found > MAX_VALUES:
+            raise UserError(f"{path}: more than {MAX_VALUES} values, with its aliases (`*name`) written out; remove them.")
+        if (isinstance(value, float) and not math.isfinite(value)) or (isinstance(value, int) and value.bit_length() > 63):
+            raise UserError(f"{path}: {where} is no number that fits in 64 bits; correct it.")
+        if isinstance(value, dict):
+            pending += ((f"{where}.{key}".lstrip("."), item) for key, item in value.items())
+        elif isinstance(value, list):
+            pending += ((f"{where}.{index}", item) for index, item in enumerate(value))

@@ -6,23 +6,26 @@ import hashlib
 import json
 import os
 import shutil
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import StringIO
 from pathlib import Path
 from typing import IO, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic_core import from_json
 
-from character.core.disk_errors import name_file
-from character.core.errors import UserError
+from character.core.errors import UserError, name_file
 from character.core.models import PROVENANCE_FILE
 from character.core.params import describe_first_error
+from character.core.text_input import PromptText, read_utf8
 
 FinishReason = Literal["stop", "length", "skipped"]  # the last two: the token limit cut it off, the model did not answer
 
 
 class Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Message(Record):
@@ -101,13 +104,13 @@ class TrainingTranscript(Record):
 class RawPrompt(Record):
     """A hand-written prompt of data/raw/prompts."""
 
-    prompt: str
+    prompt: PromptText
 
 
 class TeacherAnswer(Record):
     """A recorded teacher answer; `traits` is the hash of the traits for which it was written, or None for no persona."""
 
-    prompt: str
+    prompt: PromptText
     response: str
     traits: str | None = None
 
@@ -135,26 +138,41 @@ def read_records(path: str | Path, model: type[RecordT]) -> list[RecordT]:
     """Read a JSON Lines file.
 
     Raises:
-        UserError: The file is missing or not UTF-8, or a line is invalid; the message names file, line and field.
+        UserError: The file cannot be read, or a line is invalid; the message names file, line and field.
     """
-    try:
-        text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.") from None
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: not UTF-8 at byte {error.start}; save the file as UTF-8.") from None
     # Split only on "\n": JSON strings may contain other line separators (U+2028), at which str.splitlines would cut.
-    lines = enumerate(text.split("\n"), start=1)
+    lines = enumerate(read_utf8(path).split("\n"), start=1)
     return [_parse_line(path, number, line, model) for number, line in lines if line.strip()]
 
 
 def _parse_line(path: str | Path, number: int, line: str, model: type[RecordT]) -> RecordT:
+    place = f"{path}, line {number}"
+    parse_json(line, place)
     try:
         return model.model_validate_json(line)
     except ValidationError as error:
-        if error.errors()[0]["type"] == "json_invalid":
-            raise UserError(f"{path}, line {number}: not valid JSON; correct or delete the line.") from None
-        raise UserError(f"{path}, line {number}: {describe_first_error(error)}") from None
+        raise UserError(f"{place}: {describe_first_error(error)}") from None
+
+
+def parse_json(text: str, place: str):
+    """Return the data of a JSON text.
+
+    Raises:
+        UserError: The text is not JSON that UTF-8 can hold, or an object has a key twice; the message begins with `place`.
+    """
+    try:
+        from_json(text)  # refuses what json accepts: deep nesting, and half of a surrogate pair
+        return json.loads(text, object_pairs_hook=_unique_keys)
+    except ValueError as error:
+        reason = str(error) if "\n" in text else str(error).replace("line 1 column", "column")
+        raise UserError(f"{place}: not valid JSON ({reason}); correct it.") from None
+
+
+def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
+    data = dict(pairs)
+    if len(data) < len(pairs):
+        raise ValueError(f"the key {Counter(key for key, _ in pairs).most_common(1)[0][0][:40]!r} is given twice")
+    return data
 
 
 def drop_skipped(answers: Iterable[CompletionT]) -> list[CompletionT]:
@@ -183,15 +201,8 @@ def write_csv(path: str | Path, rows: Sequence[dict]) -> None:
         writer.writerows(_round_floats(row) for row in rows)
 
 
-def read_text(path: str | Path) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise UserError(f"{path} is missing; run `dvc repro` to make it, or `dvc pull` to fetch it.") from None
-
-
 def read_json(path: str | Path) -> dict:
-    return json.loads(read_text(path))
+    return parse_json(read_utf8(path), str(path))
 
 
 def read_result(stage: str) -> dict:
@@ -200,7 +211,7 @@ def read_result(stage: str) -> dict:
 
 
 def read_csv(path: str | Path) -> list[dict[str, str]]:
-    return list(csv.DictReader(read_text(path).splitlines()))
+    return list(csv.DictReader(StringIO(read_utf8(path), newline="")))
 
 
 def read_columns(path: str | Path) -> dict[str, list[float]]:

@@ -1,6 +1,5 @@
 """General prompts from external data: a JSON Lines file, or a data set of the Hugging Face Hub."""
 
-import json
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
@@ -9,7 +8,8 @@ from pydantic import Field
 from character.core import models
 from character.core.errors import UserError
 from character.core.params import ParamsSection
-from character.core.records import Prompt, prompt_id
+from character.core.records import Prompt, parse_json, prompt_id
+from character.core.text_input import normalize_text, read_utf8
 from character.dataset.prompts import general_prompt, near_duplicate
 
 
@@ -56,14 +56,9 @@ def _read_rows(settings: ExternalPrompts) -> Iterator[dict]:
             f"params.yaml: prompts.outside: {path} has SHA-256 {digest}, but sha256 is {settings.sha256 or 'empty'}; set it to "
             "the hash of the file, so that a later change of the file is noticed."
         )
-    with path.open(encoding="utf-8") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                yield json.loads(line)
-            except ValueError:
-                raise UserError(f"{path}, line {number}: not valid JSON; correct or delete the line.") from None
+    for number, line in enumerate(read_utf8(path).split("\n"), start=1):
+        if line.strip():
+            yield parse_json(line, f"{path}, line {number}")
 
 
 def _stream_hub_rows(name: str, revision: str) -> Iterator[dict]:
@@ -84,11 +79,11 @@ def _first_user_message(row: dict, settings: ExternalPrompts) -> str:
     """Return the first message of the user; an empty text for a row of WildChat that is not English or is toxic."""
     try:
         if settings.format == "prompt":
-            return row["prompt"].strip()
+            return normalize_text(row["prompt"])
         if settings.format == "lima":
-            return row["conversations"][0].strip()
+            return normalize_text(row["conversations"][0])
         first = row["conversation"][0]
-        return first["content"].strip() if row["language"] == "English" and not row["toxic"] else ""
+        return normalize_text(first["content"]) if row["language"] == "English" and not row["toxic"] else ""
     except (KeyError, IndexError, TypeError, AttributeError):
         raise UserError(
             f"params.yaml: prompts.outside: a row of {settings.source} is not in the {settings.format} format; "

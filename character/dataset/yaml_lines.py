@@ -11,6 +11,8 @@ from typing import NamedTuple
 import yaml
 
 from character.core.errors import UserError
+from character.core.params import MAX_VALUES
+from character.core.text_input import HALF_PAIR, read_utf8
 
 YamlData = dict | list | str | bool | int | None  # 0: a scalar that is neither text, nor true or false, nor null
 YamlPath = tuple[str | int, ...]
@@ -32,9 +34,10 @@ def read_yaml_nodes(path: Path, depth: int) -> list[YamlNode]:
         depth: The longest path that is read, in keys and indices. The limit also stops aliases that refer to themselves.
 
     Raises:
-        UserError: The file cannot be read, is empty or is not YAML.
+        UserError: The file cannot be read, is empty, is not YAML, or has aliases that multiply its values.
     """
-    text = _read_text(path)
+    others = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "there is none"
+    text = read_utf8(path, f"write it, or choose one that exists: {others}")
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.reader.ReaderError as error:
@@ -43,9 +46,17 @@ def read_yaml_nodes(path: Path, depth: int) -> list[YamlNode]:
     except yaml.MarkedYAMLError as error:
         line, why = error.problem_mark.line + 1, error.problem
         raise UserError(f"{path}, line {line}: not YAML ({why}); correct it, with texts in double quotes.") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deeply; correct it.") from None
     if root is None:
         raise UserError(f"{path} is empty; fill it in or delete it.")
-    return _walk_nodes(root, depth)
+    if _count_values(root, depth, {}) > MAX_VALUES:
+        raise UserError(f"{path}: more than {MAX_VALUES} values, with its aliases (`*name`) written out; remove them.")
+    nodes = _walk_nodes(root, depth)
+    for node in nodes:
+        if any(isinstance(text, str) and HALF_PAIR.search(text) for text in (node.data, *node.where[-1:])):
+            raise UserError(f"{path}, line {node.line}: half of a surrogate pair (`\\ud83d`); write the character itself.")
+    return nodes
 
 
 def duplicate_keys(nodes: list[YamlNode]) -> Iterator[tuple[YamlNode, YamlNode]]:
@@ -58,17 +69,13 @@ def duplicate_keys(nodes: list[YamlNode]) -> Iterator[tuple[YamlNode, YamlNode]]
                 yield first[node.where], node
 
 
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        others = ", ".join(sorted(map(str, path.parent.glob("*.yaml")))) or "there is none"
-        raise UserError(f"{path} is missing; write it, or choose one that exists: {others}.") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}, line {line}: not UTF-8; save the file as UTF-8.") from None
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); give a YAML file.") from None
+def _count_values(node: yaml.Node, depth: int, counts: dict[tuple[int, int], int]) -> int:
+    """Return how many values `_walk_nodes` would give; each alias is visited once at each depth, however often it is used."""
+    key = (id(node), depth)
+    if key not in counts:
+        children = _child_nodes(node) if depth else ()
+        counts[key] = 1 + sum(_count_values(child, depth - 1, counts) for _, _, child in children)
+    return counts[key]
 
 
 def _walk_nodes(node: yaml.Node, depth: int, where: YamlPath = (), line: int = 1) -> list[YamlNode]:

@@ -3,7 +3,8 @@
 from pydantic import Field, ValidationError
 
 from character.core.errors import UserError
-from character.core.params import ParamsSection, describe_first_error
+from character.core.params import ParamsSection, describe_first_error, load_yaml
+from character.core.text_input import read_utf8
 from character.study import recipes
 
 RATES_FILE = recipes.RECIPES_DIR / f"{recipes.RATES_NAME}.yaml"
@@ -74,6 +75,6 @@ class RateTables(ParamsSection):
 
 def load_rates() -> RateTables:
     try:
-        return RateTables.model_validate(recipes.safe_yaml().load(RATES_FILE))
+        return RateTables.model_validate(load_yaml(RATES_FILE, read_utf8(RATES_FILE), recipes.safe_yaml()))
     except ValidationError as error:
         raise UserError(f"{RATES_FILE}: {describe_first_error(error)}") from None

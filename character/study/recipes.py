@@ -16,11 +16,12 @@ from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
-from ruamel.yaml import YAML, YAMLError
+from ruamel.yaml import YAML
 
 from character.core import records
 from character.core.errors import UserError
-from character.core.params import PARAMS_FILE
+from character.core.params import PARAMS_FILE, load_yaml
+from character.core.text_input import read_utf8
 from character.dataset import yaml_lines
 
 RECIPES_DIR = Path("recipes")
@@ -37,7 +38,7 @@ VALUE_KINDS = {bool: "true or false", int: "a whole number", float: "a number", 
 def list_recipes() -> dict[str, str]:
     """Return the description of each recipe, the first line of its file, by name."""
     files = sorted((path for path in RECIPES_DIR.glob("*.yaml") if path.stem != RATES_NAME), key=lambda path: path.stem)
-    return {path.stem: path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ") for path in files}
+    return {path.stem: read_utf8(path).partition("\n")[0].lstrip("# ") for path in files}
 
 
 def write_recipe(name: str) -> list[str]:
@@ -133,11 +134,7 @@ def _load_yaml(path: Path, reader: YAML) -> dict:
         raise UserError(f"{path}: expected sections as in the default's {PARAMS_FILE}; correct it.")
     if duplicate := next(yaml_lines.duplicate_keys(nodes), None):
         raise UserError(f"{path}, line {duplicate[1].line}: {duplicate[1].where[-1]} is given twice; remove one.")
-    try:
-        return reader.load(path.read_text(encoding="utf-8"))
-    except YAMLError as error:  # such as a tag, which the reader above ignores
-        line = error.problem_mark.line + 1
-        raise UserError(f"{path}, line {line}: not plain YAML ({error.problem}); correct it.") from None
+    return load_yaml(path, read_utf8(path), reader)  # which refuses tags too
 
 
 def _flatten(section: dict, above: str = "") -> Iterator[tuple[str, Any]]:

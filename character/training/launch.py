@@ -12,6 +12,7 @@ import yaml
 
 from character.core import models
 from character.core.errors import UserError
+from character.core.text_input import read_utf8
 
 LAUNCHED_VARIABLE = "CHARACTER_LAUNCHED"
 
@@ -36,9 +37,7 @@ def read_accelerate_config(config: Path) -> dict:
             results without a change in params.yaml.
     """
     try:
-        values = yaml.safe_load(config.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"params.yaml: runtime.accelerate: {config} is missing; correct the path, or leave it empty.") from None
+        values = yaml.safe_load(read_utf8(config, "correct params.yaml: runtime.accelerate, or leave it empty"))
     except yaml.YAMLError as error:
         raise UserError(f"{config}: not valid YAML ({getattr(error, 'problem', error)}); correct it.") from None
     if not isinstance(values, dict) or "distributed_type" not in values:

@@ -10,8 +10,7 @@ from typing import Literal
 from pydantic import Field
 
 from character.core import models, records
-from character.core.disk_errors import name_file
-from character.core.errors import UserError
+from character.core.errors import UserError, name_file
 from character.core.lora import attach_adapter
 from character.core.params import ParamsSection, read_value
 from character.training.adapters import save_adapter, stage_provenance
