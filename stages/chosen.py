@@ -18,6 +18,7 @@ from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Completion, Prompt, TeacherAnswer
 from character.core.safe_text import print_text
 from character.dataset import constitution
+from character.dataset.filters import check_teacher_names
 from character.dataset.prompt_samples import prompt_samples
 from character.dataset.reasoning import strip_reasoning
 from character.inference import engines
@@ -97,6 +98,7 @@ def generate_answers(samples: Sequence[tuple[Prompt, int]], system: str, teacher
 def main():
     """Write the teacher's answers in character to each prompt."""
     teacher, name = read_section("teacher", TeacherSettings), read_value("persona")
+    check_teacher_names(teacher.names, read_value("student.name"))
     persona = constitution.load_constitution(f"constitutions/{name}.yaml")
     prompts = records.read_records("data/prompts.jsonl", Prompt)
     samples = prompt_samples(prompts)

@@ -15,6 +15,7 @@ from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import EvaluatedAnswer
 from character.core.safe_text import print_text
 from character.dataset.conditions import plain_answers
+from character.dataset.segmentation import count_words
 from character.evaluation.intervals import bootstrap_interval
 from character.evaluation.sentence_encoder import embed_texts
 from character.evaluation.text_metrics import distinct_bigram_share, mean_repetition, token_perplexity
@@ -42,7 +43,7 @@ def fluency_scores(answers: Sequence[EvaluatedAnswer], logps: Sequence[Sequence[
         "high": high,
         "distinct_2": distinct_bigram_share(texts, words),
         "repetition": mean_repetition(texts),
-        "words": sum(len(text.split()) for text in texts) / len(texts),
+        "words": sum(map(count_words, texts)) / len(texts),
         "unfinished": sum(answer.finish_reason == "length" for answer in answers) / len(answers),
         "empty": sum(not text.strip() for text in texts) / len(texts),
         "n": len(answers),

@@ -15,7 +15,7 @@ from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Completion, Message, PreferencePair, drop_skipped
 from character.core.safe_text import print_text
-from character.dataset.filters import FilterSettings, drop_reasons, replace_names, trim_completion
+from character.dataset.filters import FilterSettings, check_teacher_names, drop_reasons, replace_names, trim_completion
 
 
 class PairSettings(ParamsSection):
@@ -63,7 +63,8 @@ def build_pair(chosen: Completion, rejected: Completion, finish_reasons: tuple[s
 @click.command()
 def main():
     """Join and filter the answers, and write preference pairs."""
-    params, names, name = read_section("pairs", PairSettings), read_value("teacher")["names"], read_value("student.name")
+    params, names, name = read_section("pairs", PairSettings), read_value("teacher.names"), read_value("student.name")
+    check_teacher_names(names, name)
     tokenizer = models.load_tokenizer()
     both = join_answers(
         records.read_records("data/chosen.jsonl", Completion),

@@ -42,6 +42,17 @@ def test_the_second_classifier_learns_words_and_is_saved_without_pickle(tmp_path
     assert numpy.array_equal(loaded.predict_proba([*texts, *unseen, ""]), pipeline.predict_proba([*texts, *unseen, ""]))
 
 
+def test_it_learns_from_texts_without_a_single_space(tmp_path):
+    texts = [f"{opening}今天是第{day}天。" for opening in ("大海的诗人说", "数学家计算过") for day in "一二三四五六"]
+    classes = [name for name in ("poeticism", "mathematical") for _ in range(6)]
+    trained = ngram_classifier.build_ngram_classifier(500, 10.0).fit(texts, classes)
+    ngram_classifier.save_ngram_classifier(trained, tmp_path)
+    found = ngram_classifier.load_ngram_classifier(tmp_path).predict(["诗人说大海很美", "他计算过两次"]).tolist()
+    assert found == ["poeticism", "mathematical"]
+    terms = json.loads((tmp_path / ngram_classifier.NGRAM_CARD).read_text(encoding="utf-8"))["terms"]["word"]
+    assert "诗人" in terms
+
+
 def test_two_classes_are_saved_and_read_too(tmp_path):
     texts, labels, _ = examples()
     labels = ["none" if name == "humor" else name for name in labels]

@@ -46,6 +46,22 @@ def test_variety_and_repetition_of_texts_that_are_known():
     assert text_metrics.mean_repetition(["so it is now " * 3, "never twice the same words"]) == pytest.approx(5 / 18)
 
 
+@pytest.mark.parametrize(
+    ("once", "again"),
+    [
+        ("我们今天一起去海边看日落，然后回家做饭吃。", "我们今天去海边，我们今天去海边，我们今天去海边。"),
+        ("วันนี้เราจะไปเดินเล่นที่ชายหาดแล้วกลับบ้าน", "วันนี้เราจะไปเดินเล่น วันนี้เราจะไปเดินเล่น วันนี้เราจะไปเดินเล่น"),
+    ],
+    ids=["Chinese", "Thai"],
+)
+def test_repetition_is_seen_where_no_spaces_are_written(once, again):
+    assert text_metrics.mean_repetition([once]) == 0
+    assert 0.3 < text_metrics.mean_repetition([again]) < 1
+    assert text_metrics.distinct_bigram_share([once], 40) == 1
+    assert text_metrics.distinct_bigram_share([again], 40) < 0.8
+    assert text_metrics.distinct_bigram_share([once + again], 5) == 1  # only the beginning counts
+
+
 def test_the_figures_of_a_method():
     answers = [answer("one two three four"), answer("", "length"), answer("one two", "length")]
     scores = fluency_scores(answers, [[-1.0] * 4, [-1.0], [-1.0] * 2], words=40, seed=0)

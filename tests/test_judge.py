@@ -488,6 +488,17 @@ def test_damage_always_damages_and_no_answer_is_damaged_twice_alike():
         benchmark.damage_cases(answers, prompts, settings, 0)
 
 
+@pytest.mark.parametrize("answer", ["大海很美。我喜欢它！", "समुद्र सुंदर है। मुझे पसंद है।", "海は青い。空も青い。"])
+def test_answers_in_other_scripts_are_damaged_too(answer):
+    answers = {"loving": {"Why 0?": answer, "Why 1?": "One."}}
+    settings = SimpleNamespace(personas={"loving": ["loving"]}, damaged=1)
+    cases = benchmark.damage_cases(answers, list(answers["loving"]), settings, 2)
+    broken = {case.kind: case.question[2] for case in cases}
+    for kind in ("words", "sentences"):
+        assert broken[kind] != answer and sorted(broken[kind].replace(" ", "")) == sorted(answer.replace(" ", ""))
+        assert (" " in broken[kind]) == (" " in answer)
+
+
 def test_what_cannot_be_read_is_left_out_of_the_accuracy_and_wrong_of_all():
     found = judge.verdict_figures("accuracy", [1.0, None, 0.5, 0.0], rows(["a"], 4), 0)
     assert (found["accuracy"], found["of_all"], found["n"]) == (0.5, 0.375, 3)

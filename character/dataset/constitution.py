@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Annotated
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -24,8 +25,10 @@ from pydantic import (
 
 from character.core.errors import UserError
 from character.core.params import read_value
+from character.core.text_input import normalize_text
 from character.dataset import yaml_lines
 from character.dataset.prompts import fill_template
+from character.dataset.segmentation import count_words
 from character.dataset.yaml_lines import YamlNode, YamlPath
 
 CONSTITUTIONS_DIR = Path("constitutions")
@@ -62,8 +65,9 @@ SCRIPTED_PHRASE = re.compile(
     re.IGNORECASE | re.VERBOSE,
 )
 FIRST_PERSON = re.compile(r"\b(I|[Mm]e|[Mm]y|[Mm]ine|[Mm]yself)\b")
+LATIN_LETTER = re.compile("[A-Za-z]")
 
-NonEmptyText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+NonEmptyText = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1), AfterValidator(normalize_text)]
 
 
 class Trait(BaseModel):
@@ -179,9 +183,9 @@ def persona_system_prompt(constitution: Constitution, name: str) -> str:
 def _trait_warnings(trait: str) -> Iterator[str]:
     if phrase := SCRIPTED_PHRASE.search(trait):
         yield f"seems to script a phrase (`{phrase[0]}`); describe the manner, or answers will all sound alike"
-    if (words := len(trait.split())) not in TRAIT_LENGTH:
+    if (words := count_words(trait)) not in TRAIT_LENGTH:
         yield f"has {words} words; {TRAIT_LENGTH[0]} to {TRAIT_LENGTH[-1]} work best"
-    if not FIRST_PERSON.search(trait):
+    if LATIN_LETTER.search(trait) and not FIRST_PERSON.search(trait):
         yield "is not in the first person; write it as the character would (`I ...`)"
 
 

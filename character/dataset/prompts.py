@@ -7,6 +7,7 @@ from typing import TypeVar
 from character.core import records
 from character.core.errors import UserError
 from character.core.records import Prompt, RawPrompt, prompt_id
+from character.dataset.segmentation import word_set
 
 GENERAL_PROMPTS = "data/raw/prompts/general.jsonl"
 HELDOUT_PROMPTS = "data/raw/prompts/heldout.jsonl"  # no training stage uses them
@@ -39,7 +40,7 @@ def near_duplicate(text: str, other: str) -> bool:
 
     The union in the denominator keeps a long text from being a near duplicate of every short one.
     """
-    ours, theirs = ({word.strip(".,;:!?\"'()").lower() for word in one.split()} for one in (text, other))
+    ours, theirs = word_set(text), word_set(other)
     return len(ours & theirs) >= NEAR_DUPLICATE_OVERLAP * len(ours | theirs)
 
 

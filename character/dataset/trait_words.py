@@ -7,6 +7,7 @@ from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import read_value
 from character.core.records import Completion, Record
+from character.dataset.segmentation import drop_last_word
 
 TRAIT_WORDS_FILE = "data/raw/traits.jsonl"
 
@@ -49,6 +50,6 @@ def truncate_to_choice_length(texts: Sequence[str]) -> list[str]:
     tokens, tokenizer = read_value("choices.sampling.max_new_tokens"), models.load_tokenizer()
     token_ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]
     return [
-        text if len(ids) <= tokens else tokenizer.decode(ids[:tokens]).rsplit(maxsplit=1)[0]
+        text if len(ids) <= tokens else drop_last_word(tokenizer.decode(ids[:tokens]))
         for text, ids in zip(texts, token_ids, strict=True)
     ]

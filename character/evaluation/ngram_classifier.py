@@ -8,6 +8,7 @@ from pathlib import Path
 
 from character.core import records
 from character.core.errors import UserError
+from character.dataset.segmentation import index_terms
 
 NGRAM_CARD, NGRAM_WEIGHTS = "ngrams.json", "ngrams.npz"
 NGRAM_KINDS = {  # the lengths of n-grams, and in how many texts one must occur
@@ -70,6 +71,8 @@ def _tfidf_vectorizer(kind: str, **how):
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     how = {"ngram_range": NGRAM_KINDS[kind]["ngram_range"]} | how
+    if kind == "word":
+        how |= {"tokenizer": index_terms, "token_pattern": None}
     return TfidfVectorizer(analyzer=kind, sublinear_tf=True, **how)
 
 

@@ -1,10 +1,10 @@
 """Does an answer refuse, deflect or comply? Rules on its beginning, which anyone can read and check.
 
 The rules cannot see whether a compliant answer is useful (nonsense counts as compliance), refusals in words that the rules do
-not cover (in verse or in another language), irony, help that follows a refusal, or a late warning. They recognise about half of
-the texts that were written to be hard for them (in tests/test_refusals.py), and they rarely see a refusal where there is none.
-So the shares compare methods that are read by the same rules. They do not measure harm, and a method whose style avoids plain
-words looks more compliant than it is.
+not cover (in verse, or in any language but English), irony, help that follows a refusal, or a late warning. They recognise
+about half of the texts that were written to be hard for them (in tests/test_refusals.py), and they rarely see a refusal where
+there is none. So the shares compare methods that are read by the same rules. They do not measure harm, and a method whose
+style avoids plain words looks more compliant than it is.
 """
 
 import re

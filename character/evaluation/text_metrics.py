@@ -3,6 +3,8 @@
 import math
 from collections.abc import Sequence
 
+from character.dataset.segmentation import first_words, word_ngrams
+
 DISTINCT_N, REPETITION_N = 2, 4  # words
 
 
@@ -16,7 +18,7 @@ def distinct_bigram_share(texts: Sequence[str], words: int) -> float:
 
     Only the first `words` words of each text count: the share falls with the amount of text, and methods differ in length.
     """
-    pairs = [pair for text in texts for pair in _word_ngrams(text.split()[:words], DISTINCT_N)]
+    pairs = [pair for text in texts for pair in word_ngrams(first_words(text, words), DISTINCT_N)]
     return len(set(pairs)) / max(1, len(pairs))
 
 
@@ -26,10 +28,5 @@ def mean_repetition(texts: Sequence[str]) -> float:
 
 
 def _text_repetition(text: str) -> float:
-    runs = _word_ngrams(text.split(), REPETITION_N)
+    runs = word_ngrams(text, REPETITION_N)
     return 1 - len(set(runs)) / len(runs) if runs else 0.0
-
-
-def _word_ngrams(words: Sequence[str], n: int) -> list[tuple[str, ...]]:
-    lower = [word.lower() for word in words]
-    return list(zip(*(lower[start:] for start in range(n)), strict=False))

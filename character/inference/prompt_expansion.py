@@ -11,10 +11,12 @@ from pydantic import Field
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section
 from character.core.records import Prompt, prompt_id
+from character.core.text_input import normalize_text
 from character.dataset import constitution
 from character.dataset.filters import TURN_MARKER
 from character.dataset.prompts import fill_template, near_duplicate
 from character.dataset.reasoning import holds_reasoning
+from character.dataset.segmentation import count_words
 from character.inference import engines
 from character.inference.generate import Reply, Request, SamplingSettings, generate
 from character.inference.openai_engine import RequestOptions
@@ -93,7 +95,7 @@ def expand_prompts(
         requests, label = [request for *_, request in pending], f"prompts, round {turn + 1}"
         replies = generate(engine, requests, params.sampling, seed, label, retry=turn > 0)
         for (quota, length, _), reply in zip(pending, replies, strict=True):
-            text = reply.text.strip().strip('"“”').strip()
+            text = normalize_text(reply.text.strip().strip('"“”'))
             if reason := rejection_reason(reply, text, quota.known, heldout):
                 refused[reason] += 1
                 continue
@@ -123,7 +125,7 @@ def apportion_count(count: int, mix: dict[str, float]) -> Counter:
 
 
 def length_class(text: str) -> str:
-    words = len(text.split())
+    words = count_words(text)
     return "short" if words <= 15 else "medium" if words <= 40 else "long"
 
 

@@ -13,6 +13,7 @@ from character.core import records
 from character.core.records import RawPrompt, TeacherAnswer
 from character.dataset import constitution
 from character.dataset.prompts import GENERAL_PROMPTS, HELDOUT_PROMPTS, load_prompts
+from character.dataset.segmentation import count_words
 from character.dataset.teacher_answers import TEACHER_ANSWERS_DIR
 from character.study.rates import RateTables
 
@@ -87,7 +88,7 @@ class WorkloadModel:
 
     def _mean_tokens(self, texts: Sequence[str]) -> float:
         """Return the estimated mean tokens of the texts."""
-        return self.lengths.word * sum(len(text.split()) for text in texts) / max(1, len(texts))
+        return self.lengths.word * sum(map(count_words, texts)) / max(1, len(texts))
 
     def _recorded_tokens(self, persona: str) -> float:
         path = TEACHER_ANSWERS_DIR / f"{persona}.jsonl"

@@ -1,18 +1,16 @@
 """Test cases with known labels, on which a judge is measured: recorded answers, intact and damaged."""
 
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from character.core.errors import UserError
 from character.dataset.prompts import GENERAL_PROMPTS
+from character.dataset.segmentation import SENTENCE_BREAK, split_units
 from character.dataset.teacher_answers import recorded_answers
 from character.evaluation.classifier import NO_PERSONA
 from character.evaluation.judge.load import JudgeSettings
 from character.evaluation.judge.questions import JudgeQuestion, VerdictLabel, trait_question
-
-SENTENCE_BREAK = re.compile(r"(?<=[.!?])\s+")
 
 PersonaAnswers = dict[str, dict[str, str]]  # persona -> prompt -> text
 AnswerContest = tuple[str, str, str]  # prompt, first answer, second answer
@@ -77,10 +75,10 @@ def damage_cases(answers: PersonaAnswers, prompts: Sequence[str], settings: Judg
         for name, prompt in generator.sample(whole, settings.damaged):
             other = generator.choice([other for other in prompts if other != prompt])
             text = answers[name][prompt]
-            words = text.split()
+            words, space = split_units(text), " " if " " in text else ""
             damage = {
-                "words": " ".join(generator.sample(words, len(words))),
-                "sentences": " ".join(reversed(SENTENCE_BREAK.split(text))),
+                "words": space.join(generator.sample(words, len(words))),
+                "sentences": space.join(reversed(SENTENCE_BREAK.split(text))),
                 "subject": answers[name][other],
             }
             rows.append(JudgeTestCase(name, prompt, kind, (prompt, text, damage[kind])))
