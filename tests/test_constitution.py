@@ -229,7 +229,7 @@ def test_bytes_that_are_not_utf_8_are_reported_with_their_line(pirate):
 
 
 def test_a_directory_is_reported(tmp_path):
-    assert constitution_faults(tmp_path) == [f"{tmp_path} cannot be read (Is a directory); give a YAML file."]
+    assert constitution_faults(tmp_path) == [f"{tmp_path} is not a file; give a text file."]
 
 
 @pytest.mark.parametrize(
