@@ -9,7 +9,7 @@ from character.inference import log_probs, transformers_engine
 from character.inference.generate import SamplingSettings
 from character.inference.log_probs import build_trie
 from character.inference.token_sampling import sample_top_p
-from character.inference.transformers_engine import prepare_model, sample_continuations, usable_context
+from character.inference.transformers_engine import prepare_decoding, sample_continuations, usable_context
 
 WARM = SamplingSettings(max_new_tokens=40, temperature=1, top_p=0.9)
 SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
@@ -90,7 +90,7 @@ def test_sampled_replies_longer_than_any_window_are_those_of_the_models_own_forw
     model = tiny(kind, **RUN[kind])
     model.set_attn_implementation("eager")
     wanted = [sampled_plainly(model, prompt, seed) for seed, prompt in enumerate(prompts)]
-    prepare_model(model, *random_tokens(40), "a student")
+    prepare_decoding(model, *random_tokens(40), "a student")
     assert sampled(model, prompts, range(3)) == wanted
     assert [sampled(model, [prompt], [seed])[0] for seed, prompt in enumerate(prompts)] == wanted
 
@@ -100,7 +100,7 @@ def test_a_model_with_attention_or_a_cache_of_its_own_is_refused(kind):
     with pytest.raises(
         UserError, match=r"^a student: the transformers engine cannot run \w+ \(.*\); choose the engine `vllm`\.$"
     ):
-        prepare_model(tiny(kind, **REFUSED[kind]), *random_tokens(40), "a student")
+        prepare_decoding(tiny(kind, **REFUSED[kind]), *random_tokens(40), "a student")
 
 
 def test_an_argument_of_attention_that_is_not_known_is_refused(monkeypatch):
@@ -108,7 +108,7 @@ def test_an_argument_of_attention_that_is_not_known_is_refused(monkeypatch):
     attend = model.model.layers[1].self_attn.forward
     monkeypatch.setattr(model.model.layers[1].self_attn, "forward", lambda *given, **more: attend(*given, **more, indices=3))
     with pytest.raises(UserError, match="of another kind: its attention needs indices"):
-        prepare_model(model, *random_tokens(40), "a student")
+        prepare_decoding(model, *random_tokens(40), "a student")
 
 
 def test_attention_that_computes_something_else_is_refused_by_its_logits(monkeypatch):
@@ -127,7 +127,7 @@ def test_attention_that_computes_something_else_is_refused_by_its_logits(monkeyp
         return model
 
     with pytest.raises(UserError, match=r"its logits would be wrong by \d+%"):
-        prepare_model(tiny("llama"), *random_tokens(40), "a student")
+        prepare_decoding(tiny("llama"), *random_tokens(40), "a student")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -136,7 +136,7 @@ def test_a_reply_does_not_depend_on_longer_prompts_beside_it(kind, heads, dtype)
     changes = RUN.get(kind, {}) | {"hidden_size": 128, "initializer_range": 0.1, "num_key_value_heads": heads}
     model = tiny(kind, dtype, **changes)
     prompts = random_tokens(150, 250, 37, 201, 8, 300, 65, 450)
-    prepare_model(model, prompts[0], "a student")
+    prepare_decoding(model, prompts[0], "a student")
     together = sampled(model, prompts, range(8))
     assert [sampled(model, [prompt], [seed])[0] for seed, prompt in enumerate(prompts)] == together
 
@@ -154,7 +154,7 @@ def test_positions_that_depend_on_the_longest_text_are_used_up_to_the_original_c
     assert usable_context(model.config, "a student") == 48
     assert usable_context(tiny("llama").config, "a student") == 512
     prompts = random_tokens(3, 7)
-    prepare_model(model, *random_tokens(40), "a student")
+    prepare_decoding(model, *random_tokens(40), "a student")
     assert sampled(model, prompts, range(2)) == [sampled(model, [prompt], [seed])[0] for seed, prompt in enumerate(prompts)]
 
 
@@ -183,7 +183,7 @@ def test_a_model_that_overflows_is_refused_before_it_replies():
     with torch.no_grad():
         model.lm_head.weight.mul_(1e4)
     with pytest.raises(UserError, match="not finite"):
-        prepare_model(model, *random_tokens(40), "a student")
+        prepare_decoding(model, *random_tokens(40), "a student")
 
 
 def test_the_smallest_settings_there_are_still_draw_the_likeliest_token():

@@ -55,7 +55,7 @@ FILTER_REASONS |= {"prohibited_content", "spii", "sensitive", "moderation", "gua
 UNSTATED_REASONS = {"", "null", "none", "unspecified", "finish_reason_unspecified"}
 
 REASONING_FIELDS = ("reasoning_content", "reasoning", "reasoning_details", "thinking")  # of a message
-TEXT_PARTS = {"text", "output_text"}
+TEXT_PART_TYPES = {"text", "output_text"}
 REASONING_PARTS = {"thinking", "reasoning", "redacted_thinking"}
 
 
@@ -280,7 +280,7 @@ def _message_text(message: dict) -> tuple[str, bool]:
         if not isinstance(kind, str):
             raise ValueError("a part of the content without a type")
         separate |= kind in REASONING_PARTS
-        if kind in TEXT_PARTS:
+        if kind in TEXT_PART_TYPES:
             texts.append(part.get("text") if isinstance(part, dict) else part)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("content that is not text")

@@ -17,7 +17,7 @@ from character.core.errors import UserError
 
 KEYS_PER_QUERY = 500
 LOCK_TIMEOUT = 60.0  # seconds for which a lock of another process is waited for
-REMEDIES = {  # by SQLite's primary error codes
+SQLITE_REMEDIES = {  # by SQLite's primary error codes
     sqlite3.SQLITE_FULL: "free some space",
     sqlite3.SQLITE_IOERR: "free some space, or check the disk",
     sqlite3.SQLITE_READONLY: "make the directory writable",
@@ -149,7 +149,7 @@ class ReplyCache:
         try:
             yield
         except sqlite3.OperationalError as error:
-            remedy = REMEDIES.get(error.sqlite_errorcode & 0xFF)
+            remedy = SQLITE_REMEDIES.get(error.sqlite_errorcode & 0xFF)
             if remedy is None:
                 raise
             raise UserError(f"{self._path}: {error}; {remedy}, and run again. Stored replies are kept.") from None

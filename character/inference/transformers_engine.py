@@ -55,7 +55,7 @@ class TransformersEngine:
             self._tokenizer = models.load_tokenizer(self._student, self._template_arguments)
             self._model = models.load_model(self._student, self._adapters)
             text = self._tokenizer(CHECKED_TEXT, add_special_tokens=False)["input_ids"]
-            prepare_model(self._model, text, str(self._student))
+            prepare_decoding(self._model, text, str(self._student))
         context = usable_context(self._model.config, str(self._student))
         prompts, skipped = render_requests(self._tokenizer, requests, context, sampling, str(self._student))
         yield from skipped
@@ -89,7 +89,7 @@ def usable_context(config, name: str) -> int:
     return min([context, *(kind.get("original_max_position_embeddings") or context for kind in varying)])
 
 
-def prepare_model(model, text: Sequence[int], name: str) -> None:
+def prepare_decoding(model, text: Sequence[int], name: str) -> None:
     """Set a model up for `DecodingBatch`, and check that this computes what the model's own code does.
 
     The check decodes beginnings of a text in one batch, and compares the logits with those of one pass over the whole text
