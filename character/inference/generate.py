@@ -13,7 +13,7 @@ from character.core.params import ParamsSection
 from character.core.safe_text import print_text
 from character.inference import reply_cache
 
-ENGINE_VERSION = 2  # part of each cache key; increase it with every fix that changes replies
+ENGINE_VERSION = 3  # part of each cache key; increase it with every fix that changes replies
 IDS_SHOWN = 20  # of skipped requests
 LEAST_TEMPERATURE = 1e-6  # logits divided by less could overflow
 
