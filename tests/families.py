@@ -112,6 +112,7 @@ class Family:
         ends: the tokens that generation_config.json names as EOS; none of them if there is no such file.
         template: TRL's file of the template, or the template.
         spare: rows of the embeddings without a token.
+        params: the entries of params.yaml that the family needs.
     """
 
     architecture: str
@@ -141,6 +142,7 @@ LLAMA_SPECIALS = [
 MISTRAL_NAMES = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 GEMMA_SPECIALS = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", "<start_of_turn>", "<end_of_turn>", "<start_of_image>"]
 GEMMA_NAMES = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
+WITHOUT_THINKING = {f"{model}.chat_template_kwargs": {"enable_thinking": False} for model in ("student", "teacher")}
 DEEPSEEK_BOS, DEEPSEEK_EOS = "<｜begin▁of▁sentence｜>", "<｜end▁of▁sentence｜>"
 GPT_OSS_SPECIALS = [
     "<|startoftext|>",
@@ -212,6 +214,7 @@ FAMILIES = {
         ends=["<|im_end|>", "<|endoftext|>"],
         template="qwen3.jinja",
         spare=20,
+        params=WITHOUT_THINKING,
     ),
     "Qwen3-MoE": Family(
         architecture="Qwen3MoeForCausalLM",
@@ -319,6 +322,7 @@ FAMILIES = {
         named={"bos_token": "<|begin_of_text|>", "eos_token": "<|im_end|>", "pad_token": "<|im_end|>"},
         ends=["<|im_end|>"],
         template=SMOLLM3_TEMPLATE,
+        params=WITHOUT_THINKING,
     ),
     "Mixtral": Family(
         architecture="MixtralForCausalLM",
@@ -462,9 +466,9 @@ def _write_model(family: Family, folder: Path) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model = getattr(transformers, family.architecture)(config)
-        for parameter in model.parameters():  # the usual 0.02 lets a tiny model say one token for ever
+        for name, parameter in model.named_parameters():  # with the usual 0.02, a tiny model repeats one token for ever
             if parameter.dim() > 1:
-                parameter.data.mul_(5)
+                parameter.data.mul_(5 if "embed" in name else 20)
     model.generation_config.eos_token_id = ends
     model.save_pretrained(folder)
 

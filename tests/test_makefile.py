@@ -187,7 +187,7 @@ def test_the_version_of_torch_is_in_constraints_only():
 
 def test_help_names_every_target_that_is_meant_for_users(project):
     shown = make("help").stdout
-    for target in ("repro", "test", "install", "test-all", "test-vllm", "test-cluster", "bench", "verify"):
+    for target in ("repro", "test", "install", "test-all", "test-families", "test-vllm", "test-cluster", "bench", "verify"):
         assert f"make {target} " in shown
     assert "TORCH_INDEX=URL" in shown
     assert "PYTHON ?=" not in shown
