@@ -280,7 +280,7 @@ MISFITS = {
     "pairs": (("data/pairs.jsonl", "eight", "nine"), "data/pairs.jsonl is not what models/persona was trained on"),
     "transcripts": (("data/transcripts.jsonl", "moon", "star"), "data/transcripts.jsonl is not what models/persona was"),
     "student": (
-        ("models/student/config.json", '"model_type"', ' "model_type"'),
+        ("models/student/config.json", '"model_type"', '"rope_scale": 2, "model_type"'),
         "models/student is not what models/persona was trained on",
     ),
 }
