@@ -578,11 +578,8 @@ def paths_in(value, above=()):
 
 def mutated_json(rng):
     answer = copy.deepcopy(BASE)
-    if rng.random() < 0.3:
-        answer["choices"][0]["message"]["content"] = [
-            {"type": "thinking", "thinking": "hm"},
-            {"type": "text", "text": "mutated"},
-        ]
+    parts = [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "mutated"}]
+    answer["choices"][0]["message"]["content"] = rng.choice(["mutated", "mut\ud83dated", parts])
     for _ in range(rng.choice([1, 1, 2, 4])):
         *above, last = rng.choice(list(paths_in(answer)) or [("id",)])
         parent = answer
