@@ -25,6 +25,7 @@ def write_adapter(content: str, folder: Path = models.PERSONA_DIR) -> None:
     """Write a placeholder for an adapter; nothing loads it."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "adapter_config.json").write_text(json.dumps({"r": 4, "made": content}), encoding="utf-8")
+    (folder / "adapter_model.safetensors").touch()
 
 
 @pytest.fixture

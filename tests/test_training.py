@@ -15,6 +15,7 @@ import psutil
 import pytest
 import torch
 from conftest import write_student
+from model_families import write_family_student
 from safetensors.torch import load_file, save_file
 
 from character.core import models, records
@@ -379,6 +380,37 @@ def test_the_merge_is_the_exact_weighted_sum_for_unequal_ranks_and_modules(works
     both = logits(["models/distillation", "models/quarter"])
     assert torch.allclose(logits(["models/persona"]), both, atol=1e-5)
     assert not torch.allclose(logits(["models/distillation"]), both, atol=1e-2)
+
+
+@pytest.mark.parametrize("family", ["qwen3_moe", "gemma3"])
+def test_experts_and_models_that_see_are_trained_and_merged(workspace, tiny_student, family):
+    Path("models/student").unlink()
+    write_family_student(Path("models/student"), family, tiny_student)
+    for stage in (distillation, introspection, persona):
+        stage.main.callback()
+    both = logits([Path("models/distillation"), quartered("models/introspection")])
+    assert torch.allclose(logits(["models/persona"]), both, atol=1e-4)
+    assert not torch.allclose(both, logits([]), atol=1e-2)
+    names = load_file("models/persona/adapter_model.safetensors").keys()
+    assert any("experts" in name for name in names) == (family == "qwen3_moe")
+    assert not any("vision" in name for name in names)
+
+
+def quartered(folder: str) -> Path:
+    """Return a copy of an adapter with a quarter of its effect."""
+    quarter = Path(shutil.copytree(folder, f"{folder}-quarter"))
+    weights = load_file(f"{folder}/adapter_model.safetensors")
+    scaled = {name: weight / 4 if "lora_B" in name else weight for name, weight in weights.items()}
+    save_file(scaled, quarter / "adapter_model.safetensors")
+    return quarter
+
+
+def test_a_name_that_matches_nothing_ends_a_stage_before_it_trains(workspace):
+    for name, stage in (("distillation", distillation), ("introspection", introspection)):
+        change(name, target_modules=["q_proj", "w_pack"])
+        with pytest.raises(UserError, match="target_modules: 'w_pack' matches nothing in the student's text decoder"):
+            stage.main.callback()
+    assert not Path(".cache/train").exists() and not Path("models/distillation").exists()
 
 
 def test_weight_zero_leaves_introspection_out(workspace):

@@ -46,6 +46,18 @@ class LoraOptions(BaseModel):
     init_lora_weights: bool | Literal["gaussian", "eva", "orthogonal"] = True  # others change the model's own weights
 
 
+def check_adapter_files(folder: Path) -> None:
+    """Check that a folder holds an adapter.
+
+    Raises:
+        UserError: There is no adapter, or its weights are not safetensors.
+    """
+    if not (Path(folder) / ADAPTER_CONFIG).is_file():
+        raise UserError(f"{folder}: no adapter here; run `dvc repro` to make it, or `dvc pull` to fetch it.")
+    if not (Path(folder) / ADAPTER_WEIGHTS).is_file():
+        raise UserError(f"{folder}: no weights here as safetensors; convert them, or name another adapter.")
+
+
 def read_lora_config(folder: Path):
     """Return PEFT's configuration of an adapter, after checking that it is supported and that its weights are there.
 
@@ -54,10 +66,8 @@ def read_lora_config(folder: Path):
     """
     from peft import LoraConfig
 
-    folder = Path(folder)
-    content = _read_config(folder / ADAPTER_CONFIG)
-    if not (folder / ADAPTER_WEIGHTS).is_file():
-        raise UserError(f"{folder}: no weights here as safetensors; convert them, or name another adapter.")
+    check_adapter_files(folder)
+    content = _read_config(Path(folder) / ADAPTER_CONFIG)
     try:
         options = LoraOptions.model_validate(content)
     except ValidationError as error:
@@ -76,8 +86,6 @@ def read_lora_config(folder: Path):
 def _read_config(file: Path) -> dict:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{file.parent}: no adapter here; run `dvc repro` to make it, or `dvc pull` to fetch it.") from None
     except ValueError:
         content = None
     if not isinstance(content, dict):

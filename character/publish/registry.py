@@ -18,7 +18,7 @@ import yaml
 
 from character.core import models, records
 from character.core.errors import UserError
-from character.core.lora import read_lora_config
+from character.core.lora import check_adapter_files
 from character.core.params import read_value
 from character.dataset import constitution
 from character.publish.commands import changed_stages, run_command
@@ -130,10 +130,10 @@ class TrainedPersona:
         """Return the folder of its adapter, after fetching it if necessary.
 
         Raises:
-            UserError: There is no adapter, or it is not supported.
+            UserError: There is no adapter, or its weights are not safetensors.
         """
         folder = fetch_adapter(self.name, self.version) if self.version else models.PERSONA_DIR
-        read_lora_config(folder)
+        check_adapter_files(folder)
         return folder
 
 

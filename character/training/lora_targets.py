@@ -53,6 +53,18 @@ def lora_config(settings, model):
     return config
 
 
+def trained_config(adapted):
+    """Return the configuration of a trained adapter, whose target modules are only those that it has.
+
+    PEFT resolves `all-linear` before it excludes modules, and would list those of a vision tower.
+    """
+    config, trained = deepcopy(adapted.peft_config["default"]), lora.lora_layers(adapted)
+    config.target_modules = {
+        name for name in config.target_modules if any(f".{target}".endswith(f".{name}") for target in trained)
+    }
+    return config
+
+
 def modules_beside_decoder(model) -> Iterator[str]:
     """Yield the topmost modules that are no part of the text decoder, such as a vision tower; its output layer is a part."""
     decoder, output = model.get_decoder(), model.get_output_embeddings()

@@ -16,7 +16,7 @@ from character.core.params import ParamsSection, read_value
 from character.training.adapters import save_adapter, stage_provenance
 from character.training.checkpoints import checkpoint_dir, last_checkpoint, run_lock
 from character.training.conversation_tokens import ConversationTokenizer
-from character.training.lora_targets import lora_config
+from character.training.lora_targets import lora_config, trained_config
 
 # TRL reports every trainer to the hub; huggingface_hub reads this variable when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -216,7 +216,7 @@ def save_training_run(trainer, settings: TrainingSettings, counts: dict) -> None
         return
     # The default, "auto", looks up on the hub whether the vocabulary differs from the base model's.
     weights = get_peft_model_state_dict(trainer.model, state_dict=state_dict, save_embedding_layers=False)
-    save_adapter(Path("models", name), weights, trainer.model.peft_config["default"], stage_provenance(name))
+    save_adapter(Path("models", name), weights, trained_config(trainer.model), stage_provenance(name))
     records.write_csv(f"plots/{name}.csv", curve)
     records.write_json(f"results/{name}.json", counts | tail_means(curve))
     with run_lock(Path(trainer.args.output_dir)):
