@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 from click.testing import CliRunner
+from servers import NO_OPTIONS
 from templates import SMOLLM2_TEMPLATE
 from transformers import AutoTokenizer
 
@@ -265,7 +266,7 @@ def test_the_template_of_a_teacher_takes_arguments_and_system_prompts_and_has_a_
 
 def test_template_arguments_for_a_model_at_a_server_are_refused():
     with pytest.raises(UserError, match="chat_template_kwargs are for the engines transformers and vllm; remove them"):
-        open_engine("openai", "m", "teacher.source", {"enable_thinking": False})
+        open_engine("openai", "m", "teacher.source", NO_OPTIONS, {"enable_thinking": False})
 
 
 BAD_TEMPLATES = {
