@@ -28,7 +28,7 @@ def embed_texts(texts: Sequence[str]) -> "ndarray":
     models.configure_torch()
     tokenizer = models.load_pretrained(AutoTokenizer, ENCODER_DIR)
     encoder = models.load_pretrained(AutoModel, ENCODER_DIR, use_safetensors=True).float().eval()
-    longest = encoder.config.max_position_embeddings
+    longest = encoder.config.get_text_config().max_position_embeddings
     found = []
     with torch.inference_mode():
         for start in range(0, len(texts), ENCODER_BATCH):
