@@ -5,13 +5,13 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from character.core.errors import UserError
-from character.inference import log_probs, transformers_engine
+from character.inference import kv_cache, log_probs, transformers_engine
 from character.inference.generate import SamplingSettings
 from character.inference.log_probs import build_trie
 from character.inference.token_sampling import sample_top_p
 from character.inference.transformers_engine import prepare_decoding, sample_continuations, usable_context
 
-WARM = SamplingSettings(max_new_tokens=40, temperature=1, top_p=0.9)
+WARM = SamplingSettings(max_new_tokens=24, temperature=1, top_p=0.9)
 SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
 EXPERTS = {"num_experts": 4, "num_local_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 LATENT = {"q_lora_rank": 16, "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12}
@@ -85,21 +85,18 @@ def sampled_plainly(model, prompt, seed):
 
 @pytest.mark.parametrize("kind", RUN)
 def test_sampled_replies_longer_than_any_window_are_those_of_the_models_own_forward(kind):
-    prefix, *tails = random_tokens(9, 5, 30, 1)
+    prefix, *tails = random_tokens(9, 5, 30)
     prompts = [prefix + tail for tail in tails]
     model = tiny(kind, **RUN[kind])
     model.set_attn_implementation("eager")
     wanted = [sampled_plainly(model, prompt, seed) for seed, prompt in enumerate(prompts)]
     prepare_decoding(model, *random_tokens(40), "a student")
-    assert sampled(model, prompts, range(3)) == wanted
-    assert [sampled(model, [prompt], [seed])[0] for seed, prompt in enumerate(prompts)] == wanted
+    assert sampled(model, prompts, range(2)) == wanted
 
 
 @pytest.mark.parametrize("kind", REFUSED)
 def test_a_model_with_attention_or_a_cache_of_its_own_is_refused(kind):
-    with pytest.raises(
-        UserError, match=r"^a student: the transformers engine cannot run \w+ \(.*\); choose the engine `vllm`\.$"
-    ):
+    with pytest.raises(UserError, match=r"^a student: the transformers engine cannot run \w+ \(.*\); choose .* `vllm`\.$"):
         prepare_decoding(tiny(kind, **REFUSED[kind]), *random_tokens(40), "a student")
 
 
@@ -111,23 +108,14 @@ def test_an_argument_of_attention_that_is_not_known_is_refused(monkeypatch):
         prepare_decoding(model, *random_tokens(40), "a student")
 
 
-def test_attention_that_computes_something_else_is_refused_by_its_logits(monkeypatch):
-    monkeypatch.setattr(transformers_engine, "enable_grouped_attention", lambda model: grouped(model, scale=0.9))
-    grouped_attention = transformers_engine.build_kv_cache.__globals__["_grouped_attention"]
-
-    def grouped(model, scale):
-        from transformers import AttentionInterface, AttentionMaskInterface
-
-        def attend(module, query, *given, **more):
-            return grouped_attention(module, query * scale, *given, **more)
-
-        AttentionInterface.register("scaled", attend)
-        AttentionMaskInterface.register("scaled", transformers_engine.build_kv_cache.__globals__["_row_masks"])
-        model.set_attn_implementation("scaled")
-        return model
-
+@pytest.mark.parametrize(("dtype", "scale"), [(torch.float32, 0.98), (torch.bfloat16, 0.5)])
+def test_attention_that_computes_something_else_is_refused_by_its_logits(dtype, scale, monkeypatch):
+    attend = kv_cache._grouped_attention
+    monkeypatch.setattr(
+        kv_cache, "_grouped_attention", lambda module, query, *given, **more: attend(module, query * scale, *given, **more)
+    )
     with pytest.raises(UserError, match=r"its logits would be wrong by \d+%"):
-        prepare_decoding(tiny("llama"), *random_tokens(40), "a student")
+        prepare_decoding(tiny("llama", dtype), *random_tokens(40), "a student")
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
@@ -135,9 +123,9 @@ def test_attention_that_computes_something_else_is_refused_by_its_logits(monkeyp
 def test_a_reply_does_not_depend_on_longer_prompts_beside_it(kind, heads, dtype):
     changes = RUN.get(kind, {}) | {"hidden_size": 128, "initializer_range": 0.1, "num_key_value_heads": heads}
     model = tiny(kind, dtype, **changes)
-    prompts = random_tokens(150, 250, 37, 201, 8, 300, 65, 450)
+    prompts = random_tokens(150, 250, 37, 300, 450)
     prepare_decoding(model, prompts[0], "a student")
-    together = sampled(model, prompts, range(8))
+    together = sampled(model, prompts, range(5))
     assert [sampled(model, [prompt], [seed])[0] for seed, prompt in enumerate(prompts)] == together
 
 
@@ -169,9 +157,7 @@ def test_logits_that_are_not_finite_end_in_a_sentence_about_the_dtype(number, te
     sampler = transformers_engine.TokenSampler(model, sampling, 2, 4)
     logits = torch.zeros(2, 600)
     logits[1] = number
-    with pytest.raises(
-        UserError, match=r"logits in float16 that are not finite numbers; set `dtype` of the student to bfloat16"
-    ):
+    with pytest.raises(UserError, match="logits in float16 that are not finite numbers; set `dtype` of the student to bf"):
         sampler.sample_tokens(logits, [0, 0])
     logits[1, 1:] = 0  # one token that cannot be chosen is no fault
     if number == -float("inf"):
@@ -181,7 +167,7 @@ def test_logits_that_are_not_finite_end_in_a_sentence_about_the_dtype(number, te
 def test_a_model_that_overflows_is_refused_before_it_replies():
     model = tiny("llama", torch.float16)
     with torch.no_grad():
-        model.lm_head.weight.mul_(1e4)
+        model.lm_head.weight.mul_(1e5)
     with pytest.raises(UserError, match="not finite"):
         prepare_decoding(model, *random_tokens(40), "a student")
 

@@ -129,8 +129,16 @@ def _grouped_attention(module, query, key, value, attention_mask, scaling=None, 
         sinks = s_aux.to(scores.dtype).view(1, groups, -1, 1, 1).expand(rows, -1, -1, length, 1)
         scores = torch.cat([scores, sinks], -1)
     weights = scores.softmax(-1, dtype=torch.float32)[..., : key.shape[2]].to(value.dtype)
-    # Products over more columns than this are rounded differently from those over fewer, if more than three rows are read.
-    block = key.shape[2] if heads // groups < 4 else ROUNDED_COLUMNS
-    parts = zip(weights.flatten(2, 3).split(block, -1), value.split(block, -2), strict=True)
-    output = sum(part @ values for part, values in parts)
+    output = _product_by_columns(weights.flatten(2, 3), value, key.shape[2] if heads // groups < 4 else ROUNDED_COLUMNS)
     return output.view(rows, heads, length, -1).transpose(1, 2), None
+
+
+def _product_by_columns(weights, value, block: int):
+    """Return `weights @ value`, summed over blocks of columns.
+
+    From four rows on, a product over more than ROUNDED_COLUMNS columns is rounded differently if there are still more of them.
+    """
+    output, *rest = (part @ own for part, own in zip(weights.split(block, -1), value.split(block, -2), strict=True))
+    for part in rest:
+        output += part
+    return output
