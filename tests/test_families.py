@@ -213,18 +213,18 @@ def test_the_table_of_families_is_that_of_this_run(outcomes):
     assert DOC.read_text(encoding="utf-8") == before, f"{DOC} was not that of this run; it is now: commit it"
 
 
-HEADER = "| family | class in transformers | result | settings |\n|---|---|---|---|\n"
+HEADER = "| family | class in transformers | result | settings |\n|---|---|---|---|"
 
 
 def row(name: str, outcome: Outcome) -> str:
     settings = ", ".join(f"`{key}: {json.dumps(value)}`" for key, value in FAMILIES[name].params.items())
-    return f"| {name} | `{FAMILIES[name].architecture}` | {outcome.cell} | {settings or 'none'} |\n"
+    return f"| {name} | `{FAMILIES[name].architecture}` | {outcome.cell} | {settings or 'none'} |"
 
 
 def replace_table(text: str, outcomes: dict[str, Outcome]) -> str:
     before, _, after = text.partition(HEADER)
-    after = after[after.index("\n\n") :]
-    return before + HEADER + "".join(row(name, outcomes[name]) for name in FAMILIES).rstrip("\n") + after
+    rows = "".join(f"\n{row(name, outcomes[name])}" for name in FAMILIES)
+    return before + HEADER + rows + after[after.index("\n\n") :]
 
 
 def test_the_table_has_every_family_and_the_docs_name_no_other():
