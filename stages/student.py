@@ -111,6 +111,8 @@ def main():
     """Fetch the student and write models/student/."""
     from transformers import AutoTokenizer
 
+    from character.inference.transformers_engine import TransformersEngine
+
     student = read_section("student", StudentSettings)
     kind, _, rest = student.source.partition(":")
     print_text(f"student: {student.source} as {student.dtype}")
@@ -134,6 +136,8 @@ def main():
         write_tokenizer(tokenizer, staging, template, student.chat_template_kwargs)
         card = models.StudentCard(name=student.name, source=student.source, dtype=student.dtype, files=files)
         (staging / models.STUDENT_CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
+        if student.engine == "transformers":
+            TransformersEngine(staging).load(student.source)  # refuses a model whose attention it cannot compute
         with records.replace_folder(out) as draft:
             shutil.copytree(staging, draft, dirs_exist_ok=True)
 

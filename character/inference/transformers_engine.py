@@ -48,14 +48,22 @@ class TransformersEngine:
         self._template_arguments = template_arguments
         self._model = self._tokenizer = None
 
-    def stream(
-        self, requests: Sequence[Request], sampling: SamplingSettings, seeds: Sequence[int]
-    ) -> Iterator[tuple[int, Reply]]:
+    def load(self, name: str | None = None) -> None:
+        """Load the model, unless that is done, and check that this engine can run it; see `prepare_decoding`.
+
+        Args:
+            name: the model's name for error messages; by default its directory.
+        """
         if self._model is None:
             self._tokenizer = models.load_tokenizer(self._student, self._template_arguments)
             self._model = models.load_model(self._student, self._adapters)
             text = self._tokenizer(CHECKED_TEXT, add_special_tokens=False)["input_ids"]
-            prepare_decoding(self._model, text, str(self._student))
+            prepare_decoding(self._model, text, name or str(self._student))
+
+    def stream(
+        self, requests: Sequence[Request], sampling: SamplingSettings, seeds: Sequence[int]
+    ) -> Iterator[tuple[int, Reply]]:
+        self.load()
         context = usable_context(self._model.config, str(self._student))
         prompts, skipped = render_requests(self._tokenizer, requests, context, sampling, str(self._student))
         yield from skipped
