@@ -289,7 +289,7 @@ def test_a_template_that_cannot_serve_is_reported(template, message, pointed):
 
 def test_a_template_file_that_is_missing_is_reported(pointed):
     settings(chat_template="own.jinja")
-    run("student.chat_template: own.jinja is missing; correct the path")
+    run("own.jinja is missing; correct params.yaml: student.chat_template")
 
 
 def test_a_tokenizer_without_offsets_is_reported(tiny_student, tmp_path):
