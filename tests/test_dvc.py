@@ -207,7 +207,7 @@ def test_an_unknown_persona_ends_in_the_names_of_those_that_exist_and_costs_no_o
     said = project.dvc("exp", "run", "--set-param", f"persona={name}", fails=True)
     assert f"Error: params.yaml: persona is '{name}', but constitutions/ has goodness, humor, impulsiveness, loving," in said
     left = {path: path.stat().st_mtime_ns for path in outputs if path.exists()}
-    assert outputs.items() - left.items() == {(path := project.root / "data/persona.txt", outputs[path])}
+    assert outputs.items() - left.items() == {(path := project.root / "data/selection.txt", outputs[path])}
 
 
 def test_after_a_misspelt_persona_the_right_one_runs_nothing(project):

@@ -19,6 +19,7 @@ from character.study.rates import RateTables
 
 LIGHT_STAGES = (
     "code",
+    "selection",
     "student",
     "pairs",
     "transcripts",
