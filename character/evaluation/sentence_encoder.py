@@ -21,6 +21,7 @@ def embed_texts(texts: Sequence[str]) -> "ndarray":
         UserError: models/encoder is missing.
     """
     import torch
+    from torch.nn.utils.rnn import pad_sequence
     from transformers import AutoModel, AutoTokenizer
 
     if not (ENCODER_DIR / "config.json").is_file():
@@ -32,13 +33,10 @@ def embed_texts(texts: Sequence[str]) -> "ndarray":
     found = []
     with torch.inference_mode():
         for start in range(0, len(texts), ENCODER_BATCH):
-            batch = tokenizer(
-                list(texts[start : start + ENCODER_BATCH]),
-                padding=True,
-                truncation=True,
-                max_length=longest,
-                return_tensors="pt",
-            )
-            states, read = encoder(**batch).last_hidden_state, batch["attention_mask"][..., None]
+            batch = tokenizer(list(texts[start : start + ENCODER_BATCH]), truncation=True, max_length=longest)["input_ids"]
+            rows = [torch.tensor(ids) for ids in batch]
+            # Padded here, since not every tokenizer has a token for it; the mask hides it.
+            ids, mask = (pad_sequence(kind, batch_first=True) for kind in (rows, list(map(torch.ones_like, rows))))
+            states, read = encoder(input_ids=ids, attention_mask=mask).last_hidden_state, mask[..., None]
             found.append(torch.nn.functional.normalize((states * read).sum(1) / read.sum(1), dim=-1))
     return torch.cat(found).numpy()
