@@ -22,7 +22,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from character.core import models, records
 from character.core.records import Message, PreferencePair
-from character.inference.chat_format import render_messages
+from character.inference.chat_format import render_messages, reply_decoder
 from character.inference.generate import Request, SamplingSettings
 from character.inference.transformers_engine import TransformersEngine
 from stages import code, distillation, persona
@@ -94,7 +94,7 @@ def test_the_prompts_are_those_that_the_published_template_renders(family):
 def test_greedy_replies_are_those_of_the_models_own_code_beyond_the_window(family):
     _, published = family
     tokenizer, model = models.load_tokenizer(), AutoModelForCausalLM.from_pretrained(published, dtype="float32").eval()
-    wanted = []
+    decode, wanted = reply_decoder(tokenizer), []
     for messages in CONVERSATIONS:
         ids = render_messages(tokenizer, messages)
         first = len(ids)
@@ -105,7 +105,7 @@ def test_greedy_replies_are_those_of_the_models_own_code_beyond_the_window(famil
     assert max(len(set(ids)) for ids in wanted) > 1, "a model that repeats one token shows nothing"
     replies = ask(24, temperature=0.0)
     for ids, reply in zip(wanted, replies, strict=True):
-        assert reply.text == tokenizer.decode(ids[: reply.tokens], skip_special_tokens=True).strip()
+        assert reply.text == decode(ids[: reply.tokens])
         assert reply.finish_reason == "stop" or reply.tokens == 24
 
 

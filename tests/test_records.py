@@ -275,9 +275,9 @@ def test_a_completion_takes_identity_from_the_prompt_and_text_from_the_reply():
 LIMIT = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (2048, resource.RLIM_INFINITY))\n"
 SAVES = {
     "adapter": (
-        "import torch; from character.training.adapters import save_adapter\n"
+        "import torch; from peft import LoraConfig; from character.training.adapters import save_adapter\n"
         "factors = {f'model.q_proj.lora_{x}.weight': torch.zeros(4, 999) for x in 'AB'}\n"
-        "save_adapter(Path('models/persona'), factors, 4, 8, {})",
+        "save_adapter(Path('models/persona'), factors, LoraConfig(r=4, target_modules=['q_proj']), {})",
         "models/persona",
     ),
     "control card": ("from character.core.records import replace_folder\n"
