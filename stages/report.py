@@ -15,6 +15,7 @@ import click
 from pydantic import Field
 
 from character.core import models, records
+from character.core.lora import ADAPTER_WEIGHTS
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import read_result
 from character.core.safe_text import print_text
@@ -35,7 +36,7 @@ def count_parameters(adapter: Path) -> int:
     """Return the number of parameters of an adapter."""
     from safetensors import safe_open
 
-    with safe_open(adapter / "adapter_model.safetensors", framework="numpy") as file:
+    with safe_open(adapter / ADAPTER_WEIGHTS, framework="numpy") as file:
         return sum(math.prod(file.get_slice(name).get_shape()) for name in file.keys())  # noqa: SIM118 (it is no dict)
 
 

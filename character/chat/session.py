@@ -188,7 +188,7 @@ class ChatSession:
             return truncate_to_context(self._student.tokenizer, messages, budget)
         except ValueError as error:
             raise UserError(f"{error} (the context less max_new_tokens); write a shorter message.") from None
-        except TemplateError as error:  # Gemma 2's, for example, rejects system prompts
+        except TemplateError as error:  # such as those that need turns to alternate
             raise UserError(
                 f"{models.STUDENT_DIR}: its chat template rejects this conversation ({error}); choose other --methods."
             ) from None

@@ -16,7 +16,7 @@ from pydantic import Field, ValidationError
 
 from character.core.chat_template import TemplateArguments, adapt_template, read_own_template
 from character.core.errors import UserError
-from character.core.lora import attach_adapter
+from character.core.lora import ADAPTER_CONFIG, attach_adapter
 from character.core.params import ParamsSection, describe_first_error, read_section
 from character.core.text_input import read_utf8
 from character.core.weights import list_weights, load_pretrained, load_weights
@@ -33,7 +33,7 @@ IDLE_FIELDS = {  # of configuration files: what has no effect on the model
     STUDENT_CARD: {"name", "source"},
     "config.json": {"_name_or_path", "transformers_version"},
     "generation_config.json": {"_from_model_config", "transformers_version"},
-    "adapter_config.json": {"base_model_name_or_path", "peft_version", "revision"},
+    ADAPTER_CONFIG: {"base_model_name_or_path", "peft_version", "revision"},
 }
 
 

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 from character.core.errors import UserError
+from character.core.lora import ADAPTER_CONFIG
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # of weights in several files
@@ -124,7 +125,7 @@ def check_weights(folder: Path):
     """
     from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
-    if (folder / "adapter_config.json").is_file():  # transformers would load the adapter, and the model that it names
+    if (folder / ADAPTER_CONFIG).is_file():  # transformers would load the adapter, and the model that it names
         raise UserError(f"{folder} holds an adapter next to the model; merge it into the weights, or name another model.")
     config = load_pretrained(AutoConfig, folder)
     if config.is_encoder_decoder or type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING:

@@ -60,7 +60,7 @@ def render_requests(
         except ValueError:
             reason = f"longer than the context of {model}, {context} tokens less {limit}: {sampling.max_new_tokens}"
             skipped.append((index, Reply.skip(f"{reason}; shorten the prompt, or lower {limit}")))
-        except TemplateError as error:  # such as that of Gemma 2, which supports no system prompt
+        except TemplateError as error:  # such as those that need turns to alternate
             reason = f"the chat template of {model} refuses the conversation: {str(error).rstrip('.')}"
             skipped.append((index, Reply.skip(f"{reason}; choose another model")))
     if shortened:

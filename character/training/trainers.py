@@ -23,6 +23,7 @@ from trl.trainer.dpo_trainer import DataCollatorForPreference
 from trl.trainer.sft_trainer import DataCollatorForLanguageModeling
 
 from character.core.errors import UserError
+from character.core.lora import ADAPTER_WEIGHTS
 from character.training.conversation_tokens import IGNORED_LABEL
 from character.training.curve_callback import CurveCallback
 
@@ -118,7 +119,7 @@ class EffectiveBatchMixin:
         """Load only the new adapter's weights; transformers would make an earlier adapter the active one."""
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return super()._load_from_checkpoint(resume_from_checkpoint, model)
-        weights = load_file(Path(resume_from_checkpoint, "adapter_model.safetensors"))
+        weights = load_file(Path(resume_from_checkpoint, ADAPTER_WEIGHTS))
         set_peft_model_state_dict(self.model, weights, "default")
 
     def get_batch_samples(self, epoch_iterator, num_batches, device):
