@@ -4,10 +4,10 @@ import json
 import re
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+import yaml
 from model_families import write_family_student
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
@@ -15,10 +15,12 @@ from safetensors.torch import load_file, save_file
 from character.chat.session import ChatStudent
 from character.core import lora, models
 from character.core.errors import UserError
+from character.core.params import read_section
 from character.inference import vllm_engine
 from character.publish.registry import TrainedPersona
 from character.training import adapters, lora_targets, merging, run
 
+ROOT = Path(__file__).parents[1]
 FOLDERS = [Path("models/distillation"), Path("models/introspection")]
 SETTINGS = {"rank": 2, "alpha": 4, "dropout": 0.0, "target_modules": "all-linear"}
 SETTINGS |= {"target_parameters": [], "exclude_modules": []}
@@ -36,8 +38,11 @@ def place(repository, tiny_student):
     return put
 
 
-def settings(**changes) -> SimpleNamespace:
-    return SimpleNamespace(**SETTINGS | changes)
+def settings(**changes) -> run.TrainingSettings:
+    """Return settings as those of the section `introspection`, with what an adapter depends on."""
+    made = run.TrainingSettings.model_construct(**SETTINGS | changes)
+    made._path = "introspection"
+    return made
 
 
 def logits(model) -> torch.Tensor:
@@ -164,17 +169,29 @@ def test_a_rank_above_the_smaller_side_of_a_layer_works(place):
 @pytest.mark.parametrize(
     ("family", "changes", "message"),
     [
-        ("llama", {"target_modules": ["q_proj", "c_attn", "wq"]}, "target_modules: 'c_attn', 'wq' matches nothing"),
+        (
+            "llama",
+            {"target_modules": ["q_proj", "c_attn", "wq"]},
+            "introspection.target_modules: 'c_attn', 'wq' matches nothing",
+        ),
         ("llama", {"target_modules": ["query"]}, "target_modules: 'query' matches nothing"),
         ("llama", {"target_modules": ["o_proj"], "exclude_modules": ["self_attn.o_proj"]}, "target_modules: 'o_proj'"),
-        ("llama", {"exclude_modules": ["vision_tower", "q_proj"]}, "exclude_modules: 'vision_tower' matches nothing"),
+        (
+            "llama",
+            {"exclude_modules": ["vision_tower", "q_proj"]},
+            "introspection.exclude_modules: 'vision_tower' matches no module of the student;",
+        ),
         ("llama", {"exclude_modules": r"model\.towers\..*"}, "exclude_modules: "),
-        ("llama", {"target_parameters": ["experts.w1"]}, "target_parameters: 'experts.w1' matches nothing"),
-        ("llama", {"target_modules": ["norm"]}, "PEFT cannot adapt the student so"),
+        (
+            "llama",
+            {"target_parameters": ["experts.w1"]},
+            "introspection.target_parameters: 'experts.w1' matches no weight of the student;",
+        ),
+        ("llama", {"target_modules": ["norm"]}, "introspection.target_modules: PEFT cannot adapt the student so"),
         ("llama", {"target_modules": ["embed_tokens"]}, "LoRA on model.embed_tokens is not supported"),
         ("gemma3", {"target_modules": ["v_proj", "fc1"]}, "target_modules: 'fc1' matches nothing"),
         ("mixtral", {"target_modules": ["w1", "q_proj"]}, "without also targeting w3"),
-        ("mixtral", {"dropout": 0.1}, "dropout: PEFT has none for parameters such as down_proj"),
+        ("mixtral", {"dropout": 0.1}, "introspection.dropout: PEFT has none for parameters such as down_proj"),
     ],
 )
 def test_what_matches_nothing_is_named_before_anything_is_trained(place, family, changes, message):
@@ -189,6 +206,8 @@ def test_what_matches_nothing_is_named_before_anything_is_trained(place, family,
         ("all-linear", []),
         ("all-linear", ["layers.0.mlp.up_proj", "layers.0.self_attn.q_proj"]),
         ("all-linear", r".*layers\.0\..*"),
+        ("all-linear", r"(?i).*LAYERS\.0\..*|nothing"),
+        ("all-linear", r".*(l|n)ayers(\.)0\2.*"),
         (["q_proj", "v_proj"], []),
         (["q_proj", "v_proj"], ["layers.0.self_attn.q_proj"]),
     ],
@@ -233,6 +252,40 @@ def test_what_is_not_plain_lora_is_refused_by_its_name(place, entry):
     for load in (merging.load_lora_factors, vllm_engine.vllm_lora_rank, lambda folder: models.load_model(adapters=[folder])):
         with pytest.raises(UserError, match=rf"models/distillation/adapter_config\.json: {name} is .*, which is not supported"):
             load(FOLDERS[0])
+
+
+@pytest.mark.parametrize(
+    "entry",
+    [
+        {"target_modules": "*.v_proj"},
+        {"target_modules": ".*(q_proj"},
+        {"exclude_modules": "layers.[0"},
+        {"rank_pattern": {"q_proj": 2, "+": 4}},
+        {"alpha_pattern": {"(?i)Q_proj": 4}},
+        {"layers_pattern": ["layers", "h)"], "layers_to_transform": [0]},
+        {"layers_pattern": "h{99999999999}", "layers_to_transform": [0]},
+    ],
+    ids=lambda entry: json.dumps(entry),
+)
+def test_a_pattern_of_an_adapter_that_is_no_regular_expression_is_reported(place, entry):
+    place("llama")
+    train(FOLDERS[0], plain())
+    file = FOLDERS[0] / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | entry))
+    message = rf"adapter_config\.json: {next(iter(entry))} is not a regular expression, .*; name another adapter\.$"
+    for load in (merging.load_lora_factors, lambda folder: models.load_model(adapters=[folder])):
+        with pytest.raises(UserError, match=message):
+            load(FOLDERS[0])
+
+
+@pytest.mark.parametrize("pattern", ["*tower*", "(?i)(head", "q_proj)", "[a-", "a{99999999999}"])
+def test_a_pattern_of_ours_that_is_no_regular_expression_is_reported(pattern, repository):
+    params = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))["introspection"]
+    repository.set(introspection=params | {"exclude_modules": pattern})
+    with pytest.raises(
+        UserError, match=r"^params\.yaml: introspection\.exclude_modules: not a regular expression, .*correct it\.$"
+    ):
+        read_section("introspection", run.TrainingSettings)
 
 
 @pytest.mark.parametrize("text", ["", "[]", "{", "\ufeff{}"])

@@ -8,9 +8,9 @@ import json
 import re
 from pathlib import Path
 from textwrap import shorten
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from character.core.errors import UserError
 
@@ -27,6 +27,35 @@ DESCRIPTIVE_FIELDS = {  # entries of adapter_config.json that do not change what
 }
 
 
+def check_pattern(value: list[str] | str | None):
+    """Return `value`, which is names of modules or a regular expression of them.
+
+    Raises:
+        ValueError: It is a string, but no regular expression.
+    """
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"not a regular expression, {error}") from None
+    return value
+
+
+def group_pattern(pattern: str) -> str:
+    """Return a regular expression as a part of a longer one; its flags, such as (?i), hold for it alone."""
+    flags = re.match(r"\(\?([aimsux]+)\)", pattern)
+    return f"(?{flags[1]}:{pattern[flags.end() :]})" if flags else f"(?:{pattern})"
+
+
+def _check_parts(value: dict | list[str] | str | None):
+    for pattern in [value] if isinstance(value, str) else value or []:
+        check_pattern(f"({pattern})")  # PEFT puts it into a longer one
+    return value
+
+
+NamesOrPattern = Annotated[list[str] | str, AfterValidator(check_pattern)]
+
+
 class LoraOptions(BaseModel):
     """The options of PEFT's LoraConfig that are supported."""
 
@@ -35,13 +64,13 @@ class LoraOptions(BaseModel):
     r: int = Field(gt=0)
     lora_alpha: int | float = Field(gt=0)
     use_rslora: bool = False
-    rank_pattern: dict[str, int] | None = None
-    alpha_pattern: dict[str, int | float] | None = None
-    target_modules: list[str] | str | None = None
+    rank_pattern: Annotated[dict[str, int] | None, AfterValidator(_check_parts)] = None
+    alpha_pattern: Annotated[dict[str, int | float] | None, AfterValidator(_check_parts)] = None
+    target_modules: NamesOrPattern | None = None
     target_parameters: list[str] | None = None
-    exclude_modules: list[str] | str | None = None
+    exclude_modules: NamesOrPattern | None = None
     layers_to_transform: list[int] | int | None = None
-    layers_pattern: list[str] | str | None = None
+    layers_pattern: Annotated[list[str] | str | None, AfterValidator(_check_parts)] = None
     fan_in_fan_out: bool = False
     init_lora_weights: bool | Literal["gaussian", "eva", "orthogonal"] = True  # others change the model's own weights
 
@@ -73,6 +102,8 @@ def read_lora_config(folder: Path):
     except ValidationError as error:
         problem = error.errors()[0]
         name = str(problem["loc"][0])
+        if fault := problem.get("ctx", {}).get("error"):  # a check of ours
+            raise UserError(f"{Path(folder) / ADAPTER_CONFIG}: {name} is {fault}; name another adapter.") from None
         raise UserError(_unsupported(folder, f"{name} is {content.get(name)!r}")) from None
     defaults = LoraConfig().to_dict()
     others = content.keys() - LoraOptions.model_fields.keys() - DESCRIPTIVE_FIELDS

@@ -1,4 +1,4 @@
-"""What an adapter trains: PEFT's configuration from the settings, checked against the student before anything costly."""
+"""What an adapter trains: PEFT's configuration from the settings, checked against the student before the training starts."""
 
 import re
 from collections.abc import Iterator
@@ -21,7 +21,8 @@ def check_targets(settings) -> None:
     try:
         lora.lora_layers(get_peft_model(skeleton, config))
     except ValueError as error:
-        raise UserError(f"params.yaml: target_modules: PEFT cannot adapt the student so ({error}); change them.") from None
+        field = settings.field_path("target_modules")
+        raise UserError(f"params.yaml: {field}: PEFT cannot adapt the student so ({error}); change it.") from None
 
 
 def lora_config(settings, model):
@@ -35,11 +36,13 @@ def lora_config(settings, model):
     """
     from peft import LoraConfig
 
+    check_excluded(settings, model)
     excluded = settings.exclude_modules
-    check_excluded(excluded, model)
     if outside := list(modules_beside_decoder(model)):
-        own = [excluded] if isinstance(excluded, str) else [rf"(.*\.)?{re.escape(name)}" for name in sorted(excluded)]
-        excluded = "|".join(f"({pattern})" for pattern in own + [rf"{re.escape(name)}(\..*)?" for name in outside])
+        own = excluded if isinstance(excluded, list) else []
+        patterns = [lora.group_pattern(excluded)] if excluded and isinstance(excluded, str) else []
+        patterns += [rf"(?:.*\.)?{re.escape(name)}" for name in sorted(own)]
+        excluded = "|".join(patterns + [rf"{re.escape(name)}(?:\..*)?" for name in outside])
     config = LoraConfig(
         r=settings.rank,
         lora_alpha=settings.alpha,
@@ -49,7 +52,7 @@ def lora_config(settings, model):
         exclude_modules=excluded or None,
         task_type="CAUSAL_LM",
     )
-    check_matches(config, model)
+    check_matches(settings, config, model)
     return config
 
 
@@ -77,18 +80,18 @@ def modules_beside_decoder(model) -> Iterator[str]:
         yield name
 
 
-def check_excluded(excluded: list[str] | str, model) -> None:
+def check_excluded(settings, model) -> None:
     """Check that `exclude_modules` excludes something, each name of it."""
-    names = [name for name, _ in model.named_modules()]
+    excluded, names = settings.exclude_modules, [name for name, _ in model.named_modules()]
     if isinstance(excluded, str):
         unmatched = [excluded] if excluded and not any(re.fullmatch(excluded, name) for name in names) else []
     else:
         unmatched = [entry for entry in excluded if not any(f".{name}".endswith(f".{entry}") for name in names)]
-    _refuse_unmatched("exclude_modules", unmatched)
+    _refuse_unmatched(settings.field_path("exclude_modules"), unmatched, "no module of the student")
 
 
-def check_matches(config, model) -> None:
-    """Check that each target matches something in the text decoder.
+def check_matches(settings, config, model) -> None:
+    """Check that each target of `config`, which was made from `settings`, matches something in the text decoder.
 
     PEFT itself complains only where nothing matches at all. It renames the targets in some mixtures of experts, whose weights
     are fused since transformers 5.
@@ -100,7 +103,7 @@ def check_matches(config, model) -> None:
     try:
         convert_peft_config_for_transformers(resolved, model, None)
     except ValueError as error:
-        raise UserError(f"params.yaml: target_modules: {error}") from None
+        raise UserError(f"params.yaml: {settings.field_path('target_modules')}: {error}") from None
     modules, parameters = ([name for name, _ in named] for named in (model.named_modules(), model.named_parameters()))
     unmatched = []
     for target in [] if isinstance(resolved.target_modules, str) else sorted(resolved.target_modules):
@@ -108,18 +111,16 @@ def check_matches(config, model) -> None:
         alone.target_modules = {target}
         if not any(check_target_module_exists(alone, name) for name in modules):
             unmatched.append(target)
-    _refuse_unmatched("target_modules", unmatched)
+    where = "nothing in the student's text decoder that is not excluded"
+    _refuse_unmatched(settings.field_path("target_modules"), unmatched, where)
     targets = sorted(resolved.target_parameters or [])
-    _refuse_unmatched(
-        "target_parameters", [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in parameters)]
-    )
+    unmatched = [target for target in targets if not any(f".{name}".endswith(f".{target}") for name in parameters)]
+    _refuse_unmatched(settings.field_path("target_parameters"), unmatched, "no weight of the student")
     if targets and config.lora_dropout:
-        raise UserError(f"params.yaml: dropout: PEFT has none for parameters such as {targets[0]}; set it to 0.")
+        field = settings.field_path("dropout")
+        raise UserError(f"params.yaml: {field}: PEFT has none for parameters such as {targets[0]}; set it to 0.")
 
 
-def _refuse_unmatched(field: str, names: list[str]) -> None:
+def _refuse_unmatched(field: str, names: list[str], what: str) -> None:
     if names:
-        raise UserError(
-            f"params.yaml: {field}: {', '.join(map(repr, names))} matches nothing in the student's text decoder that is not "
-            "excluded; correct or remove it."
-        )
+        raise UserError(f"params.yaml: {field}: {', '.join(map(repr, names))} matches {what}; correct or remove it.")

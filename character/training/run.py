@@ -11,7 +11,7 @@ from pydantic import Field
 
 from character.core import models, records
 from character.core.errors import UserError, name_file
-from character.core.lora import attach_adapter
+from character.core.lora import NamesOrPattern, attach_adapter
 from character.core.params import ParamsSection, read_value
 from character.training.adapters import save_adapter, stage_provenance
 from character.training.checkpoints import checkpoint_dir, last_checkpoint, run_lock
@@ -32,7 +32,7 @@ class TrainingSettings(ParamsSection):
     dropout: float = Field(ge=0, lt=1)
     target_modules: Literal["all-linear"] | list[str]
     target_parameters: list[str]  # weights that are no module of their own, such as the experts of a mixture
-    exclude_modules: list[str] | str  # names, or a regular expression of the whole name
+    exclude_modules: NamesOrPattern  # names, or a regular expression of the whole name
     load_in_4bit: bool  # QLoRA: the student's own weights in four bits while the adapter trains
     learning_rate: float = Field(gt=0)
     batch_size: int = Field(gt=0)  # pairs or transcripts per optimiser step, for any runtime.training_batch
