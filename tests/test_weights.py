@@ -58,9 +58,24 @@ def truncate(folder):
     file.write_bytes(file.read_bytes()[:-7])
 
 
+POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 988097824\n"
+
+
 def point_to_large_file(folder):
-    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 988097824\n"
-    (folder / "model.safetensors").write_text(pointer, encoding="utf-8")
+    (folder / "model.safetensors").write_text(POINTER, encoding="utf-8")
+
+
+def edit_tokenizer(change):
+    def edit_text(folder):
+        file = folder / "tokenizer.json"
+        file.write_text(change(file.read_text(encoding="utf-8")), encoding="utf-8")
+
+    return edit_text
+
+
+def name_class(folder):
+    """Name the class of tokenizers without a family, which leaves the file to the library tokenizers."""
+    edit(folder / "tokenizer_config.json", tokenizer_class="PreTrainedTokenizerFast")
 
 
 def pickle_weights(folder):
@@ -155,6 +170,26 @@ REFUSED = {
     "an adapter as well": (hold_an_adapter, "holds an adapter next to the model; merge it into the weights"),
     "no tokenizer": (remove("tokenizer.json", "tokenizer_config.json"), "no tokenizer that reads English"),
     "half a tokenizer": (remove("tokenizer.json"), "no tokenizer that reads English"),
+    "a tokenizer cut in half": (
+        edit_tokenizer(lambda text: text[: len(text) // 2]),
+        r"transformers cannot load this \(.*\); correct the files",
+    ),
+    "a tokenizer of another class, cut in half": (
+        lambda folder: [name_class(folder), edit_tokenizer(lambda text: text[:-300])(folder)],
+        r"transformers cannot load this \(.*\); correct the files",
+    ),
+    "a tokenizer that is a pointer of Git LFS": (
+        lambda folder: [name_class(folder), edit_tokenizer(lambda text: POINTER)(folder)],
+        r"transformers cannot load this \(.*\); correct the files",
+    ),
+    "a tokenizer of next year": (
+        edit_tokenizer(lambda text: text.replace('"BPE"', '"Morphemes"')),
+        r"transformers cannot load this \(data did not match any variant .*\); correct the files",
+    ),
+    "a tokenizer's configuration that is a list": (
+        lambda folder: (folder / "tokenizer_config.json").write_text("[]", encoding="utf-8"),
+        r"transformers cannot load this \(.*\); correct the files",
+    ),
     "another's tokenizer": (
         take_another_tokenizer,
         "the tokenizer has 700 tokens, the model 620; take the tokenizer of this model",

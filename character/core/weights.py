@@ -41,12 +41,11 @@ def load_pretrained(kind: type, folder: Path, **options):
     Raises:
         UserError: The model needs such code, or is none that transformers can load.
     """
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
     try:
         return kind.from_pretrained(folder, trust_remote_code=False, **options)
-    except (ValueError, OSError, ImportError, KeyError, SafetensorError, StrictDataclassError) as error:
+    except (MemoryError, RuntimeError):  # of the machine, such as too little memory
+        raise
+    except Exception as error:  # tokenizers raises nothing more specific for a file that it cannot read
         if "trust_remote_code" in str(error):
             raise UserError(f"{folder}: the model needs code of its own, which is not run here; name another model.") from None
         reason = " ".join(str(error).split())
