@@ -21,6 +21,9 @@ from character.core.safe_text import print_text
 from character.core.text_input import read_utf8
 from character.core.weights import check_weights, list_weights, load_pretrained
 
+# A conversation with every kind of turn.
+SAMPLE = [{"role": role, "content": f"a {role}"} for role in ("system", "user", "assistant", "user", "assistant")]
+
 
 class StudentSettings(ParamsSection):
     source: str
@@ -35,7 +38,9 @@ class StudentSettings(ParamsSection):
 def write_weights(gguf: Path, out: Path, dtype: str) -> None:
     """Dequantise a GGUF file and save it as safetensors."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()  # converting takes seconds; progress bars are for minutes
     model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=dtype)
     # The weights are plain floats now, but these attributes of the quantised file would prevent saving them.
     del model.config.quantization_config
@@ -64,8 +69,7 @@ def check_template(renderer: ChatRenderer) -> None:
     Raises:
         UserError: It does not, or ends answers with no special token.
     """
-    roles = ("system", "user", "assistant", "user", "assistant")
-    renderer.locate_answers([{"role": role, "content": f"a {role}"} for role in roles])
+    renderer.locate_answers(SAMPLE)
     if not renderer.turn_end:
         raise UserError(
             "the chat template ends answers with no special token, so the student could not learn to stop; "
@@ -106,6 +110,23 @@ def check_tokenizer(tokenizer, rows: int, folder: Path) -> None:
         raise UserError(f"{folder}: the tokenizer has {size} tokens, the model {rows}; take the tokenizer of this model.")
 
 
+def check_embeddings(tokenizer, rows: int, folder: Path) -> None:
+    """Check that the model has an embedding for each token that the chat template writes.
+
+    Raises:
+        UserError: It has none for one of them, since tokens were added to the tokenizer alone.
+    """
+    renderer = ChatRenderer(tokenizer)
+    texts = [renderer.locate_answers(SAMPLE)[0], renderer.render(SAMPLE[:-1], add_generation_prompt=True)]
+    highest = max(max(ids) for ids in tokenizer(texts, add_special_tokens=False)["input_ids"])
+    if highest >= rows:
+        token = tokenizer.convert_ids_to_tokens(highest)
+        raise UserError(
+            f"{folder}: the chat template writes {token}, the token {highest}, but the model has embeddings "
+            f"of {rows} tokens only; resize them, or name a template of this model in student.chat_template."
+        )
+
+
 @click.command()
 def main():
     """Fetch the student and write models/student/."""
@@ -129,11 +150,14 @@ def main():
             folder = models.locate_model(student.source)
             model = check_weights(folder)
             tokenizer = load_pretrained(AutoTokenizer, folder)
-            check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], folder)
+            rows = len(model.get_input_embeddings().weight)
+            check_tokenizer(tokenizer, rows, folder)
             files = hash_model_files(folder)
         given = student.chat_template
         template = read_chat_template(Path(given)) if given else read_own_template(tokenizer, folder)
         write_tokenizer(tokenizer, staging, template, student.chat_template_kwargs)
+        if kind != "pypi":
+            check_embeddings(tokenizer, rows, folder)
         card = models.StudentCard(name=student.name, source=student.source, dtype=student.dtype, files=files)
         (staging / models.STUDENT_CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
         if student.engine == "transformers":

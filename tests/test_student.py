@@ -269,6 +269,28 @@ def test_template_arguments_for_a_model_at_a_server_are_refused():
         open_engine("openai", "m", "teacher.source", NO_OPTIONS, {"enable_thinking": False})
 
 
+@pytest.mark.parametrize("token", ["<|turn|>", "<end_of_turn>"])
+def test_a_template_with_a_token_that_has_no_embedding_is_reported(token, pointed):
+    tokenizer = AutoTokenizer.from_pretrained(pointed)
+    rows = len(tokenizer)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>", token]})
+    tokenizer.save_pretrained(pointed)
+    template = OWN.replace("[", token, 1) if token == "<|turn|>" else OWN.replace("<|im_end|>", token)
+    (pointed / "chat_template.jinja").write_text(template, encoding="utf-8")
+    run(f"{pointed}: the chat template writes {token}, the token {rows + 1}, but the model has embeddings of {rows} tokens")
+    assert not models.STUDENT_DIR.exists()
+    (pointed / "chat_template.jinja").write_text(OWN, encoding="utf-8")
+    run()
+
+
+def test_a_token_of_the_prompt_alone_needs_an_embedding_too(pointed):
+    tokenizer = AutoTokenizer.from_pretrained(pointed)
+    tokenizer.add_tokens(["<answer>"])
+    tokenizer.save_pretrained(pointed)
+    (pointed / "chat_template.jinja").write_text(OWN + "{% if add_generation_prompt %}<answer>{% endif %}", encoding="utf-8")
+    run("the chat template writes <answer>, ")
+
+
 BAD_TEMPLATES = {
     "that ends answers with no special token": (OWN.replace("<|im_end|>", ""), "ends answers with no special token"),
     "that leaves out answers": (
