@@ -158,8 +158,15 @@ def main():
         write_tokenizer(tokenizer, staging, template, student.chat_template_kwargs)
         if kind != "pypi":
             check_embeddings(tokenizer, rows, folder)
-        card = models.StudentCard(name=student.name, source=student.source, dtype=student.dtype, files=files)
-        (staging / models.STUDENT_CARD).write_text(json.dumps(card.model_dump(), indent=2) + "\n", encoding="utf-8")
+        card = models.StudentCard(
+            name=student.name,
+            source=student.source,
+            dtype=student.dtype,
+            files=files,
+            template_file={given: models.file_sha256(Path(given))} if given else {},
+        )
+        content = json.dumps(card.model_dump(exclude_defaults=True), indent=2)
+        (staging / models.STUDENT_CARD).write_text(f"{content}\n", encoding="utf-8")
         if student.engine == "transformers":
             TransformersEngine(staging).load(student.source)  # refuses a model whose attention it cannot compute
         with records.replace_folder(out) as draft:

@@ -185,6 +185,25 @@ def test_a_template_file_serves(own, pointed):
     assert models.load_tokenizer().chat_template == OWN
 
 
+def test_a_template_file_that_was_edited_stops_all_that_load_the_student(pointed):
+    run()
+    assert "template_file" not in json.loads((models.STUDENT_DIR / models.STUDENT_CARD).read_text(encoding="utf-8"))
+    file = Path("templates/own.jinja")
+    file.parent.mkdir()
+    file.write_text(OWN, encoding="utf-8")
+    settings(chat_template=str(file))
+    run()
+    models.load_model()
+    file.write_text(f"A chat. {OWN}", encoding="utf-8")
+    message = r"^templates/own\.jinja is not the file that models/student/student\.json was made from; .* --force student`"
+    with pytest.raises(UserError, match=message):
+        models.load_model()
+    run()
+    models.load_model()
+    file.unlink()
+    models.load_model()  # what was made from it works where only that was fetched
+
+
 def test_of_several_templates_the_one_called_default_serves(pointed):
     folder = pointed / "additional_chat_templates"
     folder.mkdir()

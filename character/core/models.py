@@ -30,7 +30,7 @@ PROVENANCE_FILE = "provenance.json"  # of an adapter; see `stage_provenance` in 
 MODEL_SUFFIXES = {".safetensors", ".json", ".jinja", ".model", ".tiktoken"}
 VOCABULARY_FILES = {"vocab.txt", "merges.txt"}
 IDLE_FIELDS = {  # of configuration files: what has no effect on the model
-    STUDENT_CARD: {"name", "source"},
+    STUDENT_CARD: {"name", "source", "template_file"},
     "config.json": {"_name_or_path", "transformers_version"},
     "generation_config.json": {"_from_model_config", "transformers_version"},
     ADAPTER_CONFIG: {"base_model_name_or_path", "peft_version", "revision"},
@@ -51,12 +51,16 @@ class RuntimeSettings(ParamsSection):
 
 
 class StudentCard(ParamsSection):
-    """student.json. `files` maps each file of the model to its SHA-256; it is empty if the weights are next to it."""
+    """student.json: `files` maps each file of the model to its SHA-256; it is empty if the weights are next to it.
+
+    `template_file` does the same for the file that student.chat_template names, by its path from the top of the repository.
+    """
 
     name: str
     source: str
     dtype: Literal["float32", "bfloat16", "float16", "auto"]
     files: dict[str, str]
+    template_file: dict[str, str] = Field(default_factory=dict)  # left out of student.json if it is empty
 
 
 def read_runtime() -> RuntimeSettings:
@@ -147,14 +151,18 @@ def verified_weights_dir(student: Path = STUDENT_DIR) -> Path:
     """Return the directory that holds the student's weights.
 
     Raises:
-        UserError: A file of a `hub:` or `path:` model has changed since student.json was written, or there are no weights.
+        UserError: A file of a `hub:` or `path:` model, or the file of the chat template, has changed since student.json was
+            written, or there are no weights.
     """
     card = read_student_card(student)
     folder = locate_model(card.source) if card.files else student
-    for name, digest in card.files.items():
-        if not (folder / name).is_file() or file_sha256(folder / name) != digest:
+    sources = {folder / name: digest for name, digest in card.files.items()}
+    # A model that was fetched works without the file of its template, which it holds.
+    sources |= {Path(file): digest for file, digest in card.template_file.items() if Path(file).is_file()}
+    for file, digest in sources.items():
+        if not file.is_file() or file_sha256(file) != digest:
             raise UserError(
-                f"{folder / name} is not the file that {student / STUDENT_CARD} was made from; "
+                f"{file} is not the file that {student / STUDENT_CARD} was made from; "
                 "put it back, or run `dvc repro --force student` to take the new one."
             )
     list_weights(folder)
