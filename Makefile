@@ -51,7 +51,7 @@ test-all: $(VENV)/installed
 	$(PYTEST) -m 'not vllm and not cluster'
 
 test-families: $(VENV)/installed
-	$(PYTEST) --dist load -m 'slow or not slow' tests/test_families.py -k every_stage
+	FAMILIES_TABLE=write $(PYTEST) --dist load -m 'slow or not slow' tests/test_families.py -k every_stage
 
 test-cluster: $(VENV)/installed
 	$(INSTALL) '.[cluster]'
