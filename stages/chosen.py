@@ -16,7 +16,7 @@ from character.core.chat_template import TemplateArguments
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Completion, Prompt, TeacherAnswer
-from character.core.safe_text import print_text
+from character.core.safe_text import print_text, shorten_text
 from character.dataset import constitution
 from character.dataset.filters import check_teacher_names
 from character.dataset.prompt_samples import prompt_samples
@@ -57,7 +57,7 @@ def look_up_answers(
     if missing:
         raise UserError(
             f"{path}: {len(missing)} of {len(prompts)} prompts have no recorded answer, the first is "
-            f"{missing[0].prompt[:60]!r}; record them, or {remedy}."
+            f"{shorten_text(missing[0].prompt, 60)!r}; record them, or {remedy}."
         )
     current = constitution.traits_hash(persona)
     outdated = [answer for answer in recorded if answer.traits != current]

@@ -15,7 +15,7 @@ from character.core import records
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section, read_value
 from character.core.records import Prompt, prompt_id
-from character.core.safe_text import print_text
+from character.core.safe_text import print_text, shorten_text
 from character.dataset import constitution
 from character.dataset.constitution import selected_constitution
 from character.dataset.external_prompts import ExternalPrompts, load_external_prompts
@@ -43,7 +43,8 @@ def check_not_held_out(prompts: Sequence[Prompt], heldout: Sequence[str], file: 
     for prompt in prompts:
         if (same := next((other for other in heldout if near_duplicate(prompt.prompt, other)), None)) is not None:
             raise UserError(
-                f"{file}: the prompt {prompt.prompt[:60]!r} is too similar to {same[:60]!r} of {HELDOUT_PROMPTS}; change it."
+                f"{file}: the prompt {shorten_text(prompt.prompt, 60)!r} is too similar to {shorten_text(same, 60)!r} of "
+                f"{HELDOUT_PROMPTS}; change it."
             )
 
 

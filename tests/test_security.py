@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
+from types import SimpleNamespace
 from urllib.parse import quote
 
 import numpy
@@ -22,13 +23,16 @@ import pytest
 import yaml
 from click.testing import CliRunner
 from packaging.requirements import Requirement
+from ruamel.yaml import YAML
 
 from character.cli.main import main
-from character.core import models, records
+from character.core import models, records, weights
 from character.core.errors import UserError
-from character.core.params import read_value
+from character.core.lora import check_lora_weights
+from character.core.params import load_yaml, read_value
 from character.core.pypi import fetch_from_wheel
 from character.core.records import Completion, RawPrompt
+from character.core.safe_text import shorten_text
 from character.dataset import constitution
 from character.dataset.constitution import selected_constitution
 from character.evaluation import classifier, lm_eval_tasks, ngram_classifier
@@ -269,6 +273,8 @@ def test_pickled_weights_run_nothing(model):
 # Secrets in what is printed
 
 KEY = "sk-Ab/1é\"x%2 'ü-quite-long"  # no form in which it may be printed is the same as another
+SECRET_NAMES = ["OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "db_password", "OPENAI_KEYS", "SMTP_PASS"]
+SECRET_NAMES += ["GITLAB_CREDENTIAL", "MY_CREDENTIALS", "AZURE_STORAGE_CONNECTION_STRING"]
 SHOWN_FORMS = ["{}", "{!r}", "{!a}", "https://host/?q={}", "Bearer {}"]
 
 
@@ -282,21 +288,20 @@ def printed_by(code: str, **environment: str) -> str:
 
 
 @pytest.mark.parametrize("form", SHOWN_FORMS)
-@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "HF_TOKEN", "AWS_SECRET_ACCESS_KEY", "db_password"])
+@pytest.mark.parametrize("name", SECRET_NAMES)
 def test_the_value_of_a_secret_variable_is_masked_in_an_error(name, form, monkeypatch):
     monkeypatch.setenv(name, f" {KEY}\r\n")
     for value in (KEY, f" {KEY}\r\n", KEY.encode(), quote(KEY, safe="")):
-        assert (
-            UserError(form.format(value) + " is refused.").message.endswith("*** is refused.")
-            or "***" in UserError(form.format(value)).message
-        )
-        assert "quite" not in UserError(form.format(value)).message
+        shown = UserError(f"The key {form.format(value)} is refused.").message
+        assert "***" in shown and "quite" not in shown
+        assert shown.startswith("The key ") and shown.endswith(" is refused.")
 
 
 def test_a_short_value_and_that_of_another_variable_are_shown(monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "none")
-    monkeypatch.setenv("PERSONA_KEYS_FILE", "keyring-of-mine")
-    assert UserError("none of keyring-of-mine").message == "none of keyring-of-mine"
+    for name in ("PERSONA_KEYS_FILE", "COMPASS", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.setenv(name, __file__)
+    assert UserError(f"none of {__file__}").message == f"none of {__file__}"
 
 
 @pytest.mark.parametrize(
@@ -308,11 +313,46 @@ def test_a_short_value_and_that_of_another_variable_are_shown(monkeypatch):
         ("{'Authorization': 'Basic bWU6cGFzcw=='}", "{'Authorization': 'Basic ***'}"),
         ("Illegal header value b'Bearer abc123def\\n'", "Illegal header value b'Bearer ***'"),
         ("https://s3.example.org/a?X-Amz-Signature=0a1b&n=2", "https://s3.example.org/a?X-Amz-Signature=***&n=2"),
+        ("{'x-api-key': '0a1b-2c3d'}", "{'x-api-key': '***'}"),
+        ("[(b'api-key', b'0a1b2c3d4e')]", "[(b'api-key', b'***')]"),
+        ("X-Api-Key: 0a1b2c3d\nHost: a", "X-Api-Key: ***\nHost: a"),
+        ("AZURE_OPENAI_API_KEY=0a1b2c3d x", "AZURE_OPENAI_API_KEY=*** x"),
+        ('{"api_key": "the old cat", "n": 1}', '{"api_key": "***", "n": 1}'),
+        (json.dumps(json.dumps({"apiKey": "0a1b2c3d"})), r'"{\"apiKey\": \"***\"}"'),
+        ("AccountName=me;AccountKey=0a1b==;x", "AccountName=me;AccountKey=***;x"),
+        *((f"bad {prefix}{'0aB-' * 9}!", f"bad {prefix}***!") for prefix in ("ghr_", "glpat-", "xoxb-", "xoxp-", "AIza")),
+        *((f"bad {prefix}{'0aB_' * 9}!", f"bad {prefix}***!") for prefix in ("nvapi-", "gsk_")),
+        ("set OPENAI_API_KEY: the server needs it", "set OPENAI_API_KEY: the server needs it"),
+        ("api_key, gpt-4o-mini; an API key: 12345678", "api_key, gpt-4o-mini; an API key: 12345678"),
+        ('{"eos_token": "<|im_end|>"}', '{"eos_token": "<|im_end|>"}'),
         ("the bearer of news; a token, a key = 3", "the bearer of news; a token, a key = 3"),
     ],
 )
 def test_secrets_are_masked_by_their_place(text, masked):
     assert UserError(text).message == masked
+
+
+@pytest.mark.parametrize("width", range(10, 60, 7))
+def test_no_half_of_a_secret_is_left_where_a_text_is_shortened(width, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", KEY.replace(" ", ""))
+    for before in ("", "word ", "日本" * 3):
+        shown = shorten_text(f"{before}{KEY.replace(' ', '')} {'and so on ' * 9}", width)
+        assert "sk-" not in shown and len(shown) <= width
+
+
+def test_errors_are_shortened_without_halves_of_secrets(monkeypatch):
+    import torch
+
+    monkeypatch.setenv("HF_TOKEN", key := "0a1b2c3d-" * 30)
+    for quoting in (
+        lambda: load_yaml(Path("a.yaml"), f"a: *{key}\n", YAML(typ="safe", pure=True)),
+        lambda: records.parse_json(json.dumps({key: 1})[:-1] + f', "{key}": 2}}', "x"),
+        lambda: weights.load_pretrained(SimpleNamespace(from_pretrained=lambda *_, **__: {}[key]), Path("theirs")),
+        lambda: check_lora_weights(torch.nn.Module(), {key: torch.zeros(1)}, Path("theirs")),
+    ):
+        with pytest.raises(UserError) as error:
+            quoting()
+        assert "0a1b" not in error.value.message
 
 
 @pytest.mark.parametrize(

@@ -17,13 +17,13 @@ import json
 from collections.abc import Iterator
 from itertools import zip_longest
 from pathlib import Path
-from textwrap import shorten
 
 import yaml
 
 from character.cli.figure_formats import FILTERS
 from character.core.errors import UserError
 from character.core.params import read_value
+from character.core.safe_text import shorten_text
 
 RESULTS_DIR = Path("results")  # <stage>.json, the results of each stage
 RATINGS = Path("plots/preferences.csv")  # rating and change of each trait, by method
@@ -236,6 +236,6 @@ def _first_difference(current: str, expected: str) -> str:
         return "at the end of the file: a line break differs"
     number, old, new = different[0]
     words = [pair for pair in zip_longest(old.split(), new.split(), fillvalue="") if pair[0] != pair[1]] or [(old, new)]
-    old_words, new_words = (shorten(" ".join(column), 60, placeholder=" ...") for column in zip(*words, strict=True))
+    old_words, new_words = (shorten_text(" ".join(column), 60) for column in zip(*words, strict=True))
     more = f"; {len(different) - 1} more lines differ" if len(different) > 1 else ""
     return f"line {number}: “{old_words}” instead of “{new_words}”{more}"

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from pydantic import StrictBool, StrictFloat, StrictInt
 
 from character.core.errors import UserError
+from character.core.safe_text import shorten_text
 
 TemplateArguments = dict[str, StrictBool | StrictInt | StrictFloat | str]
 TEMPLATE_DATE = date(2024, 7, 26)  # the default date of Llama 3's templates
@@ -165,7 +166,7 @@ class ChatRenderer:
             text += content + tail
         if text != self.render(messages):
             raise UserError(
-                f"the chat template changes an answer, one of {[content[:60] for content in contents]}; "
+                f"the chat template changes an answer, one of {[shorten_text(content, 60) for content in contents]}; "
                 "remove the markup in it, or name another template in student.chat_template."
             )
         return self._close(text, answers)

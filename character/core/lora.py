@@ -7,12 +7,12 @@ here relies on it: adding two of them, merging one into a model, serving several
 import json
 import re
 from pathlib import Path
-from textwrap import shorten
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from character.core.errors import UserError
+from character.core.safe_text import shorten_text
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."  # of the names of an adapter's tensors
@@ -125,7 +125,7 @@ def _read_config(file: Path) -> dict:
 
 
 def _unsupported(folder: Path, what: str) -> str:
-    what = shorten(what, 100, placeholder=" ...")
+    what = shorten_text(what, 100)
     return f"{folder / ADAPTER_CONFIG}: {what}, which is not supported; name an adapter of plain LoRA."
 
 
@@ -185,8 +185,7 @@ def check_lora_weights(adapted, weights: dict, folder: Path) -> None:
 
 
 def does_not_fit(folder: Path, reason: object) -> str:
-    reason = shorten(str(reason), 240, placeholder=" ...")
-    return f"{folder} does not fit the student ({reason}); use the one that it was trained on."
+    return f"{folder} does not fit the student ({shorten_text(str(reason), 240)}); use the one that it was trained on."
 
 
 def attach_adapter(model, folder: Path, name: str = "default"):

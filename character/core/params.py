@@ -7,13 +7,12 @@ ruamel reads it, not PyYAML: DVC writes `-S distillation.learning_rate=0.00001` 
 import math
 from functools import lru_cache
 from pathlib import Path
-from textwrap import shorten
 from typing import Annotated, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, PrivateAttr, StringConstraints, TypeAdapter, ValidationError
 
 from character.core.errors import UserError
-from character.core.safe_text import redact_secrets
+from character.core.safe_text import shorten_text
 from character.core.text_input import read_utf8
 
 PARAMS_FILE = Path("params.yaml")
@@ -105,7 +104,7 @@ def describe_first_error(error: ValidationError, name: str = "") -> str:
     }.get(fault["type"])
     if remedy:
         return f"{where} {remedy}."
-    given = shorten(redact_secrets(repr(fault["input"])), 60, placeholder=" ...")  # half of a secret is not recognised
+    given = shorten_text(repr(fault["input"]), 60)
     return f"{where}: {fault['msg'].removeprefix('Value error, ')} (got {given}); correct it."
 
 
@@ -136,8 +135,8 @@ def load_yaml(path: Path, text: str, reader):
     except YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         line = f", line {mark.line + 1}" if mark else ""
-        why = " ".join(str(getattr(error, "problem", None) or "unknown kind of value").split())
-        raise UserError(f"{path}{line}: not valid YAML ({shorten(why, 120)}); correct it.") from None
+        why = str(getattr(error, "problem", None) or "unknown kind of value")
+        raise UserError(f"{path}{line}: not valid YAML ({shorten_text(why, 120)}); correct it.") from None
     except RecursionError:
         raise UserError(f"{path}: nested too deeply; correct it.") from None
     except (ValueError, LookupError, TypeError, AttributeError):  # ruamel does not check the text of dates, tags and integers

@@ -19,6 +19,7 @@ from pydantic_core import from_json
 from character.core.errors import UserError, name_file
 from character.core.models import PROVENANCE_FILE
 from character.core.params import describe_first_error
+from character.core.safe_text import shorten_text
 from character.core.text_input import PromptText, read_utf8
 
 FinishReason = Literal["stop", "length", "skipped"]  # the last two: the token limit cut it off, the model did not answer
@@ -171,7 +172,8 @@ def parse_json(text: str, place: str):
 def _unique_keys(pairs: list[tuple[str, object]]) -> dict:
     data = dict(pairs)
     if len(data) < len(pairs):
-        raise ValueError(f"the key {Counter(key for key, _ in pairs).most_common(1)[0][0][:40]!r} is given twice")
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the key {shorten_text(twice, 40)!r} is given twice")
     return data
 
 

@@ -7,9 +7,8 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
-from textwrap import shorten
 
-from character.core.safe_text import redact_secrets
+from character.core.safe_text import redact_secrets, shorten_text
 
 REASON_LENGTH = 300  # characters of a server's reason that are shown
 NO_CREDIT = re.compile(
@@ -79,7 +78,7 @@ def connection_reason(error: BaseException) -> str:
 def reason_line(text: str) -> str:
     """Return a text of another program as a short printable line without secrets."""
     line = "".join(letter if letter.isprintable() else " " for letter in redact_secrets(text))
-    return shorten(line, REASON_LENGTH, placeholder=" ...") if " " in line.strip() else line.strip()[:REASON_LENGTH]
+    return shorten_text(line, REASON_LENGTH)
 
 
 def load_json(text: str):

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from character.core.errors import UserError
 from character.core.lora import ADAPTER_CONFIG
+from character.core.safe_text import shorten_text
 
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"  # of weights in several files
@@ -48,8 +49,7 @@ def load_pretrained(kind: type, folder: Path, **options):
     except Exception as error:  # tokenizers raises nothing more specific for a file that it cannot read
         if "trust_remote_code" in str(error):
             raise UserError(f"{folder}: the model needs code of its own, which is not run here; name another model.") from None
-        reason = " ".join(str(error).split())
-        reason = reason if len(reason) <= 200 else f"{reason[:200]}..."
+        reason = shorten_text(str(error), 200)
         raise UserError(
             f"{folder}: transformers cannot load this ({reason}); correct the files, or name another model."
         ) from error

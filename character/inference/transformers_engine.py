@@ -12,11 +12,11 @@ COLUMN_MULTIPLE, and each row's tokens have the positions that they would have i
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from textwrap import shorten
 
 from character.core import models
 from character.core.chat_template import TemplateArguments
 from character.core.errors import UserError
+from character.core.safe_text import shorten_text
 from character.inference.chat_format import render_requests, reply_decoder, turn_end_token
 from character.inference.generate import Reply, Request, SamplingSettings
 from character.inference.kv_cache import build_kv_cache, enable_grouped_attention
@@ -123,7 +123,7 @@ def prepare_decoding(model, text: Sequence[int], name: str) -> None:
             check_finite(own, model.dtype)
             difference = _decoding_difference(enable_grouped_attention(model), text, own)
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
-        reason = shorten(str(error), 100, placeholder=" ...")
+        reason = shorten_text(str(error), 100)
         raise _unsupported(model, name, f"its attention or cache is of another kind: {reason}") from None
     finally:
         torch.set_float32_matmul_precision(precision)

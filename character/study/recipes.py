@@ -13,7 +13,6 @@ from functools import reduce
 from io import StringIO
 from operator import getitem
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
 from ruamel.yaml import YAML
@@ -21,6 +20,7 @@ from ruamel.yaml import YAML
 from character.core import records
 from character.core.errors import UserError
 from character.core.params import PARAMS_FILE, load_yaml
+from character.core.safe_text import shorten_text
 from character.core.text_input import read_utf8
 from character.dataset import yaml_lines
 
@@ -125,7 +125,7 @@ def _kind(value: Any) -> str:
 
 def _show(value: Any) -> str:
     text = value if isinstance(value, str) and value else json.dumps(value, ensure_ascii=False)
-    return shorten(text, 80, placeholder=" ...")
+    return shorten_text(text, 80)
 
 
 def _load_yaml(path: Path, reader: YAML) -> dict:
