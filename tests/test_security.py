@@ -364,12 +364,37 @@ def test_errors_are_shortened_without_halves_of_secrets(monkeypatch):
         "raise ExceptionGroup('both', [ValueError(repr(key)), TypeError(key)])",
         "import threading\nthread = threading.Thread(target=lambda: {}[key])\nthread.start()\nthread.join()\nexit(1)",
         "raise UserError(f'bad: {key}') from ValueError(key)",
+        "import logging\ntry:\n    {}[key]\nexcept KeyError:\n    logging.exception('no %r', key)\nexit(1)",
+        "import asyncio\nasync def ask():\n    {}[key]\nasync def main():\n    asyncio.ensure_future(ask())\n"
+        "    await asyncio.sleep(0)\nasyncio.run(main())\nexit(1)",
+        "class Model:\n    def __del__(self):\n        {}[key]\nModel()\nexit(1)",
+        "import warnings\nwarnings.warn(f'a {key}')\n{}['Traceback']",
     ],
 )
 def test_no_traceback_has_a_secret(failure):
     code = f"import os\nfrom character.core.errors import UserError\nkey = os.environ['HF_TOKEN']\n{failure}"
     printed = printed_by(code, HF_TOKEN=KEY + "\n", PYTHONIOENCODING="utf-8")
     assert "Traceback" in printed and "***" in printed and "quite" not in printed
+
+
+@pytest.mark.parametrize("handler", ["logging.StreamHandler()", "transformers_handler()"])
+def test_no_log_has_a_secret_or_acts_on_the_terminal(handler):
+    code = (
+        "import logging, os\nimport character.core.errors\n"
+        "def transformers_handler():\n"
+        "    from transformers.utils import logging as theirs\n"
+        "    theirs.get_logger('transformers')\n"
+        "    return logging.NullHandler()\n"
+        f"logging.getLogger('transformers').addHandler({handler})\n"
+        "logging.getLogger('transformers.x').warning('a \\x1b[2J %s', os.environ['HF_TOKEN'])\nexit(1)"
+    )
+    printed = printed_by(code, HF_TOKEN=KEY, PYTHONIOENCODING="utf-8")
+    assert "a \ufffd[2J ***" in printed and "quite" not in printed
+
+
+def test_a_thread_ends_quietly_by_exit():
+    code = "import threading, character.core.errors\nthread = threading.Thread(target=exit)\nthread.start()\nthread.join()"
+    assert printed_by(f"{code}\nexit(1)") == ""
 
 
 def test_every_program_masks_secrets():

@@ -1,7 +1,6 @@
 """Data files: JSON Lines with one type of validated record per file, written atomically."""
 
 import csv
-import errno
 import hashlib
 import json
 import os
@@ -16,7 +15,7 @@ from typing import IO, Literal, TypeVar
 from pydantic import BaseModel, ConfigDict, ValidationError
 from pydantic_core import from_json
 
-from character.core.errors import UserError, name_file
+from character.core.errors import UserError, describe_disk_error, name_file
 from character.core.models import PROVENANCE_FILE
 from character.core.params import describe_first_error
 from character.core.safe_text import shorten_text
@@ -118,16 +117,6 @@ class TeacherAnswer(Record):
 
 RecordT = TypeVar("RecordT", bound=Record)
 CompletionT = TypeVar("CompletionT", bound=Completion)
-
-DISK_REMEDIES = {
-    errno.ENOSPC: "free some space",
-    errno.EDQUOT: "free some space",
-    errno.EFBIG: "allow larger files there",
-    errno.EROFS: "make it writable",
-    errno.EACCES: "make it writable",
-    errno.EPERM: "make it writable",
-    errno.EEXIST: "move the file that is in the place of its directory",
-}
 
 
 def prompt_id(prompt: str) -> str:
@@ -239,31 +228,50 @@ def replace_atomically(path: str | Path) -> Iterator[IO[str]]:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            with temporary.open("w", encoding="utf-8", newline="") as file:
+            with name_file(path), temporary.open("w", encoding="utf-8", newline="") as file:
                 yield file
             os.replace(temporary, path)
         finally:
             with suppress(OSError):  # a read-only disk refuses this too, and has nothing to delete
                 temporary.unlink(missing_ok=True)
     except OSError as error:
-        if error.errno not in DISK_REMEDIES:
+        sentence = describe_disk_error(error)
+        if sentence is None:
             raise
-        raise UserError(f"{path}: {error.strerror}; {DISK_REMEDIES[error.errno]}, and run again.") from None
+        raise UserError(sentence.replace(temporary.name, path.name)) from None
 
 
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """Yield a temporary folder next to `folder`, which replaces it on success and is removed on an error."""
+    """Yield a temporary folder next to `folder`, which replaces it on success and is removed on an error.
+
+    Raises:
+        OSError: A file could not be written, or `folder` could not be replaced, which is then as before.
+    """
     draft = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
     try:
         with name_file(folder):
             yield draft
-        shutil.rmtree(folder, ignore_errors=True)
-        draft.rename(folder)
+        _exchange_folder(folder, draft)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def _exchange_folder(folder: Path, draft: Path) -> None:
+    """Put `draft` in the place of `folder`, which is moved aside first: deleting it may fail halfway."""
+    former = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(former, ignore_errors=True)
+    with suppress(FileNotFoundError):
+        folder.rename(former)
+    try:
+        draft.rename(folder)
+    except OSError:
+        if former.exists():
+            former.rename(folder)
+        raise
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _round_floats(value):

@@ -13,6 +13,7 @@ from character.core import models, records
 from character.core.errors import UserError, name_file
 from character.core.lora import NamesOrPattern, attach_adapter
 from character.core.params import ParamsSection, read_value
+from character.core.safe_text import print_text
 from character.training.adapters import save_adapter, stage_provenance
 from character.training.checkpoints import checkpoint_dir, last_checkpoint, run_lock
 from character.training.conversation_tokens import ConversationTokenizer
@@ -174,8 +175,8 @@ def train_adapter(
     with run_lock(folder) if processes.is_main_process else nullcontext():
         with processes.main_process_first():
             checkpoint = last_checkpoint(folder, count)
-        if checkpoint:
-            processes.print(f"resuming from {checkpoint}", flush=True)
+        if checkpoint and processes.is_main_process:
+            print_text(f"resuming from {checkpoint}")
         with name_file(folder):
             instance.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     return instance
