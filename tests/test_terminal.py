@@ -172,6 +172,12 @@ def test_what_cannot_be_written_is_kept_until_it_can(chat):
     assert len(kept()) == 6
 
 
+@pytest.mark.parametrize("name", ["[/x]", "[red]", "a[b", "[link=x]\\x1b[2J"])
+def test_a_name_is_no_markup(chat, name):
+    for width in (0, 80):
+        assert "is neither the selected persona nor" in talked(chat, f"/persona {name}", "/quit", width=width)
+
+
 @pytest.mark.parametrize("line", ["/help", "/persona", "/save", "/quit now", "/again later"])
 def test_what_is_no_command_is_reported_with_those_there_are(line, chat):
     output = talked(chat, line, "/persona nosuch", "/quit", "Hi")

@@ -74,7 +74,7 @@ class TerminalChat:
         return True
 
     def _switch_persona(self, name: str) -> None:
-        with self._console.status(f"Looking for {name}"):
+        with self._console.status(Text(safe_text(f"Looking for {name}"))):
             self._chat.switch_persona(find_persona(name))
         self._print_persona()
         self._print_note("All conversations start again.")
