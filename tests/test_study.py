@@ -144,6 +144,16 @@ def test_a_study_of_files_that_are_not_committed_is_refused(project, change):
     assert project.ran() == [] and finished_experiments() == {}
 
 
+def test_runs_that_are_finished_are_not_shown_for_code_that_is_not_committed(project, monkeypatch):
+    monkeypatch.setattr(study, "finished_experiments", lambda: {run.experiment_name: "0a1b" for run in plan_runs(["humor"])})
+    monkeypatch.setattr(comparison, "write_comparison", lambda runs, commits: (len(commits), []))
+    assert CliRunner().invoke(main, ["study", "humor"]).exit_code == 0
+    Path("stage.py").write_text("pass")
+    done = CliRunner().invoke(main, ["study", "humor"])
+    assert done.exit_code == 1 and "Error: stage.py has uncommitted changes" in done.output
+    assert CliRunner().invoke(main, ["study", "humor", "--gather"]).exit_code == 0
+
+
 def test_params_that_are_not_committed_are_run_too_and_are_another_study(project, monkeypatch):
     monkeypatch.setattr(comparison, "write_comparison", lambda runs, commits: (len(commits), []))
     Path("params.yaml").write_text(PARAMS.replace("0.5", "0.25"))

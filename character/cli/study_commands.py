@@ -72,9 +72,9 @@ def study_command(
     runs = plan_runs(personas, parse_seeds(seeds))
     if address:
         ray_cluster.fetch_experiments(remote)
-    missing = [] if gather else [run for run in runs if run.experiment_name not in finished_experiments()]
-    if missing:
+    if not gather:
         check_committed()
+    missing = [] if gather else [run for run in runs if run.experiment_name not in finished_experiments()]
     if missing and address:
         _execute_remotely(missing, remote, ray_cluster.ClusterOptions(address, cpus, gpus, folder))
     elif missing:
