@@ -129,7 +129,7 @@ def refuse(origin: Path) -> str:
     hook = origin / "hooks/pre-receive"
     hook.write_text("#!/bin/sh\necho 'error: no personas on Tuesdays' >&2\necho 'ask the captain' >&2\nexit 1\n")
     hook.chmod(0o755)
-    return r"error: no personas on Tuesdays.*; remote: ask the captain.*; ! \[remote rejected\]"
+    return r"failed: error: no personas on Tuesdays; ! \[remote rejected\].*; error: failed to push.*; ask the captain$"
 
 
 def break_store(origin: Path) -> str:
@@ -187,6 +187,11 @@ FAILURES = {
         "ERROR: failed to reproduce 'student'\n",
         "torch.OutOfMemoryError: CUDA out of memory.; ERROR: failed to reproduce 'student'",
     ),
+    "a push with secrets": (
+        "".join(f"remote: {line}\n" for line in ("Hello!", "  ——— ", "", "- GITHUB PUSH PROTECTION", "error: GH013: rules"))
+        + "To example.org\n ! [remote rejected] main -> main (push declined)\n",
+        "error: GH013: rules; ! [remote rejected] main -> main (push declined); Hello!; - GITHUB PUSH PROTECTION",
+    ),
     "many files": (
         "".join(f"ERROR: file {number}\n" for number in range(9)),
         "ERROR: file 0; ERROR: file 1; ERROR: file 2; ERROR: file 3; ERROR: file 4; and 4 more lines",
@@ -206,6 +211,36 @@ def test_a_failed_command_is_reported_with_its_reasons_and_without_its_hints_and
     with pytest.raises(UserError) as error:
         run_command("sh", "-c", "cat printed >&2; exit 3", cwd=tmp_path)
     assert error.value.message == f"`sh -c cat printed >&2; exit 3` failed: {reason}"
+
+
+def test_a_failed_command_may_print_its_reason_anywhere_and_in_any_encoding(monkeypatch):
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    script = "printf 'wait\\n' >&2; printf 'fatal: caf\\351 '; echo $LC_ALL $LANGUAGE; exit 1"
+    with pytest.raises(UserError, match=r"failed: fatal: caf\ufffd C\.UTF-8 C$"):
+        run_command("sh", "-c", script)
+
+
+def test_a_branch_of_another_worktree_leaves_no_tag_and_the_reason(origin, tmp_path_factory):
+    registry.publish_persona(None, "1.0.0", "origin")
+    git("worktree", "add", "--quiet", str(tmp_path_factory.mktemp("other") / "tree"), "persona/pirate")
+    before, message = references(), refuse(origin)
+    with pytest.raises(UserError, match=rf"{message}|fatal: .*worktree"):  # newer versions of git refuse to switch
+        registry.publish_persona(None, "1.1.0", "origin")
+    assert references() == before and run_command("git", "branch", "--show-current") == "main\n"
+
+
+def test_what_cannot_be_undone_is_printed_and_does_not_hide_the_reason(origin, capsys):
+    def push(*command, **options):
+        if command[1] == "push":
+            Path(".git/refs/tags/adapter-pirate@v1.0.0.lock").touch()
+        return run_command(*command, **options)
+
+    message = refuse(origin)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(UserError, match=message):
+        patched.setattr(registry, "run_command", push)
+        registry.publish_persona(None, "1.0.0", "origin")
+    assert "publish: not undone: `git update-ref -d refs/tags/adapter-pirate@v1.0.0` failed: " in capsys.readouterr().err
+    assert "refs/heads/persona" not in references()
 
 
 def test_a_published_persona_is_for_research_only_if_its_own_constitution_or_the_present_one_says_so(repository):

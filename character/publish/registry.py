@@ -20,6 +20,7 @@ from character.core import models, records
 from character.core.errors import UserError
 from character.core.lora import check_adapter_files
 from character.core.params import read_value
+from character.core.safe_text import print_text
 from character.dataset import constitution
 from character.publish.commands import changed_stages, run_command
 
@@ -65,9 +66,9 @@ def restore_checkout() -> Iterator[None]:
     try:
         yield
     finally:
-        run_command("git", "reset", "--quiet", "--hard")
-        run_command("git", "switch", "--quiet", *(["--detach"] if re.fullmatch("[0-9a-f]{40}", here) else []), here)
-        run_command("dvc", "checkout", "--quiet")
+        _undo("git", "reset", "--quiet", "--hard")
+        _undo("git", "switch", "--quiet", *(["--detach"] if re.fullmatch("[0-9a-f]{40}", here) else []), here)
+        _undo("dvc", "checkout", "--quiet")
 
 
 def adapter_tag(persona: str, version: str) -> str:
@@ -97,19 +98,23 @@ def _publish_version(persona: str, version: str, remote: str) -> tuple[str, str]
 
 @contextmanager
 def withdraw_on_failure(branch: str, tag: str) -> Iterator[None]:
-    """Remove a new tag, and put a branch back to where it was, if they are not published."""
+    """Remove a new tag, and put a branch back to where it was, if they are not published; print what cannot be undone."""
     former = run_command("git", "for-each-ref", "--format=%(objectname)", f"refs/heads/{branch}").strip()
     try:
         yield
     except BaseException:  # also Ctrl-C during the upload
-        run_command("git", "switch", "--quiet", "--detach")
-        if run_command("git", "tag", "--list", tag).strip():
-            run_command("git", "tag", "--delete", tag)
-        if former:
-            run_command("git", "branch", "--quiet", "--force", branch, former)
-        elif run_command("git", "branch", "--list", branch).strip():
-            run_command("git", "branch", "--quiet", "--delete", "--force", branch)
+        _undo("git", "update-ref", "-d", f"refs/tags/{tag}")
+        _undo("git", "switch", "--quiet", "--detach")
+        # Other than `git branch`, this accepts a branch that another worktree has checked out.
+        _undo("git", "update-ref", *([f"refs/heads/{branch}", former] if former else ["-d", f"refs/heads/{branch}"]))
         raise
+
+
+def _undo(*command: str) -> None:
+    try:
+        run_command(*command)
+    except UserError as error:  # the reason why nothing was published must still be shown
+        print_text(f"publish: not undone: {error.message}", to_stderr=True)
 
 
 @dataclass(frozen=True)
