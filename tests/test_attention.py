@@ -6,10 +6,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from character.core.errors import UserError
 from character.inference import kv_cache, log_probs, transformers_engine
+from character.inference.chat_format import usable_context
 from character.inference.generate import SamplingSettings
 from character.inference.log_probs import build_trie
 from character.inference.token_sampling import sample_top_p
-from character.inference.transformers_engine import prepare_decoding, sample_continuations, usable_context
+from character.inference.transformers_engine import prepare_decoding, sample_continuations
 
 WARM = SamplingSettings(max_new_tokens=24, temperature=1, top_p=0.9)
 SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}

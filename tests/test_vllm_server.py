@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -160,6 +161,20 @@ def test_weights_that_lie_elsewhere_are_served_from_there(executed, tiny_student
     CliRunner().invoke(main, ["serve"])
     given = options(executed[0][1][3:])
     assert (given["--model"], given["--tokenizer"], given["--dtype"]) == ([str(tiny_student)], ["models/student"], ["bfloat16"])
+
+
+def test_a_context_that_the_positions_need_is_set_unless_one_says_otherwise(executed, tiny_student):
+    models.STUDENT_DIR.unlink()
+    shutil.copytree(tiny_student, models.STUDENT_DIR)
+    config = models.STUDENT_DIR / "config.json"
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 96}
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"rope_parameters": rope}))
+    CliRunner().invoke(main, ["serve"])
+    CliRunner().invoke(main, ["serve", "--", "--max-model-len", "512"])
+    assert options(executed[0][1][3:])["--max-model-len"] == ["96"]
+    words = executed[1][1]
+    at = [number for number, word in enumerate(words) if word == "--max-model-len"]
+    assert [words[number + 1] for number in at] == ["96", "512"], "of an option that is given twice, the last counts"
 
 
 def test_a_persona_for_research_only_is_served_with_a_notice(executed):

@@ -17,10 +17,10 @@ from character.core.lora import attach_adapter
 from character.core.params import read_section, read_value
 from character.core.records import Message
 from character.dataset import constitution
-from character.inference.chat_format import truncate_to_context
+from character.inference.chat_format import truncate_to_context, usable_context
 from character.inference.generate import SamplingSettings, whole_characters
 from character.inference.token_sampling import TokenSampler
-from character.inference.transformers_engine import stop_token_ids, usable_context
+from character.inference.transformers_engine import stop_token_ids
 from character.publish.registry import TrainedPersona
 
 CHAT_METHODS = ("base", "prompted", "persona")

@@ -13,7 +13,7 @@ from character.core.errors import UserError
 from character.core.params import read_section
 from character.core.safe_text import print_text
 from character.inference.generate import SamplingSettings
-from character.inference.vllm_engine import VLLMSettings, vllm_environment, vllm_lora_rank
+from character.inference.vllm_engine import VLLMSettings, vllm_context, vllm_environment, vllm_lora_rank
 from character.publish.registry import list_personas, persona_notices
 
 BASE_MODEL_NAME = "base"
@@ -35,8 +35,9 @@ def server_command(adapters: Mapping[str, Path], host: str, port: int, extra: Se
         extra: further options of vLLM.
     """
     settings, sampling = read_section("runtime.vllm", VLLMSettings), read_section("sampling", SamplingSettings)
+    weights = models.verified_weights_dir()
     options = {
-        "--model": models.verified_weights_dir(),
+        "--model": weights,
         "--served-model-name": served_name(BASE_MODEL_NAME, models.STUDENT_DIR),
         "--tokenizer": models.STUDENT_DIR,
         "--chat-template": models.STUDENT_DIR / "chat_template.jinja",  # or a multimodal model's own would come first
@@ -53,7 +54,9 @@ def server_command(adapters: Mapping[str, Path], host: str, port: int, extra: Se
     eager = ["--enforce-eager"] if models.select_device() == "cpu" else []
     lora = ["--enable-lora", "--lora-modules", *(f"{name}={folder}" for name, folder in adapters.items())]
     words = [sys.executable, "-m", "vllm.entrypoints.launchers.api_server.entry", *chain.from_iterable(options.items()), *eager]
-    return [*map(str, words), *lora, *extra]
+    context = vllm_context(weights)
+    limit = ["--max-model-len", str(context)] if context else []
+    return [*map(str, words), *limit, *lora, *extra]
 
 
 def server_environment() -> dict[str, str]:

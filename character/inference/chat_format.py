@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 
 from character.core.chat_template import ChatRenderer
+from character.core.errors import UserError
 from character.core.safe_text import print_text
 from character.dataset.reasoning import is_reasoning_token
 from character.inference.generate import Reply, Request, SamplingSettings
@@ -66,6 +67,31 @@ def render_requests(
     if shortened:
         print_text(f"{shortened} of {len(requests)} conversations shortened to fit into {context} tokens")
     return prompts, skipped
+
+
+def usable_context(config, name: str) -> int:
+    """Return how many tokens a conversation may have, at most: no more than `original_context`.
+
+    Args:
+        config: the model's configuration.
+        name: the model's name for error messages.
+    """
+    context = getattr(config.get_text_config(), "max_position_embeddings", None)
+    if not context:
+        raise UserError(f"{name}: config.json has no max_position_embeddings; add it, or name another model.")
+    return min(context, original_context(config) or context)
+
+
+def original_context(config) -> int | None:
+    """Return the context in tokens of the original training, for models whose RoPE depends on it; None for others.
+
+    Longrope and dynamic RoPE choose their frequencies by the longest text of a batch or the longest that is allowed, once that
+    is longer than the texts of the original training. Up to there a text depends on neither, and every engine reads it alike.
+    """
+    rope = getattr(config.get_text_config(), "rope_parameters", None) or {}
+    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
+    varying = [kind for kind in kinds if kind.get("rope_type") in ("longrope", "dynamic")]
+    return min(filter(None, (kind.get("original_max_position_embeddings") for kind in varying)), default=None)
 
 
 def reply_decoder(tokenizer) -> Callable[[Sequence[int]], str]:

@@ -3,7 +3,8 @@
 import hashlib
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
-from typing import Literal, Protocol
+from queue import SimpleQueue
+from typing import Any, Literal, Protocol
 
 from pydantic import Field, field_validator
 from tqdm import tqdm
@@ -128,6 +129,17 @@ def generate(
     replies = [Reply(**found[name]) for name in keys]
     _report_skipped(desc, requests, replies, retry)
     return replies
+
+
+def take_finished(finished: SimpleQueue, count: int) -> Iterator[tuple[int, Any]]:
+    """Yield `count` outcomes, as they are put into the queue. When it is interrupted, it yields what is finished first."""
+    try:
+        for _ in range(count):
+            yield finished.get()
+    except KeyboardInterrupt:
+        while not finished.empty():
+            yield finished.get()
+        raise
 
 
 def whole_characters(text: str) -> str:

@@ -17,7 +17,7 @@ from character.core import models
 from character.core.chat_template import TemplateArguments
 from character.core.errors import UserError
 from character.core.safe_text import shorten_text
-from character.inference.chat_format import render_requests, reply_decoder, turn_end_token
+from character.inference.chat_format import render_requests, reply_decoder, turn_end_token, usable_context
 from character.inference.generate import Reply, Request, SamplingSettings
 from character.inference.kv_cache import build_kv_cache, enable_grouped_attention
 from character.inference.token_sampling import TokenSampler, check_finite
@@ -75,26 +75,6 @@ class TransformersEngine:
             self._model, list(prompts.values()), sampling, own_seeds, stops, slots
         ):
             yield order[number], Reply(decode(ids), "stop" if finished else "length", len(ids))
-
-
-def usable_context(config, name: str) -> int:
-    """Return how many tokens a conversation may have, at most.
-
-    Longrope and dynamic RoPE choose their frequencies by the longest text of a batch, once that is longer than the texts of
-    the original training. Up to there a text does not depend on its neighbours.
-
-    Args:
-        config: the model's configuration.
-        name: the model's name for error messages.
-    """
-    config = config.get_text_config()
-    context = getattr(config, "max_position_embeddings", None)
-    if not context:
-        raise UserError(f"{name}: config.json has no max_position_embeddings; add it, or name another model.")
-    rope = getattr(config, "rope_parameters", None) or {}
-    kinds = [rope, *(kind for kind in rope.values() if isinstance(kind, dict))]
-    varying = [kind for kind in kinds if kind.get("rope_type") in ("longrope", "dynamic")]
-    return min([context, *(kind.get("original_max_position_embeddings") or context for kind in varying)])
 
 
 def prepare_decoding(model, text: Sequence[int], name: str) -> None:

@@ -19,8 +19,9 @@ from character.core.chat_template import TemplateArguments
 from character.core.errors import UserError
 from character.core.lora import read_lora_config
 from character.core.params import ParamsSection, read_section
-from character.inference.chat_format import render_requests, reply_decoder, turn_end_token
-from character.inference.generate import Reply, Request, SamplingSettings
+from character.core.weights import load_pretrained
+from character.inference.chat_format import original_context, render_requests, reply_decoder, turn_end_token
+from character.inference.generate import Reply, Request, SamplingSettings, take_finished
 
 VLLM_LORA_RANKS = (8, 16, 32, 64, 128, 256, 320, 512)  # for which vLLM has kernels
 
@@ -53,6 +54,13 @@ def vllm_lora_rank(adapter: Path) -> int:
             "or use the engine transformers."
         )
     return fitting
+
+
+def vllm_context(weights: Path) -> int | None:
+    """Return the context that vLLM has to be given for the model in this directory; None if its own choice is right."""
+    from transformers import AutoConfig
+
+    return original_context(load_pretrained(AutoConfig, weights))
 
 
 class VLLMEngine:
@@ -93,8 +101,7 @@ class VLLMEngine:
 
         for index, ids in prompts.items():
             asyncio.run_coroutine_threadsafe(put_reply(index, ids, seeds[index]), self._loop)
-        for _ in prompts:
-            index, reply = done.get()
+        for index, reply in take_finished(done, len(prompts)):
             if isinstance(reply, Exception):
                 raise reply
             yield index, reply
@@ -116,10 +123,12 @@ class VLLMEngine:
         except ImportError:
             raise UserError("vLLM is not installed here; `pip install -e '.[vllm]'`, or choose engine: transformers.") from None
         settings = read_section("runtime.vllm", VLLMSettings)
+        weights = models.verified_weights_dir(self._student)
         arguments = AsyncEngineArgs(
-            model=str(models.verified_weights_dir(self._student)),
+            model=str(weights),
             tokenizer=str(self._student),
             dtype=models.read_student_card(self._student).dtype,
+            max_model_len=vllm_context(weights),
             tensor_parallel_size=settings.tensor_parallel,
             data_parallel_size=settings.data_parallel,
             enable_prefix_caching=True,
@@ -160,5 +169,9 @@ class VLLMEngine:
         prompt = {"prompt_token_ids": ids}
         async for output in self._llm.generate(prompt, settings, uuid4().hex, lora_request=lora):
             last = output.outputs[0]
-        finish = "length" if last.finish_reason == "length" else "stop"
-        return Reply(self._decode(last.token_ids), finish, len(last.token_ids), reproducible=False)
+        if last.finish_reason not in ("stop", "length"):  # "abort" or "error"
+            raise UserError(
+                f"{self._student}: vLLM gave up a reply ({last.finish_reason}); its own messages above say why. "
+                "Finished replies are kept; run again to continue."
+            )
+        return Reply(self._decode(last.token_ids), last.finish_reason, len(last.token_ids), reproducible=False)
