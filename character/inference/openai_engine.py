@@ -28,7 +28,7 @@ from character.inference.endpoint_pool import (
     endpoint_urls,
     token_count,
 )
-from character.inference.generate import Reply, Request, SamplingSettings
+from character.inference.generate import Reply, Request, SamplingSettings, take_finished
 
 MAX_EMPTY_REPLIES = 3  # an empty reply is requested again with another seed; the last one is accepted
 LONGEST_BACKOFF = 20.0  # seconds before a request is sent again
@@ -202,7 +202,7 @@ class OpenAIEngine:
 def run_in_threads(work: Callable[[int], Any], count: int, threads: int) -> Iterator[tuple[int, Any]]:
     """Yield the number and the outcome of `work(number)` for 0 to count - 1, as they end; an error is an outcome too.
 
-    When it is interrupted, it yields what is finished first. Nothing then waits for the other calls: the threads are daemons.
+    When it is interrupted, nothing waits for the calls in progress: the threads are daemons.
     """
     waiting, finished = queue.SimpleQueue(), queue.SimpleQueue()
     for number in range(count):
@@ -222,13 +222,7 @@ def run_in_threads(work: Callable[[int], Any], count: int, threads: int) -> Iter
 
     for _ in range(min(threads, count)):
         threading.Thread(target=run_calls, daemon=True).start()
-    try:
-        for _ in range(count):
-            yield finished.get()
-    except KeyboardInterrupt:
-        while not finished.empty():
-            yield finished.get()
-        raise
+    yield from take_finished(finished, count)
 
 
 def parse_answer(answer: dict, request: ChatRequest) -> Reply:
@@ -284,5 +278,4 @@ def _message_text(message: dict) -> tuple[str, bool]:
             texts.append(part.get("text") if isinstance(part, dict) else part)
     if not all(isinstance(text, str) for text in texts):
         raise ValueError("content that is not text")
-    # JSON may hold halves of UTF-16 pairs: whole pairs are joined, others replaced, since no file could hold them.
-    return "".join(texts).encode("utf-16", "surrogatepass").decode("utf-16", "replace"), separate
+    return "".join(texts), separate
