@@ -269,15 +269,17 @@ def test_a_revision_stands_for_the_weights_wherever_they_are_served(server, monk
     assert engine.identity != identity("m@home", server.url)
 
 
-def test_credentials_in_an_address_are_no_part_of_an_identity():
-    assert "secret" not in str(identity("m", "http://me:secret@host/v1?key=secret"))
+WRONG_URLS = ["localhost:8000", "http://me:secret@host/v1", "https://host/v1?key=secret", "http://[fe80::1:8000/v1"]
+WRONG_URLS += ["http://host:secret/v1", "http://host:99999/v1", "http://host/v1/chat/completions", "http:///v1"]
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "http://me:secret@host/v1", "https://host/v1?key=secret"])
-def test_a_base_url_with_a_secret_or_without_a_scheme_is_refused(url):
-    write_settings(url)
-    message = ended(asking("tea"))
-    assert "runtime.openai.endpoints" in message and "secret" not in message
+@pytest.mark.parametrize("model", ["m", "m#12 May"])
+@pytest.mark.parametrize("url", WRONG_URLS)
+def test_an_address_with_a_secret_or_that_is_no_base_url_is_refused(url, model, server):
+    write_settings(server.url, url)
+    with pytest.raises(UserError, match=r"^params\.yaml: runtime\.openai\.endpoints: [^\n]*$") as error:
+        generate(OpenAIEngine(model, "teacher.source", NO_OPTIONS), asking("tea"), WARM, seed=0)
+    assert "secret" not in error.value.message
 
 
 def test_no_endpoint_and_no_model_are_reported_by_their_fields(monkeypatch):

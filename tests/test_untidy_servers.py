@@ -200,6 +200,8 @@ def test_the_servers_own_reason_reaches_the_user(status, payload, server):
         error_with(429, "done", type="exceeded_current_quota_error"),
         error_with(200, "Insufficient Balance"),
         error_with(402, "pay first"),
+        error_with(400, "Your credit balance is too low to access this model", type="invalid_request_error"),
+        error_with(403, "Your organisation is out of credits"),
     ],
 )
 def test_a_used_up_credit_stops_at_once(payload, server):
@@ -249,11 +251,28 @@ def test_a_server_that_refuses_everything_is_found_out_early(prompts, server):
     assert len(server.script["*"]) == 97
 
 
-def test_a_server_that_begins_to_refuse_everything_is_found_out_later(server):
-    write_settings(server.url, concurrency=1, max_failures=3)
-    server.script = {"*": ["answer"] * 4 + [error_with(403, "no more access")] * 99}
+@pytest.mark.parametrize("answers", [1, 4, 11])
+def test_a_server_that_begins_to_refuse_everything_is_found_out_with_the_first_refusal(answers, server):
+    write_settings(server.url, concurrency=1)
+    server.script = {"*": ["answer"] * answers + [error_with(403, "no more access")] * 99}
     assert "harmless" in ended(asking(*TOPICS))
-    assert len(server.script["*"]) == 95 and sum(server.answered.values()) == 4
+    assert len(server.script["*"]) == 97 and sum(server.answered.values()) == answers
+
+
+def test_a_test_that_fails_is_repeated_with_the_next_refusal(server):
+    write_settings(server.url, concurrency=1)
+    script = ["answer", error_with(403, "no more access"), error_with(503, "busy")] + [error_with(403, "no more access")] * 99
+    server.script = {"*": script}
+    assert "harmless" in ended(asking(*TOPICS))
+    assert len(server.script["*"]) == 97
+
+
+def test_refusals_in_a_row_cost_few_harmless_requests(server):
+    write_settings(server.url, concurrency=1, max_failures=5)
+    server.script = {topic: [error_with(400, "policy")] for topic in TOPICS[1:]}
+    assert sum(reply.skipped for reply in replies_to(asking(*TOPICS))) == 11
+    asked = [body["messages"][-1]["content"] for body in server.requests]
+    assert asked.count("Hello.") == 5, "with the refusals 1, 5, 6, 10 and 11"
 
 
 def test_prompts_that_a_server_refuses_one_after_the_other_stay_about_these_prompts(server):
@@ -402,7 +421,8 @@ def test_a_server_that_begins_as_it_is_asked_keeps_the_beginning_whatever_it_ref
     server.script = {"topic 4": [error_with(400, "flagged")]}
     replies = replies_to(asking(*TOPICS, prefill="Well, "))
     assert [reply.continues_prefill for reply in replies if not reply.skipped] == [True] * 11
-    assert replies[4].skipped and all(body["messages"][-1]["content"] == "Well, " for body in server.bodies)
+    ends = [body["messages"][-1]["content"] for body in server.bodies]
+    assert replies[4].skipped and set(ends) == {"Well, ", "Hello."} and ends.count("Hello.") == 1
 
 
 def test_a_repeated_beginning_is_removed_and_separate_reasoning_ends_it(server):

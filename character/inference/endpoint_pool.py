@@ -99,8 +99,29 @@ class ChatRequest:
 
 
 def endpoint_urls(settings: OpenAISettings) -> list[str]:
-    """Return the base URLs of the endpoints, as the user wrote them."""
-    return settings.endpoints or [url for url in [os.environ.get("OPENAI_BASE_URL")] if url]
+    """Return the base URLs of the endpoints, as the user wrote them.
+
+    Raises:
+        UserError: one is not a plain base URL.
+    """
+    urls = settings.endpoints or [url for url in [os.environ.get("OPENAI_BASE_URL")] if url]
+    for url in urls:
+        _check_base_url(url)
+    return urls
+
+
+def _check_base_url(url: str) -> None:
+    try:
+        parts = urlsplit(url)
+        plain = parts.scheme in ("http", "https") and parts.hostname and not parts.query and parts.port != 0
+    except ValueError:  # such as a port that is no number
+        raise UserError("params.yaml: runtime.openai.endpoints: an address is not a URL; correct its host and port.") from None
+    if not plain or parts.username or parts.password or parts.path.rstrip("/").endswith("/completions"):
+        shown = f"one at {parts.hostname}" if parts.username or parts.password or parts.query else repr(url)  # prints no secret
+        raise UserError(
+            f"params.yaml: runtime.openai.endpoints: {shown} is not a plain base URL, such as "
+            f"http://localhost:8000/v1; correct it, and put a key into the environment variable {API_KEY_VARIABLE}."
+        )
 
 
 @dataclass
@@ -281,8 +302,9 @@ class EndpointPool:
         if 300 <= status < 400:
             target = reason_line(headers.get("location", ""))
             raise UserError(f"{endpoint.url} redirects to {target}; write the right address into runtime.openai.endpoints.")
-        if status in FINAL_STATUSES or (status == 429 and NO_CREDIT.search(reason)):
-            remedy = FINAL_STATUSES.get(status, FINAL_STATUSES[402]) + _address_hint(endpoint.url, reason, status in (404, 405))
+        no_credit = status < 500 and NO_CREDIT.search(reason)  # with 400 from Anthropic, 403 from others
+        if no_credit or status in FINAL_STATUSES:
+            remedy = FINAL_STATUSES[402 if no_credit else status] + _address_hint(endpoint.url, reason, status in (404, 405))
             raise UserError(f"{endpoint.url} refuses the request with {shown}; {remedy}. {RESUME_HINT}")
         if status == 503 and LOADING.search(reason):
             raise LoadingError(shown)
@@ -347,18 +369,21 @@ class EndpointPool:
     def _check_refusal(self, endpoint: Endpoint, request: ChatRequest, reason: str) -> None:
         """Stop the run if the server refuses a harmless request of the same form too, and thus all.
 
-        That is tested if the server has answered nothing yet, and after `max_failures` refusals in a row; a refusal that
-        remains is about one prompt.
+        That is tested with each refusal until the server has answered something, then with the first of several in a row, and
+        with every `max_failures`-th; a refusal that remains is about one prompt.
         """
         with self._control_lock:  # the other workers wait for the outcome
             if self.closed.is_set():
                 raise RunAborted from None
             endpoint.refusals += 1
-            if endpoint.refusals < (self.settings.max_failures if endpoint.answered else 1):
+            count = endpoint.refusals
+            if endpoint.answered and 1 < count < self.settings.max_failures:
                 return
-            with suppress(RetryableError, LoadingError):  # then the next refusal tests it again
+            endpoint.refusals = 0  # if the test fails, the next refusal repeats it
+            with suppress(RetryableError, LoadingError):
                 try:
                     self._call_endpoint(endpoint, request.control())
+                    endpoint.refusals = count % self.settings.max_failures
                 except RefusedError:
                     self.closed.set()
                     raise UserError(
@@ -389,17 +414,6 @@ def read_api_key() -> str:
 def _open_client(url: str, key: str, timeout: float):
     from openai import DefaultHttpxClient, OpenAI
 
-    try:
-        parts = urlsplit(url)
-        plain = parts.scheme in ("http", "https") and parts.hostname and not parts.query and parts.port != 0
-    except ValueError:  # such as a port that is no number
-        raise UserError("params.yaml: runtime.openai.endpoints: an address is not a URL; correct its host and port.") from None
-    if not plain or parts.username or parts.password or parts.path.rstrip("/").endswith("/completions"):
-        shown = f"one at {parts.hostname}" if parts.username or parts.password or parts.query else repr(url)  # prints no secret
-        raise UserError(
-            f"params.yaml: runtime.openai.endpoints: {shown} is not a plain base URL, such as "
-            f"http://localhost:8000/v1; correct it, and put a key into the environment variable {API_KEY_VARIABLE}."
-        )
     try:
         # A redirect would turn the POST into a GET, and take prompts to an address that nobody wrote down.
         http = DefaultHttpxClient(follow_redirects=False, timeout=timeout)

@@ -100,9 +100,9 @@ class RequestOptions(ParamsSection):
 
 
 def server_addresses() -> list[str]:
-    """Return the base URLs of the endpoints, in one form and order however they are written, without credentials."""
+    """Return the base URLs of the endpoints, in one form and order however they are written."""
     urls = map(urlsplit, endpoint_urls(read_section("runtime.openai", OpenAISettings)))
-    return sorted({f"{url.scheme}://{url.netloc.rpartition('@')[2]}".lower() + url.path.rstrip("/") for url in urls})
+    return sorted({f"{url.scheme}://{url.netloc}".lower() + url.path.rstrip("/") for url in urls})
 
 
 class OpenAIEngine:
