@@ -79,13 +79,14 @@ def main(methods: Sequence[str]):
         logps = log_probs.reply_log_probs(chats, [answer.response for answer in answers])
         metrics[method] = fluency_scores(answers, logps, settings.words, seed) | {
             "skipped": len(asked) - len(answers),
+            "unread": sum(bool(answer.response) and not own for answer, own in zip(answers, logps, strict=True)),
             "on_topic": topic_similarity(answers, seed),
         }
     records.write_json("results/fluency.json", metrics)
     records.write_csv(
         "plots/fluency.csv",
         [
-            {"method": method} | {key: value for key, value in scores.items() if key not in ("on_topic", "skipped")}
+            {"method": method} | {key: value for key, value in scores.items() if key not in ("on_topic", "skipped", "unread")}
             for method, scores in metrics.items()
         ],
     )

@@ -1,6 +1,7 @@
 """Judges: their prompts, how their replies are parsed, and figures of judges of known quality."""
 
 import json
+import math
 import random
 from pathlib import Path
 from types import SimpleNamespace
@@ -165,9 +166,9 @@ def about(texts):
     return [trait_question("Why?", text, (WARM, STRICT)) for text in texts]
 
 
-def calibration(chosen, how="mean"):
-    """Calibrate on all texts, with the labels in one order."""
-    asked = [JudgeQuestion("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in TEXTS]
+def calibration(chosen, how="mean", texts=TEXTS):
+    """Calibrate on texts, with the labels in one order."""
+    asked = [JudgeQuestion("trait", {"prompt": "Why?", "text": text}, (WARM, STRICT)) for text in texts]
     return likelihood_judge.fit_calibration(asked, chosen, how)
 
 
@@ -192,6 +193,19 @@ def test_texts_that_all_score_alike_calibrate_nothing(student):
         UserError, match=r"judge\.calibration_texts: all texts get the same score from template 'tone' \(trait\); raise it"
     ):
         likelihood_judge.fit_calibration(asked, ["tone"], "mean")
+
+
+def test_a_text_longer_than_the_context_has_no_verdict_and_calibrates_nothing(student, monkeypatch):
+    terms = calibration(["tone", "bare"])
+
+    def of_endings(prompts, endings):
+        found = Student().of_endings(prompts, endings)
+        return [[math.nan] * len(row) if "endless" in str(prompt) else row for prompt, row in zip(prompts, found, strict=True)]
+
+    monkeypatch.setattr("character.evaluation.judge.likelihood_judge.ending_log_probs", of_endings)
+    assert calibration(["tone", "bare"], texts=[TEXTS[0], "It shows endless.", *TEXTS[1:]]) == terms
+    judge = LikelihoodJudge(["tone", "bare"], {"trait": terms})
+    assert judge.decide(about([*TEXTS[:2], "It shows endless.", TEXTS[3]])) == ["warm", "strict", None, "warm"]
 
 
 def test_templates_are_averaged_in_units_of_their_spread(monkeypatch):

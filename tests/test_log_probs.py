@@ -1,7 +1,9 @@
 """Endings that share a conversation: read together, each is as likely as read alone."""
 
+import json
 import shutil
 
+import numpy
 import pytest
 
 from character.core import models
@@ -83,10 +85,26 @@ def test_the_likelihoods_are_those_of_the_students_own_turn(student):
     assert found == pytest.approx([first, sum(both)], abs=1e-4)
 
 
-def test_a_conversation_longer_than_the_context_is_named_before_anything_is_read(student):
-    asked = [[{"role": "user", "content": text}] for text in ("Why?", "क्यों? " * 700)]
-    for read in (lambda: ending_log_probs(asked, [["A", "B"]] * 2), lambda: log_probs.reply_log_probs(asked, ["A", "B"])):
-        with pytest.raises(
-            UserError, match=r"tokens is longer than the student's context of 2048; shorten the prompts, or lower"
-        ):
+def test_a_conversation_longer_than_the_context_is_left_out_and_counted(student, capsys):
+    asked = [[{"role": "user", "content": text}] for text in ("क्यों? " * 700, "Why?", "why " * 3000)]
+    first, second, third = ending_log_probs(asked, [["A", "B"], ["A"], ["A"]])
+    assert numpy.isnan([*first, *third]).all() and [second] == ending_log_probs(asked[1:2], [["A"]])
+    assert [len(row) for row in log_probs.reply_log_probs(asked, ["A", "A", "A"])] == [0, 1, 0]
+    line = "likelihood: 2 of 3 conversations are longer than the student's context of 2048 tokens, and are left out\n"
+    assert capsys.readouterr().out == 2 * line
+
+
+def test_conversations_that_are_all_longer_than_the_context_stop_the_stage(student):
+    asked = [[{"role": "user", "content": "क्यों? " * 700}]]
+    for read in (lambda: ending_log_probs(asked, [["A", "B"]]), lambda: log_probs.reply_log_probs(asked, ["A"])):
+        with pytest.raises(UserError, match=r"1 of 1 conversations are longer than .* context of 2048 tokens; shorten"):
             read()
+
+
+def test_the_context_is_the_one_in_which_positions_do_not_depend_on_other_texts(student, capsys):
+    config = models.STUDENT_DIR / "config.json"
+    rope = {"rope_type": "dynamic", "factor": 4.0, "rope_theta": 10000.0, "original_max_position_embeddings": 96}
+    config.write_text(json.dumps(json.loads(config.read_text(encoding="utf-8")) | {"rope_parameters": rope}))
+    asked = [[{"role": "user", "content": text}] for text in ("why " * 200, "Why?")]
+    assert [len(row) for row in log_probs.reply_log_probs(asked, ["A", "A"])] == [0, 1]
+    assert "1 of 2 conversations are longer than the student's context of 96 tokens" in capsys.readouterr().out

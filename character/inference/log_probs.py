@@ -4,14 +4,16 @@ The endings form a trie, in which each token sees only the conversation and the 
 therefore read once for all endings.
 """
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tqdm import tqdm
 
 from character.core import models
 from character.core.errors import UserError
-from character.inference.chat_format import Messages, render_messages
+from character.core.safe_text import print_text
+from character.inference.chat_format import Messages, render_messages, usable_context
 from character.inference.token_sampling import check_finite
 
 BATCH_POSITIONS = 2048  # positions in one forward pass; scored positions need logits over the whole vocabulary
@@ -35,10 +37,11 @@ def length_batches(sizes: Mapping[int, int]) -> Iterator[list[int]]:
 def reply_log_probs(prompts: Sequence[Messages], replies: Sequence[str]) -> list[list[float]]:
     """Return the log-probability (nats) of each token of `replies[i]` as the student's turn after `prompts[i]`.
 
-    The token that ends the turn is not scored, since a truncated reply has none. An empty reply gives an empty list.
+    The token that ends the turn is not scored, since a truncated reply has none. An empty reply gives an empty list, and so
+    does one that exceeds the context together with its prompt; the number of these is printed.
 
     Raises:
-        UserError: prompt and reply exceed the context.
+        UserError: all exceed the context.
     """
     import torch
 
@@ -47,7 +50,7 @@ def reply_log_probs(prompts: Sequence[Messages], replies: Sequence[str]) -> list
     tails = [tokenizer(reply, add_special_tokens=False)["input_ids"] for reply in replies]
     log_probs: list[list[float]] = [[] for _ in tails]
     sizes = {row: len(heads[row]) + len(tail) for row, tail in enumerate(tails) if tail}
-    _check_lengths(model, sizes.values())
+    sizes = {row: sizes[row] for row in _rows_in_context(model, sizes)}
     with torch.inference_mode(), tqdm(total=len(sizes), desc="likelihood", unit="text") as bar:
         for rows in length_batches(sizes):
             for row, logps in zip(rows, _token_log_probs(model, [(heads[row], tails[row]) for row in rows]), strict=True):
@@ -56,13 +59,20 @@ def reply_log_probs(prompts: Sequence[Messages], replies: Sequence[str]) -> list
     return log_probs
 
 
-def _check_lengths(model, lengths: Iterable[int]) -> None:
-    context, longest = model.config.get_text_config().max_position_embeddings, max(lengths, default=0)
-    if longest > context:
-        raise UserError(
-            f"likelihood: a conversation of {longest} tokens is longer than the student's context of {context}; shorten the "
-            "prompts, or lower sampling.max_new_tokens, which limits the answers."
-        )
+def _rows_in_context(model, lengths: Mapping[int, int]) -> list[int]:
+    """Return the numbers of the rows that fit into the context, and print how many do not.
+
+    Args:
+        lengths: the tokens of each conversation, by row number.
+    """
+    context = usable_context(model.config, str(models.STUDENT_DIR))
+    fitting = [row for row, length in lengths.items() if length <= context]
+    if long := len(lengths) - len(fitting):
+        told = f"likelihood: {long} of {len(lengths)} conversations are longer than the student's context of {context} tokens"
+        if not fitting:
+            raise UserError(f"{told}; shorten the texts that they hold, or choose a student with a longer context.")
+        print_text(f"{told}, and are left out")
+    return fitting
 
 
 def _token_log_probs(model, pairs: Sequence[tuple[list[int], list[int]]]) -> list[list[float]]:
@@ -114,17 +124,19 @@ def build_trie(sequences: Sequence[Sequence[int]]) -> TokenTrie:
 def ending_log_probs(prompts: Sequence[Messages], endings: Sequence[Sequence[str]]) -> list[list[float]]:
     """Return the log-probability (nats) of each of `endings[i]` as the beginning of the student's turn after `prompts[i]`.
 
+    They are NaN where prompt and ending exceed the context; the number of these prompts is printed.
+
     Raises:
-        UserError: prompt and ending exceed the context.
+        UserError: all exceed the context.
     """
     import torch
 
     tokenizer, model = models.load_tokenizer(), models.load_model()
     heads = [render_messages(tokenizer, prompt) for prompt in prompts]
     tries = [build_trie([tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts]) for texts in endings]
-    sizes = {row: len(head) + len(tries[row].tokens) for row, head in enumerate(heads)}
-    _check_lengths(model, (len(head) + max(trie.depths, default=0) for head, trie in zip(heads, tries, strict=True)))
-    log_probs: list[list[float]] = [[] for _ in heads]
+    lengths = {row: len(head) + max(tries[row].depths, default=0) for row, head in enumerate(heads)}
+    sizes = {row: len(heads[row]) + len(tries[row].tokens) for row in _rows_in_context(model, lengths)}
+    log_probs = [[math.nan] * len(texts) for texts in endings]
     with torch.inference_mode(), tqdm(total=len(sizes), desc="likelihood", unit="text") as bar:
         for rows in length_batches(sizes):
             for row, logps in zip(rows, _node_log_probs(model, [(heads[row], tries[row]) for row in rows]), strict=True):

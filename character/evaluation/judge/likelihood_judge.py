@@ -54,7 +54,7 @@ REPLY_TEMPLATES: dict[QuestionKind, dict[str, Callable[[str], str]]] = {
 
 
 class LikelihoodJudge:
-    """Chooses the label with the higher calibrated score; it always has a verdict."""
+    """Chooses the label with the higher calibrated score; only a question that exceeds the student's context has no verdict."""
 
     def __init__(self, chosen: Sequence[str], calibration: dict[QuestionKind, CalibrationTerms]):
         self._chosen, self._calibration = chosen, calibration
@@ -91,7 +91,10 @@ def template_names(about: QuestionKind, chosen: Sequence[str]) -> list[str]:
 
 
 def score_labels(about: QuestionKind, questions: Sequence[JudgeQuestion], chosen: Sequence[str]) -> "ndarray":
-    """Return uncalibrated scores `[questions, templates, labels]`; all questions must have the same number of labels."""
+    """Return uncalibrated scores `[questions, templates, labels]`; all questions must have the same number of labels.
+
+    They are NaN for a question that exceeds the student's context.
+    """
     import numpy
 
     names = template_names(about, chosen)
@@ -149,6 +152,7 @@ def fit_calibration(
 
     about, labels = questions[0].about, questions[0].labels
     scores = score_labels(about, questions, chosen)
+    scores = scores[~numpy.isnan(scores).any((1, 2))]
     means, spreads = scores.mean(0), scores.std(0)
     if how == "mean":
         spreads = numpy.broadcast_to(numpy.sqrt((spreads**2).mean(1, keepdims=True)), spreads.shape)
@@ -179,7 +183,10 @@ def apply_calibration(
     return (scores - mean) / spread
 
 
-def pick_labels(scores: "ndarray", questions: Sequence[JudgeQuestion]) -> list[str]:
-    """Return for each question the word of the label with the highest mean score over the templates."""
-    best = scores.mean(1).argmax(1)
-    return [question.labels[at].word for question, at in zip(questions, best, strict=True)]
+def pick_labels(scores: "ndarray", questions: Sequence[JudgeQuestion]) -> list[str | None]:
+    """Return for each question the word of the label with the highest mean score over the templates, None without scores."""
+    import numpy
+
+    means = scores.mean(1)
+    best, scored = means.argmax(1), ~numpy.isnan(means).any(1)
+    return [question.labels[at].word if known else None for question, at, known in zip(questions, best, scored, strict=True)]
