@@ -5,6 +5,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import time
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -670,6 +671,7 @@ def test_a_finished_reply_is_on_disk_before_the_next_one_is():
 
 def test_while_the_cache_is_locked_replies_are_held_and_nothing_is_lost(monkeypatch):
     monkeypatch.setattr(reply_cache, "LOCK_TIMEOUT", 0.01)
+    monkeypatch.setattr(reply_cache, "SAVE_TIMEOUT", 0.01)
     ReplyCache().put([("older", {"n": 1})])
     other = sqlite3.connect(default_cache_path(), isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
@@ -683,6 +685,42 @@ def test_while_the_cache_is_locked_replies_are_held_and_nothing_is_lost(monkeypa
     ):
         generate(Speaker(["d"]), asking("d"), WARM, 0)
     other.close()
+
+
+@pytest.mark.parametrize("error", [UserError("the well is dry"), KeyboardInterrupt()], ids=repr)
+def test_while_the_cache_is_locked_the_error_of_the_engine_is_the_one_that_is_raised(error, monkeypatch, capsys):
+    monkeypatch.setattr(reply_cache, "SAVE_TIMEOUT", 0.01)
+    ReplyCache().put([("older", {"n": 1})])
+    other = sqlite3.connect(default_cache_path(), isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    errors, began = iter([None, error]), time.monotonic()
+
+    def fail_after_two():
+        if failure := next(errors):
+            raise failure
+
+    with pytest.raises(type(error)) as raised:
+        generate(Speaker(["a", "b", "c"], fail_after_two), asking("abc"), WARM, 0)
+    assert raised.value is error and time.monotonic() - began < 10
+    assert "samples.sqlite: the last 2 replies could not be stored." in capsys.readouterr().out
+    other.close()
+
+
+def test_an_empty_reply_is_stored_only_if_it_would_come_again(monkeypatch):
+    class Server(Speaker):
+        def stream(self, requests, sampling, seeds):
+            for number, reply in super().stream(requests, sampling, seeds):
+                self.asked.append(requests[number].id)
+                yield number, replace(reply, reproducible=self.reproducible)
+
+    for reproducible, again in ((False, ["id-b", "id-c"]), (True, [])):
+        engine = Server(["good", "", " \ufffd"])
+        engine.reproducible = reproducible
+        engine.identity = {"engine": "server", "reproducible": reproducible}
+        generate(engine, asking("abc"), WARM, 0)
+        engine.asked, engine.texts = [], ["later"] * len(again)
+        texts = [reply.text for reply in generate(engine, asking("abc"), WARM, 0)]
+        assert (engine.asked, texts) == (again, ["good", *(["later"] * 2 if again else ["", ""])])
 
 
 def test_a_full_disk_stops_with_one_sentence_and_what_is_stored_stays(monkeypatch):

@@ -97,7 +97,7 @@ def generate(
 ) -> list[Reply]:
     """Return the replies to `requests`, in order, from the reply cache or else from `engine`.
 
-    Skipped replies are printed, and never stored.
+    Skipped replies are printed, and never stored; nor are empty ones that another run need not give again.
 
     Args:
         seed: the global seed; see `request_seed`.
@@ -121,7 +121,8 @@ def generate(
             for number, reply in replies:
                 name = keys[missing[number]]
                 found[name] = asdict(reply) | {"text": whole_characters(reply.text)}
-                if not reply.skipped:
+                # An empty reply that need not come again may be the fault of a server that is repaired later.
+                if not reply.skipped and (reply.reproducible or found[name]["text"].strip()):
                     save(name, found[name])
                 tokens += reply.tokens
                 bar.update()

@@ -9,14 +9,16 @@ import json
 import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from character.core import models
 from character.core.errors import UserError
+from character.core.safe_text import print_text
 
 KEYS_PER_QUERY = 500
 LOCK_TIMEOUT = 60.0  # seconds for which a lock of another process is waited for
+SAVE_TIMEOUT = 1.0  # the same while replies are generated, which the wait would hold up
 SQLITE_REMEDIES = {  # by SQLite's primary error codes
     sqlite3.SQLITE_FULL: "free some space",
     sqlite3.SQLITE_IOERR: "free some space, or check the disk",
@@ -124,7 +126,10 @@ class ReplyCache:
 
     @contextmanager
     def save_at_once(self) -> Iterator[Callable[[str, dict], None]]:
-        """Yield a function that stores one record; while another process locks the file, records are held until the end."""
+        """Yield a function that stores one record; while another process locks the file, records are held until the end.
+
+        If the body fails, its error is raised, and records that cannot be stored are printed.
+        """
         held: list[tuple[str, dict]] = []
 
         def save(name: str, row: dict) -> None:
@@ -138,10 +143,21 @@ class ReplyCache:
                 held.clear()
 
         with self._explain_errors():
+            self._set_lock_timeout(SAVE_TIMEOUT)
             try:
                 yield save
-            finally:
-                self._put_rows(held)
+            except BaseException:
+                with suppress(sqlite3.Error):
+                    self._put_rows(held)
+                    held.clear()
+                if held:
+                    print_text(f"{self._path}: the last {len(held)} replies could not be stored.")
+                raise
+            self._set_lock_timeout(LOCK_TIMEOUT)
+            self._put_rows(held)
+
+    def _set_lock_timeout(self, seconds: float) -> None:
+        self._db.execute(f"PRAGMA busy_timeout = {round(seconds * 1000)}")
 
     @contextmanager
     def _explain_errors(self) -> Iterator[None]:
