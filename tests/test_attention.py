@@ -1,5 +1,7 @@
 """The transformers engine runs models of other families as their own code does, or refuses them in one sentence."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -10,7 +12,8 @@ from character.inference.chat_format import usable_context
 from character.inference.generate import SamplingSettings
 from character.inference.log_probs import build_trie
 from character.inference.token_sampling import sample_top_p
-from character.inference.transformers_engine import prepare_decoding, sample_continuations
+from character.inference.transformers_engine import TransformersEngine, prepare_decoding, sample_continuations
+from stages.steering import save_control_vector
 
 WARM = SamplingSettings(max_new_tokens=24, temperature=1, top_p=0.9)
 SLIDING = {"sliding_window": 16, "layer_types": ["sliding_attention", "full_attention"]}
@@ -101,6 +104,28 @@ def test_a_model_with_attention_or_a_cache_of_its_own_is_refused(kind):
         prepare_decoding(tiny(kind, **REFUSED[kind]), *random_tokens(40), "a student")
 
 
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError, torch.AcceleratorError])
+def test_a_lack_of_memory_says_nothing_about_the_model(error, monkeypatch):
+    model = tiny("llama")
+
+    def fail(*_, **__):
+        raise error("CUDA error: out of memory")
+
+    monkeypatch.setattr(model.model.layers[1].mlp, "forward", fail)
+    with pytest.raises(error):
+        prepare_decoding(model, *random_tokens(40), "a student")
+
+
+@pytest.mark.parametrize(
+    ("steered", "remedy"), [(True, "no other engine steers .* `dvc repro persona`"), (False, "choose the engine `vllm`")]
+)
+def test_a_steered_model_is_not_referred_to_an_engine_that_cannot_steer(steered, remedy, student, monkeypatch):
+    save_control_vector(Path("models/steering"), torch.zeros(2, 32))
+    monkeypatch.setattr(transformers_engine, "MAX_DIFFERENCE", 0)
+    with pytest.raises(UserError, match=rf"^a student: the transformers engine cannot run .*\); {remedy}"):
+        TransformersEngine(adapters=["models/steering"] if steered else []).load("a student")
+
+
 def test_an_argument_of_attention_that_is_not_known_is_refused(monkeypatch):
     model = tiny("llama")
     attend = model.model.layers[1].self_attn.forward
@@ -158,7 +183,10 @@ def test_logits_that_are_not_finite_end_in_a_sentence_about_the_dtype(number, te
     sampler = transformers_engine.TokenSampler(model, sampling, 2, 4)
     logits = torch.zeros(2, 600)
     logits[1] = number
-    with pytest.raises(UserError, match="logits in float16 that are not finite numbers; set `dtype` of the student to bf"):
+    model.name_or_path = "a/teacher"
+    with pytest.raises(
+        UserError, match=r"^a/teacher: the model computes logits in float16 that are not finite numbers; check "
+    ):
         sampler.sample_tokens(logits, [0, 0])
     logits[1, 1:] = 0  # one token that cannot be chosen is no fault
     if number == -float("inf"):
@@ -169,7 +197,7 @@ def test_a_model_that_overflows_is_refused_before_it_replies():
     model = tiny("llama", torch.float16)
     with torch.no_grad():
         model.lm_head.weight.mul_(1e5)
-    with pytest.raises(UserError, match="not finite"):
+    with pytest.raises(UserError, match=r"^a student: .* not finite .*student\.dtype in params\.yaml to bfloat16\.$"):
         prepare_decoding(model, *random_tokens(40), "a student")
 
 

@@ -88,7 +88,7 @@ def _token_log_probs(model, pairs: Sequence[tuple[list[int], list[int]]]) -> lis
     kept = scored.any(0).nonzero()[:, 0]
     # Padding is on the right, so causal attention hides it from all positions that are used.
     logits = model(input_ids=ids, logits_to_keep=kept, use_cache=False).logits.float()
-    check_finite(logits[scored[:, kept]], model.dtype)
+    check_finite(logits[scored[:, kept]], model)
     logps = logits.gather(-1, ids.roll(-1, 1)[:, kept, None])[..., 0] - logits.logsumexp(-1)
     return [row[mask].tolist() for row, mask in zip(logps, scored[:, kept], strict=True)]
 
@@ -164,7 +164,7 @@ def _node_log_probs(model, rows: Sequence[tuple[list[int], TokenTrie]]) -> list[
         # A node's token is predicted at its parent; for the first nodes that is the last token of the head.
         at = torch.tensor([len(head) + parent - first for parent in trie.parents], device=model.device, dtype=torch.long)
         tokens = torch.tensor(trie.tokens, device=model.device, dtype=torch.long)
-        check_finite(logits[row, at], model.dtype)
+        check_finite(logits[row, at], model)
         log_probs.append((logits[row, at, tokens] - totals[row, at]).tolist())
     return log_probs
 

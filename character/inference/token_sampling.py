@@ -19,7 +19,7 @@ class TokenSampler:
     def __init__(self, model, sampling: SamplingSettings, rows: int, longest: int):
         import torch
 
-        self._sampling, self._dtype = sampling, model.dtype
+        self._sampling, self._model = sampling, model
         device, vocabulary = model.device, model.get_output_embeddings().weight.shape[0]
         self._uniforms = torch.zeros(rows, longest, dtype=torch.float64, device=device)
         penalised = sampling.repetition_penalty != 1
@@ -53,7 +53,7 @@ class TokenSampler:
         """
         import torch
 
-        check_finite(logits[: len(steps)], self._dtype)
+        check_finite(logits[: len(steps)], self._model)
         rows = len(logits)
         at = torch.tensor([*steps, *[0] * (rows - len(steps))], device=logits.device)
         if self._used is not None:
@@ -66,16 +66,22 @@ class TokenSampler:
         return chosen.tolist()[: len(steps)]
 
 
-def check_finite(logits, dtype) -> None:
+def check_finite(logits, model, name: str = "") -> None:
     """Refuse logits `[rows, vocabulary]` of which no token can be drawn. A token's own may be minus infinity.
+
+    Args:
+        logits: what the model has computed.
+        model: for its dtype.
+        name: the model's name for error messages; by default the place that it was loaded from.
 
     Raises:
         UserError: a row has NaN or infinity, or nothing but minus infinity.
     """
     if not logits.amax(-1).isfinite().all():  # the maximum is NaN if anything is
+        dtype = str(model.dtype).removeprefix("torch.")
         raise UserError(
-            f"The model computes logits in {str(dtype).removeprefix('torch.')} that are not finite numbers; set `dtype` of the "
-            "student to bfloat16 or float32, or check the weights if it is that already."
+            f"{name or model.name_or_path}: the model computes logits in {dtype} that are not finite numbers; check its "
+            "weights, and if it is the student in float16, set student.dtype in params.yaml to bfloat16."
         )
 
 

@@ -26,6 +26,8 @@ ROW_MULTIPLE = 8  # the rows of matrix products are a multiple of this
 COLUMN_MULTIPLE = 128  # the positions that attention reads are a multiple of this
 PREFILL_TOKENS = 4096  # tokens of the prompts that are prefilled together
 CHECKED_TEXT = "The model reads this sentence once as its own code does, and once as replies are generated, in a batch."
+OTHER_ENGINE = "choose the engine `vllm`"
+NO_STEERING = "no other engine steers a student; make its persona with `dvc repro persona`, or choose another student"
 MAX_DIFFERENCE, MAX_HALF_DIFFERENCE = 0.01, 0.1  # of logits from the model's own, by its spread; rounding is far below
 
 
@@ -58,7 +60,8 @@ class TransformersEngine:
             self._tokenizer = models.load_tokenizer(self._student, self._template_arguments)
             self._model = models.load_model(self._student, self._adapters)
             text = self._tokenizer(CHECKED_TEXT, add_special_tokens=False)["input_ids"]
-            prepare_decoding(self._model, text, name or str(self._student))
+            remedy = NO_STEERING if any(map(models.is_control_vector, self._adapters)) else OTHER_ENGINE
+            prepare_decoding(self._model, text, name or str(self._student), remedy)
 
     def stream(
         self, requests: Sequence[Request], sampling: SamplingSettings, seeds: Sequence[int]
@@ -77,7 +80,7 @@ class TransformersEngine:
             yield order[number], Reply(decode(ids), "stop" if finished else "length", len(ids))
 
 
-def prepare_decoding(model, text: Sequence[int], name: str) -> None:
+def prepare_decoding(model, text: Sequence[int], name: str, remedy: str = OTHER_ENGINE) -> None:
     """Set a model up for `DecodingBatch`, and check that this computes what the model's own code does.
 
     The check decodes beginnings of a text in one batch, and compares the logits with those of one pass over the whole text
@@ -86,6 +89,7 @@ def prepare_decoding(model, text: Sequence[int], name: str) -> None:
     Args:
         text: token ids, at least 18 of them.
         name: the model's name for error messages.
+        remedy: what they advise for a model that the engine cannot run.
 
     Raises:
         UserError: the engine cannot run the model, or its logits are not finite.
@@ -100,19 +104,21 @@ def prepare_decoding(model, text: Sequence[int], name: str) -> None:
         with torch.inference_mode():
             model.set_attn_implementation("eager")
             own = model(torch.tensor([text], device=model.device), use_cache=False).logits[0].float()
-            check_finite(own, model.dtype)
+            check_finite(own, model, name)
             difference = _decoding_difference(enable_grouped_attention(model), text, own)
+    except (torch.OutOfMemoryError, torch.AcceleratorError):
+        raise  # RuntimeErrors that say nothing about the model
     except (AttributeError, IndexError, KeyError, NotImplementedError, RuntimeError, TypeError, ValueError) as error:
         reason = shorten_text(str(error), 100)
-        raise _unsupported(model, name, f"its attention or cache is of another kind: {reason}") from None
+        raise _unsupported(model, name, f"its attention or cache is of another kind: {reason}", remedy) from None
     finally:
         torch.set_float32_matmul_precision(precision)
     if not difference < (MAX_DIFFERENCE if model.dtype == torch.float32 else MAX_HALF_DIFFERENCE):
-        raise _unsupported(model, name, f"its logits would be wrong by {difference:.0%}")
+        raise _unsupported(model, name, f"its logits would be wrong by {difference:.0%}", remedy)
 
 
-def _unsupported(model, name: str, reason: str) -> UserError:
-    return UserError(f"{name}: the transformers engine cannot run {type(model).__name__} ({reason}); choose the engine `vllm`.")
+def _unsupported(model, name: str, reason: str, remedy: str) -> UserError:
+    return UserError(f"{name}: the transformers engine cannot run {type(model).__name__} ({reason}); {remedy}.")
 
 
 def _decoding_difference(model, text: Sequence[int], own) -> float:
