@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 from personas import write_persona
+from transformers import AddedToken
 
 from character.chat import session
 from character.chat.session import CHAT_METHODS, ChatReply, ChatSession, ChatStudent
@@ -107,6 +108,20 @@ def test_a_character_of_several_tokens_appears_when_it_is_whole(monkeypatch):
     steps = [answer.text for _ in student.stream_tokens(answer, None, 0)]
     assert len(steps) == len(ids) and "\ufffd" not in "".join(steps)
     assert (answer.text, answer.finish_reason) == ("Ahoy 🏴‍☠️, naïve café!", "stop")
+
+
+def test_special_tokens_that_mark_reasoning_are_shown_and_others_are_not(monkeypatch):
+    tokenizer = models.load_tokenizer()
+    marks = [AddedToken(mark, special=True, normalized=False) for mark in ("[THINK]", "[/THINK]")]
+    tokenizer.add_tokens(marks)
+    monkeypatch.setattr(models, "load_tokenizer", lambda *_: tokenizer)
+    student = ChatStudent()
+    ids = tokenizer("[THINK]Salt, 🏴‍☠️?[/THINK]<|im_start|>Arr, नमस्ते!", add_special_tokens=False)["input_ids"]
+    monkeypatch.setattr(session, "sample_next_tokens", lambda *_: iter([*ids, tokenizer.eos_token_id]))
+    answer = ChatReply("base", [], False)
+    steps = [answer.text for _ in student.stream_tokens(answer, None, 0)]
+    assert answer.text == "[THINK]Salt, 🏴‍☠️?[/THINK]Arr, नमस्ते!" and steps[0] == "[THINK]"
+    assert "\ufffd" not in "".join(steps) and steps[-1] == answer.text
 
 
 def test_what_no_longer_fits_loses_its_oldest_turns_but_not_the_system_prompt():

@@ -17,7 +17,7 @@ from character.core.lora import attach_adapter
 from character.core.params import read_section, read_value
 from character.core.records import Message
 from character.dataset import constitution
-from character.inference.chat_format import truncate_to_context, usable_context
+from character.inference.chat_format import reply_decoder, truncate_to_context, usable_context
 from character.inference.generate import SamplingSettings, whole_characters
 from character.inference.token_sampling import TokenSampler
 from character.inference.transformers_engine import stop_token_ids
@@ -51,6 +51,7 @@ class ChatStudent:
 
     def __init__(self) -> None:
         self.tokenizer = models.load_tokenizer()
+        self._decode = reply_decoder(self.tokenizer)
         self.base = models.load_model()
         self.adapted = None
         self.stops = stop_token_ids(self.base, self.tokenizer)
@@ -79,11 +80,11 @@ class ChatStudent:
                 break
             ids.append(token)
             # Hold back a character until all of its tokens are there.
-            answer.text = self.tokenizer.decode(ids, skip_special_tokens=True).strip().rstrip("\ufffd")
+            answer.text = self._decode(ids).rstrip("\ufffd")
             yield
         else:
             answer.finish_reason = "length"
-        answer.text = whole_characters(self.tokenizer.decode(ids, skip_special_tokens=True).strip())
+        answer.text = whole_characters(self._decode(ids))
 
 
 def sample_next_tokens(model, ids: Sequence[int], sampling: SamplingSettings, seed: int) -> Iterator[int]:
