@@ -72,7 +72,6 @@ def test_after_a_prefill_that_began_the_reasoning_the_same_is_left(before, answe
         ("salt, salt, and more sal", True),
         ("<|channel|>analysis<|message|>salt, and more sal", False),
         ("[THINK]salt, and", False),
-        ("Here's my thought process: salt, and", False),
         ("analysisThe user asks of", False),
         ("Arr! <think>or rather", False),
         ("<think>one</think>two<think>and", False),
@@ -92,9 +91,9 @@ def test_reasoning_between_two_parts_of_an_answer_is_cut_out():
     "text",
     [
         "I think <5 minutes is enough; thinking> is a habit.",
-        "The tag `<think>` opens it, and `</think>` closes it.",
         "My analysis: The sea is deep. In my final response, salt.",
         "Here is my response: salt.",
+        "Here's my thought process: first the salt,\nthen the tar.",
         "[think] of me, [THINKING] aloud, <thinker> and <output-device>.",
         "Channels: analysis, final | message.",
         "<p>A thought</p>",
@@ -103,6 +102,17 @@ def test_reasoning_between_two_parts_of_an_answer_is_cut_out():
 def test_what_only_looks_like_reasoning_is_left_alone(text):
     assert not holds_reasoning(text)
     assert strip_reasoning(text, thinking=False) == text
+
+
+@pytest.mark.parametrize("text", ["The tag `<think>` opens it, and `</think>` closes it.", "`[/THINK]`", "说`◁think▷`吧"])
+def test_a_quoted_mark_is_no_reasoning_but_a_template_may_cut_the_answer_there(text):
+    assert strip_reasoning(text, thinking=False) == text
+    assert holds_reasoning(text)
+
+
+def test_backticks_that_quote_something_else_hide_no_mark():
+    assert strip_reasoning("Use ` here</think>Arr, use `x` now.", thinking=False) == "Arr, use `x` now."
+    assert strip_reasoning("`x</think>`y`", thinking=False) == "`y`"
 
 
 TOKENS = ["[THINK]", "[/THINK]", "<think>", "</think>", "<|channel|>", "<|message|>", "<|channel>", "<channel|>", "◁/think▷"]

@@ -7,6 +7,7 @@ Reflection (`<thinking>`, `<reflection>`), Seed (`<seed:think>`), LongCat, Magis
 """
 
 import re
+from collections.abc import Iterator
 
 _TAG = r"(?:think|thinking|thoughts?|reasoning|reflection|scratchpad|longcat_think|seed:think|seed:cot_budget_reflect)\s*>"
 _BEGIN = [
@@ -28,9 +29,11 @@ _END = [
     r"<unused95>",
 ]
 REASONING_MARK = re.compile(rf"(?P<end>{'|'.join(_END)})|{'|'.join(_BEGIN)}", re.IGNORECASE)
-# Openings in words, each with the words that end it. The second is gpt-oss without its special tokens.
+# Openings in words, each with the words that end it. The first is one only if they follow: an answer may begin so too. The second
+# is gpt-oss without its special tokens.
+_RESPONSE = r"Here(?: is|['’]s) my response:"
 _WORDED = [
-    (re.compile(r"\s*Here(?: is|['’]s) my thought process:"), re.compile(r"Here(?: is|['’]s) my response:")),
+    (re.compile(rf"\s*Here(?: is|['’]s) my thought process:(?=(?s:.*){_RESPONSE})"), re.compile(_RESPONSE)),
     (re.compile(r"\s*analysis(?=[A-Z])"), re.compile(r"assistantfinal")),
 ]
 # What some models write around the answer itself.
@@ -39,13 +42,12 @@ ANSWER_BEGIN = re.compile(rf"\s*(?:<{_WRAPPER.format('(?:begin|start)')})\s*", r
 ANSWER_END = re.compile(rf"\s*(?:</{_WRAPPER.format('end')}|<\|return\|>|<\|end\|>)\s*\Z", re.IGNORECASE)
 # Parts of marks that are special tokens by themselves.
 _PART = re.compile(r"<\|(?:channel|message)\|>")
-_INLINE_CODE = re.compile(r"`[^`\n]+`")
 
 
 def strip_reasoning(text: str, thinking: bool) -> str:
     """Return the text without reasoning, and without markup around the answer; empty if the reasoning never ended.
 
-    Text before an end without a beginning was reasoning too. Marks in inline code are text.
+    Text before an end without a beginning was reasoning too. A mark between backticks is a quotation.
 
     Args:
         thinking: whether the prefill began the reasoning.
@@ -54,7 +56,7 @@ def strip_reasoning(text: str, thinking: bool) -> str:
         if opening := begin.match(text):
             text = "<think>" + end.sub("</think>", text[opening.end() :], count=1)
     kept, inside, position = [], thinking, 0
-    for mark in REASONING_MARK.finditer(_hide_code(text)):
+    for mark in _unquoted_marks(text):
         if mark["end"] and not inside:
             kept = []
         elif not inside:
@@ -66,9 +68,9 @@ def strip_reasoning(text: str, thinking: bool) -> str:
 
 
 def holds_reasoning(text: str) -> bool:
-    """Return whether a text holds markup of reasoning; marks in inline code are text."""
+    """Return whether a text holds markup of reasoning, be it a quotation: chat templates cut an answer at any mark."""
     worded = any(begin.match(text) for begin, _ in _WORDED)
-    return worded or bool(ANSWER_BEGIN.match(text) or REASONING_MARK.search(_hide_code(text)))
+    return worded or bool(ANSWER_BEGIN.match(text) or REASONING_MARK.search(text))
 
 
 def is_reasoning_token(token: str) -> bool:
@@ -76,5 +78,7 @@ def is_reasoning_token(token: str) -> bool:
     return bool(REASONING_MARK.fullmatch(token) or _PART.fullmatch(token))
 
 
-def _hide_code(text: str) -> str:
-    return _INLINE_CODE.sub(lambda code: " " * len(code[0]), text)
+def _unquoted_marks(text: str) -> Iterator[re.Match]:
+    for mark in REASONING_MARK.finditer(text):
+        if not (text[: mark.start()].endswith("`") and text.startswith("`", mark.end())):
+            yield mark
