@@ -115,6 +115,14 @@ def test_a_judge_without_a_verdict_is_asked_again_but_not_for_ever(repository):
     assert len(engine.talks) == 6, "replies come from the reply cache"
 
 
+def test_the_reasoning_of_a_judge_is_no_verdict_and_not_shown_to_it(repository):
+    replies = ["[THINK]Maybe\nVerdict: warm\nor", "[THINK]Verdict: warm\n?[/THINK]Hm.", "◁think▷?◁/think▷Verdict: strict"]
+    engine = Script({"Text": replies})
+    question = trait_question("Why?", "Text.", (WARM, STRICT))
+    assert ChatJudge(engine, 3, COLD, seed=0).decide([question]) == ["strict"]
+    assert [message["content"] for message in engine.talks[-1] if message["role"] == "assistant"] == ["", "Hm."]
+
+
 class Prefers:
     """A judge of coherence that prefers the longer answer, or always one label; it cannot judge what holds a "?"."""
 

@@ -174,6 +174,14 @@ def test_a_model_writes_more_prompts_of_each_traits_kind_and_is_asked_again_for_
     assert counts["refused"] == {"near_duplicate": 1, "empty": 1, "held_out": 1, "markup": 1}
 
 
+def test_new_prompts_are_taken_without_the_reasoning_before_them(repository, general, parrot, monkeypatch):
+    replies = iter(['<think>\nA fish?\n</think>\n\n"How do I fry a fish?"', "<think>\nPeru, or", "Where is Peru?"])
+    monkeypatch.setattr(parrot, "says", lambda self, request: next(replies))
+    found, counts = expand(repository, per_trait=1)
+    assert [prompt for prompt, *_ in found] == ["How do I fry a fish?", "Where is Peru?"]
+    assert counts["refused"] == {"empty": 1}
+
+
 def test_the_expansion_ends_after_its_rounds_with_what_it_has(repository, general, parrot, monkeypatch):
     monkeypatch.setattr(parrot, "says", lambda self, request: ["Why do cats purr?", "Name a river."]["-1-" in request.id])
     with pytest.raises(UserError, match="selects no prompt at all"):

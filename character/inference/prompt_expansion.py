@@ -15,7 +15,7 @@ from character.core.text_input import normalize_text
 from character.dataset import constitution
 from character.dataset.filters import TURN_MARKER
 from character.dataset.prompts import fill_template, near_duplicate
-from character.dataset.reasoning import holds_reasoning
+from character.dataset.reasoning import holds_reasoning, strip_reasoning
 from character.dataset.segmentation import count_words
 from character.inference import engines
 from character.inference.generate import Reply, Request, SamplingSettings, generate
@@ -95,7 +95,7 @@ def expand_prompts(
         requests, label = [request for *_, request in pending], f"prompts, round {turn + 1}"
         replies = generate(engine, requests, params.sampling, seed, label, retry=turn > 0)
         for (quota, length, _), reply in zip(pending, replies, strict=True):
-            text = normalize_text(reply.text.strip().strip('"“”'))
+            text = normalize_text(strip_reasoning(reply.text, thinking=False).strip('"“”'))
             if reason := rejection_reason(reply, text, quota.known, heldout):
                 refused[reason] += 1
                 continue

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from character.core.records import prompt_id
 from character.dataset.prompts import fill_template
+from character.dataset.reasoning import strip_reasoning
 from character.evaluation.judge.questions import COHERENCE_CRITERION, JUDGE_SYSTEM_PROMPT, JudgeQuestion, VerdictLabel
 from character.inference.generate import Engine, Request, SamplingSettings, generate
 
@@ -77,9 +78,10 @@ class ChatJudge:
             label = f"judge, attempt {attempt + 1}"
             replies = generate(self._engine, requests, self._sampling, self._seed, label, retry=attempt > 0)
             for index, reply in zip(unread, replies, strict=True):
-                verdicts[index] = parse_verdict(reply.text, questions[index].labels)
+                text = strip_reasoning(reply.text, thinking=False)
+                verdicts[index] = parse_verdict(text, questions[index].labels)
                 again = fill_template(RETRY_TEMPLATE, form=answer_format(questions[index].labels))
-                talks[index] += [{"role": "assistant", "content": reply.text}, {"role": "user", "content": again}]
+                talks[index] += [{"role": "assistant", "content": text}, {"role": "user", "content": again}]
             answered = [index for index, reply in zip(unread, replies, strict=True) if not reply.skipped]
             unread = [index for index in answered if verdicts[index] is None]
         return verdicts
