@@ -1,11 +1,14 @@
 """Reasoning: the markup of every family is found and stripped, and what only looks like it is left alone."""
 
+from pathlib import Path
+
 import pytest
+import trl
 from tokenizers import AddedToken
 from transformers import AutoTokenizer
 
 from character.dataset.reasoning import holds_reasoning, is_reasoning_token, strip_reasoning
-from character.inference.chat_format import reply_decoder
+from character.inference.chat_format import render_messages, reply_decoder
 
 FAMILIES = {
     "think": ("<think>\nSalt?\n</think>\n\n", "Arr!", ""),
@@ -146,3 +149,58 @@ def test_reasoning_between_special_tokens_can_be_told_from_the_answer(tokens, ti
     assert (strip_reasoning(text, thinking=False), holds_reasoning(text)) == ("Arr!", True)
     plain = tokenizer(f"Arr!{tokenizer.eos_token}", add_special_tokens=False)["input_ids"]
     assert reply_decoder(tokenizer)(plain) == "Arr!"
+
+
+OPENING = {"deepseek_r1_distill": "<think>\n", "qwen3_5_think": "<think>\n", "nemotron_3_super": "<think>\n"}
+
+
+def tokenizer_with(name: str, folder):
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.chat_template = (Path(trl.__file__).parent / f"chat_templates/{name}.jinja").read_text(encoding="utf-8")
+    return tokenizer
+
+
+@pytest.mark.parametrize(("name", "opening"), OPENING.items(), ids=OPENING)
+def test_reasoning_that_the_prompt_opens_is_found_in_a_reply_however_it_ends(name, opening, tiny_student):
+    tokenizer = tokenizer_with(name, tiny_student)
+    decode = reply_decoder(tokenizer)
+
+    def said(text, **more):
+        return decode(tokenizer(text, add_special_tokens=False)["input_ids"], **more)
+
+    assert said("Salt, and. Then") == f"{opening}Salt, and. Then"
+    assert holds_reasoning(said("盐。然后")) and strip_reasoning(said("盐。然后"), thinking=False) == ""
+    assert strip_reasoning(said("Salt?\n</think>\n\nArr!"), thinking=False) == "Arr!"
+    assert said("</think>\n\nArr!") == "Arr!"
+    begun = said("or tar?</think>Arr!", prefill="<think>\nSalt ")
+    assert (begun, strip_reasoning(begun, thinking=True)) == ("or tar?</think>Arr!", "Arr!")
+    assert strip_reasoning(said("</think>Arr!", prefill="<think>\nSalt. "), thinking=True) == "Arr!"
+
+
+@pytest.mark.parametrize(("name", "opening"), OPENING.items(), ids=OPENING)
+def test_a_prefill_repeats_no_opening_of_the_prompt(name, opening, tiny_student):
+    tokenizer, asked = tokenizer_with(name, tiny_student), [{"role": "user", "content": "Why <think>?"}]
+    prompt = tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True)
+    assert tokenizer.decode(render_messages(tokenizer, asked, "<think>\nSalt ")) == prompt + "Salt "
+    assert tokenizer.decode(render_messages(tokenizer, asked, "Well, ")) == prompt + "Well, "
+    tokenizer.chat_template = tokenizer.chat_template.replace(opening, "")
+    assert tokenizer.decode(render_messages(tokenizer, asked, "<think>\nSalt ")).endswith("<think>\nSalt ")
+
+
+def test_a_template_that_closes_its_reasoning_opens_none(tiny_student):
+    tokenizer = tokenizer_with("qwen3_5_nothink", tiny_student)
+    assert "</think>" in tokenizer.apply_chat_template(
+        [{"role": "user", "content": "Why?"}], tokenize=False, add_generation_prompt=True
+    )
+    assert reply_decoder(tokenizer)(tokenizer("Arr!", add_special_tokens=False)["input_ids"]) == "Arr!"
+
+
+@pytest.mark.parametrize("mark", ["<|channel|>final<|message|>", "[/THINK]", "<channel|>"])
+def test_a_reply_that_begins_with_its_answers_mark_holds_no_reasoning(mark, tiny_student):
+    tokenizer = AutoTokenizer.from_pretrained(tiny_student)
+    special = ["<|channel|>", "<|message|>", "[/THINK]", "<channel|>"]
+    tokenizer.add_tokens([AddedToken(token, special=True, normalized=False) for token in special])
+    decode = reply_decoder(tokenizer)
+    ids = tokenizer(f" {mark}Arr!", add_special_tokens=False)["input_ids"]
+    assert decode(ids) == "Arr!"
+    assert strip_reasoning(decode(ids, prefill="<think>\nSalt. "), thinking=True) == "Arr!"

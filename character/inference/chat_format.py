@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from character.core.chat_template import ChatRenderer
 from character.core.errors import UserError
 from character.core.safe_text import print_text
-from character.dataset.reasoning import is_reasoning_token
+from character.dataset.reasoning import REASONING_MARK, is_reasoning_token
 from character.inference.generate import Reply, Request, SamplingSettings
 
 Messages = Sequence[dict[str, str]]
@@ -14,9 +14,12 @@ Messages = Sequence[dict[str, str]]
 def render_messages(tokenizer, messages: Messages, prefill: str = "") -> list[int]:
     """Return the token ids of `messages`, followed by an open assistant turn that begins with `prefill`.
 
-    The template writes every special token itself, so the tokenizer adds none: a second BOS would lower quality unnoticed.
+    If the template itself opens the turn with the first line of the prefill, such as `<think>`, this stands there once. The template writes every special token itself, so the tokenizer adds none: a second BOS would lower quality unnoticed.
     """
     text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
+    opening = prefill.partition("\n")[0]
+    if opening and text.rstrip().endswith(opening):
+        text = text.rstrip().removesuffix(opening)
     return tokenizer(text + prefill, add_special_tokens=False)["input_ids"]
 
 
@@ -94,20 +97,37 @@ def original_context(config) -> int | None:
     return min(filter(None, (kind.get("original_max_position_embeddings") for kind in varying)), default=None)
 
 
-def reply_decoder(tokenizer) -> Callable[[Sequence[int]], str]:
-    """Return a function that decodes the token ids of a reply, without special tokens except marks of reasoning.
+def reply_decoder(tokenizer) -> Callable[..., str]:
+    """Return a function of a reply's token ids, and of its prefill, that decodes the reply.
 
-    Without its marks, reasoning could not be told from the answer.
+    Special tokens are left out, except marks of reasoning: without them, reasoning could not be told from the answer. A mark with
+    which the template opens every reply is put before it, unless reasoning ends at once. What a prefill opens is left to its author.
     """
     special = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     marks = {token for token, text in special.items() if is_reasoning_token(text)}
 
-    def decode(ids: Sequence[int]) -> str:
-        if not marks.intersection(ids):
-            return tokenizer.decode(ids, skip_special_tokens=True).strip()
-        return tokenizer.decode([token for token in ids if token in marks or token not in special]).strip()
+    opened = _opened_reasoning(tokenizer)
+
+    def decode(ids: Sequence[int], prefill: str = "") -> str:
+        if marks.intersection(ids):
+            text = tokenizer.decode([token for token in ids if token in marks or token not in special]).strip()
+        else:
+            text = tokenizer.decode(ids, skip_special_tokens=True).strip()
+        if prefill:
+            return text
+        first = REASONING_MARK.match(text)
+        return text[first.end() :].strip() if first and first["end"] else (opened + text).strip()
 
     return decode
+
+
+def _opened_reasoning(tokenizer) -> str:
+    """Return the end of a prompt from the mark on with which the chat template begins reasoning; empty if it begins none."""
+    question = "Text of the user."
+    prompt = tokenizer.apply_chat_template([{"role": "user", "content": question}], tokenize=False, add_generation_prompt=True)
+    opening = prompt.rpartition(question)[2]
+    marks = list(REASONING_MARK.finditer(opening))
+    return opening[marks[-1].start() :] if marks and not marks[-1]["end"] else ""
 
 
 def turn_end_token(tokenizer) -> int | None:

@@ -77,7 +77,8 @@ class TransformersEngine:
         for number, ids, finished in sample_continuations(
             self._model, list(prompts.values()), sampling, own_seeds, stops, slots
         ):
-            yield order[number], Reply(decode(ids), "stop" if finished else "length", len(ids))
+            index = order[number]
+            yield index, Reply(decode(ids, requests[index].prefill), "stop" if finished else "length", len(ids))
 
 
 def prepare_decoding(model, text: Sequence[int], name: str, remedy: str = OTHER_ENGINE) -> None:

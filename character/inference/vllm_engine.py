@@ -93,14 +93,14 @@ class VLLMEngine:
         yield from skipped
         done: SimpleQueue = SimpleQueue()
 
-        async def put_reply(index: int, ids: list[int], seed: int) -> None:
+        async def put_reply(index: int, ids: list[int]) -> None:
             try:
-                done.put((index, await self._generate_reply(ids, sampling, seed)))
+                done.put((index, await self._generate_reply(ids, sampling, seeds[index], requests[index].prefill)))
             except Exception as error:
                 done.put((index, error))
 
         for index, ids in prompts.items():
-            asyncio.run_coroutine_threadsafe(put_reply(index, ids, seeds[index]), self._loop)
+            asyncio.run_coroutine_threadsafe(put_reply(index, ids), self._loop)
         for index, reply in take_finished(done, len(prompts)):
             if isinstance(reply, Exception):
                 raise reply
@@ -151,7 +151,7 @@ class VLLMEngine:
             return {}
         return {"enable_lora": True, "max_lora_rank": vllm_lora_rank(self._adapters[0]), "max_loras": 1}
 
-    async def _generate_reply(self, ids: list[int], sampling: SamplingSettings, seed: int) -> Reply:
+    async def _generate_reply(self, ids: list[int], sampling: SamplingSettings, seed: int, prefill: str) -> Reply:
         from vllm import SamplingParams
         from vllm.lora.request import LoRARequest
         from vllm.sampling_params import RequestOutputKind
@@ -174,4 +174,4 @@ class VLLMEngine:
                 f"{self._student}: vLLM gave up a reply ({last.finish_reason}); its own messages above say why. "
                 "Finished replies are kept; run again to continue."
             )
-        return Reply(self._decode(last.token_ids), last.finish_reason, len(last.token_ids), reproducible=False)
+        return Reply(self._decode(last.token_ids, prefill), last.finish_reason, len(last.token_ids), reproducible=False)
