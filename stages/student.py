@@ -78,7 +78,8 @@ def check_template(renderer: ChatRenderer) -> None:
     if not renderer.opens_as_prompted:
         print_text(
             "student: the chat template opens an answer differently when it asks for one than it renders it afterwards, as for "
-            "thinking models; student.chat_template_kwargs (often enable_thinking: false) can make both equal, or another student.chat_template"
+            "thinking models; student.chat_template_kwargs (often enable_thinking: false) can make both equal, or another "
+            "student.chat_template"
         )
 
 

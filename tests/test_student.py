@@ -268,10 +268,10 @@ def test_a_template_that_opens_an_answer_in_two_ways_is_reported(pointed):
     run()
     settings(chat_template_kwargs={"enable_thinking": False})
     printed = run().output
-    assert (
+    remedies = (
         "student.chat_template_kwargs (often enable_thinking: false) can make both equal, or another student.chat_template"
-        in printed
     )
+    assert remedies in printed
 
 
 def test_the_template_of_a_teacher_takes_arguments_and_system_prompts_and_has_a_fixed_date(pointed):

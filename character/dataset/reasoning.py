@@ -29,8 +29,8 @@ _END = [
     r"<unused95>",
 ]
 REASONING_MARK = re.compile(rf"(?P<end>{'|'.join(_END)})|{'|'.join(_BEGIN)}", re.IGNORECASE)
-# Openings in words, each with the words that end it. The first is one only if they follow: an answer may begin so too. The second
-# is gpt-oss without its special tokens.
+# Openings in words, each with the words that end it. The first is one only if they follow, since an answer may begin so
+# too. The second is gpt-oss without its special tokens.
 _RESPONSE = r"Here(?: is|['’]s) my response:"
 _WORDED = [
     (re.compile(rf"\s*Here(?: is|['’]s) my thought process:(?=(?s:.*){_RESPONSE})"), re.compile(_RESPONSE)),

@@ -14,7 +14,8 @@ Messages = Sequence[dict[str, str]]
 def render_messages(tokenizer, messages: Messages, prefill: str = "") -> list[int]:
     """Return the token ids of `messages`, followed by an open assistant turn that begins with `prefill`.
 
-    If the template itself opens the turn with the first line of the prefill, such as `<think>`, this stands there once. The template writes every special token itself, so the tokenizer adds none: a second BOS would lower quality unnoticed.
+    A first line of the prefill that the template writes too, such as `<think>`, stands there once. The template writes every
+    special token itself, so the tokenizer adds none: a second BOS would lower quality unnoticed.
     """
     text = tokenizer.apply_chat_template(list(messages), tokenize=False, add_generation_prompt=True)
     opening = prefill.partition("\n")[0]
@@ -100,8 +101,9 @@ def original_context(config) -> int | None:
 def reply_decoder(tokenizer) -> Callable[..., str]:
     """Return a function of a reply's token ids, and of its prefill, that decodes the reply.
 
-    Special tokens are left out, except marks of reasoning: without them, reasoning could not be told from the answer. A mark with
-    which the template opens every reply is put before it, unless reasoning ends at once. What a prefill opens is left to its author.
+    Special tokens are left out, except marks of reasoning: without them, reasoning could not be told from the answer. A mark
+    with which the template opens every reply is put before it, unless the reasoning ends at once. After a prefill the reply
+    is left as it is: who wrote that knows what it opens.
     """
     special = {token: added.content for token, added in tokenizer.added_tokens_decoder.items() if added.special}
     marks = {token for token, text in special.items() if is_reasoning_token(text)}
