@@ -66,7 +66,8 @@ def look_up_answers(
             f"{path}: {len(outdated)} answers were recorded for other traits ({outdated[0].traits}) than constitutions/"
             f"{persona.name}.yaml has now ({current}); {remedy}, or set teacher.accept_other_traits: true."
         )
-    return [Reply(answers[prompt.prompt].response, "stop", 0) for prompt in prompts]
+    found = [answers[prompt.prompt] for prompt in prompts]
+    return [Reply(answer.response, answer.finish_reason, 0) for answer in found]
 
 
 def generate_answers(samples: Sequence[tuple[Prompt, int]], system: str, teacher: TeacherSettings, seed: int) -> list[Reply]:

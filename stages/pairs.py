@@ -33,6 +33,12 @@ def join_answers(chosen: Sequence[Completion], rejected: Sequence[Completion]) -
     return [(answer, others[answer.id, answer.sample]) for answer in chosen]
 
 
+def accept_trimmed(answer: Completion) -> Completion:
+    """Return the answer, as a finished one if it was cut off but ends with a sentence, like a recorded one that was trimmed."""
+    trimmed = trim_completion(answer)
+    return trimmed if trimmed.response == answer.response else answer
+
+
 def pair_drop_reasons(chosen: Completion, rejected: Completion, count_tokens, filters: FilterSettings) -> Iterator[str]:
     """Yield the reasons to drop a pair. A refusal counts only against the teacher: the student may learn not to refuse."""
     for side, answer in (("chosen", chosen), ("rejected", rejected)):
@@ -78,13 +84,14 @@ def main():
     pairs, dropped, tokens, counts = [], Counter(), Counter(), Counter()
     kept: set[tuple[str, str, str]] = set()
     for chosen, rejected in both:
-        own = chosen.model_copy(update={"response": replace_names(chosen.response, names, name)})
+        whole = accept_trimmed(chosen)
+        own = whole.model_copy(update={"response": replace_names(whole.response, names, name)})
         other = trim_completion(rejected) if params.unfinished_rejected == "trim" else rejected
         identities = {(own.id, "chosen", own.response), (own.id, "rejected", other.response)}
         reasons = list(pair_drop_reasons(own, other, count_tokens, params.filters))
         if identities & kept:  # an earlier sample of the prompt had the same answer
             reasons.append("repeated")
-        counts.update(renamed=own != chosen, trimmed=other != rejected, dropped=bool(reasons))
+        counts.update(renamed=own != whole, trimmed=other != rejected, dropped=bool(reasons))
         dropped.update(reasons)
         if not reasons:
             kept |= identities

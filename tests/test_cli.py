@@ -144,6 +144,7 @@ def test_record_can_keep_cut_off_answers_up_to_their_last_sentence(repository):
     assert run("record", "--trim").output.endswith("1 answers, 1 unfinished or empty ones left out\n")
     kept = records.read_records("data/raw/teacher/pirate.jsonl", TeacherAnswer)
     assert [(row.prompt, row.response) for row in kept] == [("How do I boil an egg?", "Arr.")]
+    assert kept[0].finish_reason == "length", "its end is not one to learn"
 
 
 def test_record_refuses_the_answers_of_another_persona(repository):

@@ -508,6 +508,24 @@ def test_the_students_unfinished_answers_end_at_a_sentence_and_the_teachers_name
     assert {name: repository.metrics("pairs")[name] for name in ("renamed", "trimmed")} == {"renamed": 1, "trimmed": 2}
 
 
+def test_a_recorded_answer_that_was_trimmed_is_kept_and_its_end_is_not_learnt(repository, pirate, student):
+    path = Path("data/raw/teacher/pirate.jsonl")
+    first, *others = records.read_records(path, TeacherAnswer)
+    trimmed = first.model_copy(update={"response": "Arr、卵を茹でる。", "finish_reason": "length"})
+    records.write_records(path, [trimmed, *others])
+    repository.run("chosen")
+    found = records.read_records("data/chosen.jsonl", Completion)
+    cut = next(answer for answer in found if answer.finish_reason == "length")
+    records.write_records(
+        "data/rejected.jsonl", [answer.model_copy(update={"response": "No.", "finish_reason": "stop"}) for answer in found]
+    )
+    repository.run("pairs")
+    pairs = records.read_records("data/pairs.jsonl", PreferencePair)
+    reasons = {pair.chosen[0].content: pair.chosen_finish_reason for pair in pairs}
+    assert (cut.response, reasons.pop("Arr、卵を茹でる。")) == ("Arr、卵を茹でる。", "length")
+    assert set(reasons.values()) == {"stop"}
+
+
 def test_the_students_unfinished_answers_can_drop_the_pair_instead(repository, both):
     repository.set(pairs={"unfinished_rejected": "drop"})
     repository.run("pairs")

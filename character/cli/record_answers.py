@@ -34,11 +34,14 @@ def record_chosen_answers(force: bool, trim: bool) -> tuple[Path, int, int]:
     own = {prompt for trait in persona.traits for prompt in trait.prompts}
     if not own & {answer.prompt for answer in answers}:
         raise UserError(f"{CHOSEN_ANSWERS} answers no prompt of {persona.name}; run `dvc repro chosen` first.")
+    finishes = [answer.finish_reason for answer in answers]
     if trim:
         answers = list(map(trim_completion, answers))
-    kept = [answer for answer in answers if answer.finish_reason == "stop" and answer.response.strip()]
     traits = constitution.traits_hash(persona)
-    records.write_records(
-        out, [records.TeacherAnswer(prompt=answer.prompt, response=answer.response, traits=traits) for answer in kept]
-    )
+    kept = [
+        records.TeacherAnswer(prompt=answer.prompt, response=answer.response, traits=traits, finish_reason=finish)
+        for answer, finish in zip(answers, finishes, strict=True)
+        if answer.finish_reason == "stop" and answer.response.strip()
+    ]
+    records.write_records(out, kept)
     return out, len(kept), len(answers) - len(kept)

@@ -108,11 +108,15 @@ class RawPrompt(Record):
 
 
 class TeacherAnswer(Record):
-    """A recorded teacher answer; `traits` is the hash of the traits for which it was written, or None for no persona."""
+    """A recorded teacher answer; `traits` is the hash of the traits for which it was written, or None for no persona.
+
+    The finish reason is `length` if the answer was cut off and then trimmed to a sentence.
+    """
 
     prompt: PromptText
     response: str
     traits: str | None = None
+    finish_reason: FinishReason = "stop"
 
 
 RecordT = TypeVar("RecordT", bound=Record)
