@@ -99,7 +99,7 @@ CONTENTS = {
     ),
     "reasoning of its own": ("warm words", {"reasoning_content": "hm"}),
     "reasoning by another name": ("\n\nwarm words\n", {"reasoning": "hm", "tool_calls": None}),
-    "a pair of escapes": ("warm words", {"refusal": None}),
+    "a refusal that is none": ("warm words", {"refusal": None}),
 }
 
 
@@ -454,7 +454,7 @@ def test_fields_can_be_left_out_renamed_and_added(server):
     assert server.bodies == [{"model": "m", "messages": messages} | sampling | extra]
 
 
-def test_the_fields_identify_a_reply_and_the_usual_ones_are_the_old_key(server):
+def test_a_reply_is_identified_by_the_model_its_revision_and_the_changed_fields(server):
     assert OpenAIEngine("m#1", "f", NO_OPTIONS).identity == {"engine": "openai", "model": "m", "revision": "1"}
     identities = [OpenAIEngine("m", "f", options(extra={"top_k": k})).identity for k in (1, 2)]
     assert identities[0] != identities[1] != OpenAIEngine("m", "f", options(omit=["seed"])).identity
