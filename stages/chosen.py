@@ -88,9 +88,10 @@ def generate_answers(samples: Sequence[tuple[Prompt, int]], system: str, teacher
     answers = [replace(reply, text=strip_reasoning(reply.text, bool(opening) and reply.continues_prefill)) for reply in replies]
     if not any(answer.text for answer in answers):
         limit = teacher.sampling.field_path("max_new_tokens")
+        ignored = ", set teacher.reasoning to false (a server may ignore the opening)" if opening else ""
         raise UserError(
             f"chosen: no answer is left without the reasoning, which ended in none of {len(answers)} replies; raise {limit} "
-            f"({teacher.sampling.max_new_tokens}), or let another teacher answer."
+            f"({teacher.sampling.max_new_tokens}){ignored}, or let another teacher answer."
         )
     return answers
 

@@ -374,12 +374,19 @@ def test_a_reasoning_teacher_thinks_in_an_opened_block_that_is_stripped(reposito
     assert [answer.response for answer in records.read_records("data/chosen.jsonl", Completion)] == ["Arr!"] * 3
 
 
-def test_a_teacher_whose_reasoning_never_ends_is_reported_with_the_limit(repository, pirate, parrot, tiny_student, monkeypatch):
+@pytest.mark.parametrize(
+    ("opened", "remedy"),
+    [(True, r", set teacher\.reasoning to false \(a server may ignore the opening\)"), (False, "")],
+    ids=["opened", "not opened"],
+)
+def test_a_teacher_whose_reasoning_never_ends_is_reported_with_the_limit(
+    opened, remedy, repository, pirate, parrot, tiny_student, monkeypatch
+):
     monkeypatch.setattr(parrot, "says", lambda self, request: "Salt, then. Or [THINK] rather")
-    repository.set(teacher={"engine": "transformers", "source": f"path:{tiny_student}", "reasoning": True})
+    repository.set(teacher={"engine": "transformers", "source": f"path:{tiny_student}", "reasoning": opened})
     assert re.fullmatch(
         r"chosen: no answer is left without the reasoning, which ended in none of 3 replies; raise "
-        r"teacher\.sampling\.max_new_tokens \(\d+\), or let another teacher answer\.",
+        rf"teacher\.sampling\.max_new_tokens \(\d+\){remedy}, or let another teacher answer\.",
         error_of(repository.run, "chosen"),
     )
 
