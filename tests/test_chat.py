@@ -1,5 +1,7 @@
 """Conversations to ids: as the model's own template renders them, nothing added, nothing important cut away."""
 
+import copy
+import re
 from typing import NamedTuple
 
 import pytest
@@ -7,6 +9,7 @@ from templates import SMOLLM2_TEMPLATE
 from transformers import AutoTokenizer
 
 from character.core.chat_template import pin_date
+from character.core.errors import UserError
 from character.core.params import ParamsSection, read_section
 from character.inference.chat_format import render_messages, render_requests, truncate_to_context, turn_end_token
 from character.inference.generate import Reply, Request, SamplingSettings
@@ -247,6 +250,14 @@ def test_a_prefill_continues_the_turn_that_the_template_opens(family):
 def test_the_token_that_ends_a_turn_is_found_in_the_template(family):
     about, tokenizer = family
     assert turn_end_token(tokenizer) == tokenizer.convert_tokens_to_ids(about.end)
+
+
+def test_another_models_template_without_answers_is_none_of_the_students(family):
+    _, tokenizer = copy.deepcopy(family)
+    tokenizer.chat_template = "{% for m in messages %}{{ m['content'] if m['role'] == 'user' }}{% endfor %}"
+    sentence = f"leaves out, repeats or reorders answers; choose another model than {re.escape(tokenizer.name_or_path)}"
+    with pytest.raises(UserError, match=sentence):
+        turn_end_token(tokenizer)
 
 
 def test_what_is_too_long_loses_its_oldest_turns_and_not_the_system_prompt(family):

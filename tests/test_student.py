@@ -13,6 +13,7 @@ from templates import SMOLLM2_TEMPLATE
 from transformers import AutoTokenizer
 
 from character.core import models
+from character.core.chat_template import template_variables
 from character.core.errors import UserError
 from character.inference.engines import open_engine
 from character.inference.transformers_engine import TransformersEngine
@@ -256,11 +257,34 @@ def test_an_argument_reaches_the_template_as_it_is(value, pointed):
     assert text(ASKED) == f"\n{value}[user] Why?<|im_end|>\n"
 
 
-@pytest.mark.parametrize("name", ["enable_thinkng", "messages", "tools"])
+@pytest.mark.parametrize("name", ["enable_thinkng", "messages", "tools", "content", "for", "m", "raise_exception", "dict"])
 def test_an_argument_that_the_template_does_not_have_is_reported(name, pointed):
-    (pointed / "chat_template.jinja").write_text(THINKING, encoding="utf-8")
+    template = THINKING + "{% if false %}{{ raise_exception(dict(tools=tools)) }}{% endif %}"
+    (pointed / "chat_template.jinja").write_text(template, encoding="utf-8")
     settings(chat_template_kwargs={name: False})
-    run(f"chat_template_kwargs: the chat template has no argument '{name}'; correct or remove it")
+    run(f"student.chat_template_kwargs: the chat template has no argument '{name}'; correct or remove it")
+    sentence = f"teacher.chat_template_kwargs: the chat template has no argument '{name}'"
+    with pytest.raises(UserError, match=sentence):
+        models.load_tokenizer(pointed, {name: False})
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{% generation %}{{ mood }}{%- endgeneration -%}",
+        "{% for m in messages %}{% if mood %}{% break %}{% endif %}{% endfor %}",
+        "{% if mood is not defined %}{% set mood = true %}{% endif %}",
+        "{% set mood = mood | default('calm') %}",
+    ],
+)
+def test_an_argument_is_found_wherever_a_template_reads_it(template):
+    assert "mood" in template_variables(template)
+
+
+def test_arguments_for_what_is_no_template_are_reported(pointed):
+    (pointed / "chat_template.jinja").write_text(THINKING + "{% endfor %}", encoding="utf-8")
+    settings(chat_template_kwargs={"enable_thinking": False})
+    run("the chat template is no valid one (Encountered unknown tag 'endfor'")
 
 
 def test_a_template_that_opens_an_answer_in_two_ways_is_reported(pointed):
@@ -287,7 +311,7 @@ def test_the_template_of_a_teacher_takes_arguments_and_system_prompts_and_has_a_
 
 
 def test_template_arguments_for_a_model_at_a_server_are_refused():
-    with pytest.raises(UserError, match="chat_template_kwargs are for the engines transformers and vllm; remove them"):
+    with pytest.raises(UserError, match=r"teacher\.chat_template_kwargs is for .*; write it into openai\.extra\.chat"):
         open_engine("openai", "m", "teacher.source", NO_OPTIONS, {"enable_thinking": False})
 
 

@@ -18,6 +18,7 @@ from character.core.safe_text import shorten_text
 TemplateArguments = dict[str, StrictBool | StrictInt | StrictFloat | str]
 TEMPLATE_DATE = date(2024, 7, 26)  # the default date of Llama 3's templates
 RENDER_ARGUMENTS = {"add_generation_prompt", "continue_final_message", "documents", "messages", "tools"}  # set by callers
+RENDER_FUNCTIONS = {"raise_exception", "strftime_now"}  # set by transformers
 PRIVATE_USE = range(0xE000, 0xF900)  # code points without a meaning
 
 # Lines put before a template; the line end after a block is no part of the text.
@@ -43,19 +44,38 @@ def pin_date(template: str) -> str:
     )
 
 
-def set_defaults(template: str, arguments: TemplateArguments) -> str:
+def set_defaults(template: str, arguments: TemplateArguments, owner: str) -> str:
     """Return the chat template with default values for its arguments, such as {"enable_thinking": False}.
 
+    Args:
+        owner: the section of params.yaml that holds the arguments.
+
     Raises:
-        UserError: the template has no such argument.
+        UserError: the template has no such argument, or is no valid template.
     """
+    known = template_variables(template) - RENDER_ARGUMENTS - RENDER_FUNCTIONS if arguments else set()
     for name in arguments:
-        if name in RENDER_ARGUMENTS or not re.search(rf"\b{re.escape(name)}\b", template):
+        if name not in known:
             raise UserError(
-                f"params.yaml: chat_template_kwargs: the chat template has no argument {name!r}; correct or remove it."
+                f"params.yaml: {owner}.chat_template_kwargs: the chat template has no argument {name!r}; correct or remove it."
             )
     values = {name: json.dumps(value, ensure_ascii=False) for name, value in arguments.items()}
     return "".join(f"{{% set {name} = {name} | default({value}) %}}\n" for name, value in values.items()) + template
+
+
+def template_variables(template: str) -> set[str]:
+    """Return the names that a chat template reads before it sets them, on some way through it.
+
+    Raises:
+        UserError: it is no valid template.
+    """
+    from jinja2 import Environment, TemplateSyntaxError, meta
+
+    plain = re.sub(r"{%[-+]?\s*(?:end)?generation\s*[-+]?%}", "", template)  # a tag of transformers, around answers
+    try:
+        return meta.find_undeclared_variables(Environment(extensions=["jinja2.ext.loopcontrols"]).parse(plain))
+    except TemplateSyntaxError as error:
+        raise UserError(f"the chat template is no valid one ({error}); correct it, or choose another model.") from None
 
 
 def read_own_template(tokenizer, folder: Path) -> str:
@@ -77,13 +97,16 @@ def read_own_template(tokenizer, folder: Path) -> str:
     return template
 
 
-def adapt_template(tokenizer, template: str, arguments: TemplateArguments) -> str:
+def adapt_template(tokenizer, template: str, arguments: TemplateArguments, owner: str = "student") -> str:
     """Return a chat template with a fixed date and default arguments, which takes plain texts and a system prompt.
+
+    Args:
+        owner: the section of params.yaml that holds the arguments.
 
     Raises:
         UserError: the template has no argument of a given name.
     """
-    template = set_defaults(pin_date(template), arguments)
+    template = set_defaults(pin_date(template), arguments, owner)
     candidates = [before + template for before in ("", TEXT_PARTS, SYSTEM_IN_USER_TURN, SYSTEM_IN_USER_TURN + TEXT_PARTS)]
     return next((candidate for candidate in candidates if _shows_all_texts(tokenizer, candidate)), template)
 
@@ -117,10 +140,13 @@ class ChatRenderer:
     `turn_end` is what the template writes after an answer, up to and with the special token that ends the turn; empty if no
     such token follows. `lead` is the white space before an answer that the model writes itself (Llama 2), since the prompt
     for an answer ends before it. `opens_as_prompted` says whether an answer otherwise follows the prompt directly.
+
+    Args:
+        remedy: what to do about a template that cannot serve, for error messages.
     """
 
-    def __init__(self, tokenizer):
-        self.tokenizer = tokenizer
+    def __init__(self, tokenizer, remedy: str = "name another template in student.chat_template"):
+        self.tokenizer, self._remedy = tokenizer, remedy
         special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
         names = sorted(special | set(tokenizer.all_special_tokens), key=len, reverse=True)
         self._ending = re.compile(rf"\s*(?:{'|'.join(map(re.escape, names)) or '(?!)'})")
@@ -167,7 +193,7 @@ class ChatRenderer:
         if text != self.render(messages):
             raise UserError(
                 f"the chat template changes an answer, one of {[shorten_text(content, 60) for content in contents]}; "
-                "remove the markup in it, or name another template in student.chat_template."
+                f"remove the markup in it, or {self._remedy}."
             )
         return self._close(text, answers)
 
@@ -191,7 +217,7 @@ class ChatRenderer:
         ]
         pieces = re.split(f"{mark}([0-9]+){mark}", self.render(marked))
         if pieces[1::2] != [str(index) for index in range(next(number))]:
-            raise UserError("the chat template leaves out, repeats or reorders answers; name another in student.chat_template.")
+            raise UserError(f"the chat template leaves out, repeats or reorders answers; {self._remedy}.")
         return pieces[::2]
 
     def _turn_end(self, tail: str) -> str:

@@ -217,14 +217,15 @@ def load_tokenizer(student: Path = STUDENT_DIR, template_arguments: TemplateArgu
 
     Args:
         student: The directory of the student, whose template is saved in this form, or of another model, such as a teacher.
-        template_arguments: Arguments of another model's template.
+        template_arguments: Arguments of the teacher's template.
     """
     from transformers import AutoTokenizer
 
     read_student_card(student)
     tokenizer = load_pretrained(AutoTokenizer, student)
     if not (student / STUDENT_CARD).is_file():
-        tokenizer.chat_template = adapt_template(tokenizer, read_own_template(tokenizer, student), template_arguments or {})
+        template = read_own_template(tokenizer, student)
+        tokenizer.chat_template = adapt_template(tokenizer, template, template_arguments or {}, "teacher")
     return tokenizer
 
 

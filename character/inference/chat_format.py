@@ -134,5 +134,6 @@ def _opened_reasoning(tokenizer) -> str:
 
 def turn_end_token(tokenizer) -> int | None:
     """Return the id of the special token with which the chat template ends an assistant turn, None if there is none."""
-    token = ChatRenderer(tokenizer).turn_end.strip()
+    remedy = f"choose another model than {tokenizer.name_or_path}"  # the student's template was checked when it was fetched
+    token = ChatRenderer(tokenizer, remedy).turn_end.strip()
     return tokenizer.convert_tokens_to_ids(token) if token else None

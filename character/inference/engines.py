@@ -30,7 +30,11 @@ def open_engine(
         return student_engine()
     if kind == "openai":
         if template_arguments:
-            raise UserError("params.yaml: chat_template_kwargs are for the engines transformers and vllm; remove them.")
+            section = field.rpartition(".")[0]
+            raise UserError(
+                f"params.yaml: {section}.chat_template_kwargs is for the engines transformers and vllm; "
+                "write it into openai.extra.chat_template_kwargs."
+            )
         return OpenAIEngine(source, field, options)
     return _local_engine(kind, models.locate_model(source, field), (), template_arguments)
 
