@@ -34,7 +34,7 @@ SMALL = {
     "introspection.epochs": 1,
     "steering.texts": 2,
     "steering.strengths": [1.0],
-    "steering.prompts": 2,
+    "steering.prompts": 4,
     "answers.prompts": 4,
     "attacks.prompts": 2,
     "mails.tasks": 2,
