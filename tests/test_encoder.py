@@ -1,5 +1,6 @@
 """The sentence encoder: fetched and checked, its vectors, and how much answers are about their prompts."""
 
+import errno
 import hashlib
 import json
 import shutil
@@ -65,6 +66,23 @@ def test_an_encoder_with_other_vectors_is_refused_and_the_old_one_stays(reposito
     ):
         repository.run("encoder")
     assert sorted(ENCODER_DIR.iterdir()) == before
+
+
+def test_an_encoder_that_cannot_be_copied_leaves_the_old_one(repository, folder, monkeypatch):
+    repository.run("encoder")
+    before = {path: path.read_bytes() for path in ENCODER_DIR.iterdir()}
+    copy = shutil.copyfile
+
+    def fill_disk(source, target):
+        if source.name == "tokenizer.json":
+            raise OSError(errno.ENOSPC, "full")
+        return copy(source, target)
+
+    monkeypatch.setattr(shutil, "copyfile", fill_disk)
+    with pytest.raises(OSError, match="full") as error:
+        repository.run("encoder")
+    assert error.value.filename == str(ENCODER_DIR)
+    assert {path: path.read_bytes() for path in ENCODER_DIR.iterdir()} == before
 
 
 def test_other_weights_than_the_pinned_ones_are_refused(repository, folder):
