@@ -32,6 +32,7 @@ SMALL = {
     "interactions.sampling.max_new_tokens": 24,
     "distillation.epochs": 1,
     "introspection.epochs": 1,
+    "introspection.batch_size": 4,
     "steering.texts": 2,
     "steering.strengths": [1.0],
     "steering.prompts": 4,

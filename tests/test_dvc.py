@@ -116,7 +116,11 @@ RUNS_AFTER = [
     (merge_weight, REAL, MERGED),
     (comment_in_a_module_of_all_stages, REAL, {"code"}),
     (docstring_of_a_stage, REAL, {"code"}),
-    (code_of_several_stages, DRY, {"prompts", "pairs", "transcripts", "transfer"} | {f"mails@{name}" for name in ANSWERED_BY}),
+    (
+        code_of_several_stages,
+        DRY,
+        {"prompts", "chosen", "pairs", "transcripts", "transfer"} | {f"mails@{name}" for name in ANSWERED_BY},
+    ),
     (code_imported_within_a_function, DRY, {"distillation", "introspection"}),
     (code_of_an_instrument, DRY, READS_TEXTS),
     (code_of_one_stage, REAL, {"code", "pairs"}),

@@ -546,7 +546,7 @@ def test_the_examples_of_accelerate_are_files_that_it_reads(workspace):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        (None, "runtime.accelerate: several.yaml is missing"),
+        (None, "several.yaml is missing; correct params.yaml: runtime.accelerate"),
         ("a: [", "several.yaml: not valid YAML"),
         ("num_processes: 2", "no `distributed_type`"),
         ("distributed_type: MULTI_GPU\nmixed_precision: bf16", "mixed_precision is bf16; write 'no', and set student.dtype"),
