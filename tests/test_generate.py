@@ -466,7 +466,7 @@ def test_what_has_no_effect_on_a_model_changes_no_identity(tiny_student, tmp_pat
 def test_a_configuration_that_is_no_json_is_named(tiny_student, tmp_path):
     student = shutil.copytree(tiny_student, tmp_path / "student")
     (student / "config.json").write_text("<<<<<<< HEAD", encoding="utf-8")
-    with pytest.raises(UserError, match=r"config\.json: not valid JSON; restore the file"):
+    with pytest.raises(UserError, match=r"config\.json: not a JSON object; restore the file"):
         identity(student)
 
 

@@ -235,6 +235,13 @@ def test_a_template_is_found_wherever_models_keep_it(file, content, pointed):
     assert models.load_tokenizer().chat_template == OWN
 
 
+@pytest.mark.parametrize("content", ["{'chat_template': 1}", '["a"]', "", "[" * 100_000])
+def test_a_damaged_template_file_is_named(content, pointed):
+    (pointed / "chat_template.jinja").unlink()
+    (pointed / "chat_template.json").write_text(content, encoding="utf-8")
+    run("chat_template.json: not a JSON object; restore the file")
+
+
 def test_named_templates_without_a_default_are_none(pointed):
     move_template(pointed, "tokenizer_config.json", NAMED[:1])
     run("no chat template; choose a chat model, or name a file in student.chat_template")

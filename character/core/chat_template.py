@@ -14,6 +14,7 @@ from pydantic import StrictBool, StrictFloat, StrictInt
 
 from character.core.errors import UserError
 from character.core.safe_text import shorten_text
+from character.core.text_input import read_json_object
 
 TemplateArguments = dict[str, StrictBool | StrictInt | StrictFloat | str]
 TEMPLATE_DATE = date(2024, 7, 26)  # the default date of Llama 3's templates
@@ -85,13 +86,13 @@ def read_own_template(tokenizer, folder: Path) -> str:
         folder: the model's, where multimodal models may keep it in chat_template.json, which tokenizers do not read.
 
     Raises:
-        UserError: there is none.
+        UserError: there is none, or chat_template.json cannot be read.
     """
     template = tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")
     if not template and (file := folder / "chat_template.json").is_file():
-        template = json.loads(file.read_text(encoding="utf-8")).get("chat_template")
+        template = read_json_object(file, "restore the file").get("chat_template")
     if not template:
         raise UserError(f"{folder}: no chat template; choose a chat model, or name a file in student.chat_template.")
     return template

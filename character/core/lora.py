@@ -4,7 +4,6 @@ Weights are safetensors; nothing is unpickled. Only adapters that add scaling * 
 here relies on it: adding two of them, merging one into a model, serving several on the same model.
 """
 
-import json
 import re
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,6 +12,7 @@ from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from character.core.errors import UserError
 from character.core.safe_text import shorten_text
+from character.core.text_input import read_json_object
 
 ADAPTER_CONFIG, ADAPTER_WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 PEFT_PREFIX = "base_model.model."  # of the names of an adapter's tensors
@@ -96,7 +96,7 @@ def read_lora_config(folder: Path):
     from peft import LoraConfig
 
     check_adapter_files(folder)
-    content = _read_config(Path(folder) / ADAPTER_CONFIG)
+    content = read_json_object(Path(folder) / ADAPTER_CONFIG, "name another adapter")
     try:
         options = LoraOptions.model_validate(content)
     except ValidationError as error:
@@ -112,16 +112,6 @@ def read_lora_config(folder: Path):
             raise UserError(_unsupported(folder, f"{name} is {content[name]!r}"))
     fields = options.model_dump(exclude={"peft_type", "init_lora_weights"}, exclude_none=True)
     return LoraConfig(**fields | {"task_type": "CAUSAL_LM", "inference_mode": True})
-
-
-def _read_config(file: Path) -> dict:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError:
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: not a JSON object; name another adapter.")
-    return content
 
 
 def _unsupported(folder: Path, what: str) -> str:

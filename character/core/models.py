@@ -18,7 +18,7 @@ from character.core.chat_template import TemplateArguments, adapt_template, read
 from character.core.errors import UserError
 from character.core.lora import ADAPTER_CONFIG, attach_adapter
 from character.core.params import ParamsSection, describe_first_error, read_section
-from character.core.text_input import read_utf8
+from character.core.text_input import read_json_object, read_utf8
 from character.core.weights import list_weights, load_pretrained, load_weights
 
 STUDENT_DIR = Path("models/student")
@@ -204,11 +204,8 @@ def _shapes_replies(name: Path) -> bool:
 def _content_digest(path: Path) -> str:
     if path.name not in IDLE_FIELDS:
         return file_sha256(path)
-    try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path}: not valid JSON; restore the file.") from None
-    values = {field: value for field, value in values.items() if field not in IDLE_FIELDS[path.name]}
+    idle = IDLE_FIELDS[path.name]
+    values = {field: value for field, value in read_json_object(path, "restore the file").items() if field not in idle}
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()
 
 

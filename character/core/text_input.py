@@ -1,6 +1,7 @@
 """Texts as people write and save them: one way to read a file, and one form for texts that are compared."""
 
 import codecs
+import json
 import re
 from pathlib import Path
 from typing import Annotated
@@ -41,6 +42,25 @@ def read_utf8(path: str | Path, remedy: str = REMAKE) -> str:
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); correct its path or its permissions.") from None
     return _decode_utf8(path, content)
+
+
+def read_json_object(path: Path, remedy: str) -> dict:
+    """Return the JSON object in a file of a model or an adapter.
+
+    Args:
+        path: The file.
+        remedy: What to do if it is missing or damaged.
+
+    Raises:
+        UserError: The file cannot be read, or holds no JSON object.
+    """
+    try:
+        content = json.loads(read_utf8(path, remedy))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: not a JSON object; {remedy}.")
+    return content
 
 
 def normalize_text(text: str) -> str:
