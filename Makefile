@@ -41,7 +41,7 @@ repro: $(VENV)/installed
 	PATH="$(CURDIR)/$(BIN):$$PATH" dvc repro
 
 # Two files at a time with one thread each: with more threads than cores the tests are many times slower.
-PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+PYTEST := PATH="$(CURDIR)/$(BIN):$$PATH" HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 test: $(VENV)/installed
 	$(PYTEST)

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import os
 import shutil
 import socket
 import subprocess
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from filelock import FileLock
 from forks import OPENED_FILES, Forks
 from projects import EVERY, Project, environment, ran, start, talkative
 from templates import SMOLLM2_TEMPLATE
@@ -22,6 +24,13 @@ from character.core.records import EvaluatedAnswer
 from character.inference.generate import Reply
 
 ROOT = Path(__file__).parents[1]
+LONGEST = ("test_dvc", "test_training", "test_sharing", "test_families", "test_stages")  # files of tests, by what they take
+
+
+def pytest_collection_modifyitems(items):
+    """Begin with the files that take longest, so that the last minutes are not left to one worker."""
+    order = {name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: order.get(item.path.stem, len(order)))
 
 
 @pytest.fixture(scope="session")
@@ -107,14 +116,20 @@ def forks(tmp_path_factory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def finished(tiny_student, forks, tmp_path_factory) -> Project:
-    """The small project after its one full run, committed; each file of tests that asks for it has its own."""
-    folder = tmp_path_factory.mktemp("pipeline")
-    project = start(folder / "project", talkative(tiny_student, folder / "student"), python=forks)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(OPENED_FILES, str(project.opened_files))
-        assert ran(project.dvc("repro")) == EVERY
-    project.commit("Run it")
-    return project
+    """The small project after its one full run, committed; each file of tests that asks for it has a copy, cache included."""
+    base = tmp_path_factory.getbasetemp()
+    first = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "pipeline"  # of all workers
+    with FileLock(f"{first}.lock"):
+        if not (first / "done").exists():
+            project = start(first / "project", talkative(tiny_student, first / "student"), python=forks)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setenv(OPENED_FILES, str(project.opened_files))
+                assert ran(project.dvc("repro")) == EVERY
+            project.commit("Run it")
+            (first / "done").touch()
+    copy = tmp_path_factory.mktemp("pipeline")
+    shutil.copytree(first, copy, symlinks=True, dirs_exist_ok=True)
+    return Project(copy / "project", forks)
 
 
 KEYS = {"AWS_ACCESS_KEY_ID": "any", "AWS_SECRET_ACCESS_KEY": "any", "AWS_DEFAULT_REGION": "us-east-1"}

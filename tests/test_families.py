@@ -196,8 +196,8 @@ def refusal(stderr: str) -> str:
     return lines[0] if len(lines) == 1 and "Traceback" not in stderr else ""
 
 
-# `make test` takes one of the most unusual, which has images and windows.
-@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n == "Gemma 3, vision" else pytest.mark.slow) for n in FAMILIES])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_goes_through_every_stage_or_is_refused_at_the_first(name, forks, tmp_path, tmp_path_factory):
     line = row(name, run_pipeline(name, tmp_path, forks))
     with FileLock(tmp_path_factory.getbasetemp().parent / "models.lock"):  # of all workers

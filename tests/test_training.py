@@ -514,6 +514,7 @@ def test_two_processes_train_as_one_does_at_the_same_effective_batch(workspace):
             assert torch.allclose(weight, other_weights[name], atol=1e-4), name
 
 
+@pytest.mark.slow
 def test_two_processes_that_were_killed_resume_to_the_same_bytes(workspace):
     records.write_records("data/pairs.jsonl", pairs(60))
     change("distillation", epochs=10)
