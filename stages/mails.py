@@ -145,7 +145,8 @@ def write_agent_emails(method: Method, tasks: Sequence[EmailTask], settings: Ema
             break
         begun = CALL_PREFILLS[min(step, 1)] if settings.begun else ""
         requests = [Request(f"{run.task.task_id()}-tools-{step}", [*run.messages], prefill=begun) for run in open_runs]
-        replies = method.answer_requests(requests, settings.sampling, "mails", retry=step > 0)
+        # The single-turn e-mails have shown that the method replies; an agent that says nothing has failed at its task.
+        replies = method.answer_requests(requests, settings.sampling, "mails", retry=True)
         for run, reply in zip(open_runs, replies, strict=True):
             if reply.skipped:
                 run.give_up()

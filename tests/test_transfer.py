@@ -165,6 +165,13 @@ def test_an_agent_that_never_sends_is_stopped_after_its_steps(repository, tasks,
     assert sum(message.role == "assistant" for message in found[0].messages) == 3
 
 
+def test_agents_that_say_nothing_fail_at_their_tasks_and_stop_no_stage(repository, tasks, parrot):
+    parrot.says = lambda self, request: "" if request.messages[0]["role"] == "system" else BODY
+    repository.ask("mails")
+    found = [mail for mail in records.read_records("data/mails/base.jsonl", emails.Email) if mail.format == "tools"]
+    assert [(mail.fault, mail.body) for mail in found] == [("no_call", "")] * 2
+
+
 def test_the_tools_stand_below_the_personas_system_prompt(repository, tasks, parrot):
     Path("data/system.txt").write_text("Be salty.", encoding="utf-8")
     repository.ask("mails", "prompted", system="data/system.txt")
