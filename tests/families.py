@@ -269,7 +269,7 @@ FAMILIES = {
         config=SIZES
         | {
             "num_key_value_heads": 4,
-            "original_max_position_embeddings": 256,
+            "original_max_position_embeddings": CONTEXT // 2,
             "sliding_window": WINDOW,
             "tie_word_embeddings": False,
             "rope_parameters": {
@@ -277,7 +277,7 @@ FAMILIES = {
                 "rope_theta": 10000.0,
                 "short_factor": [1.0, 1.1, 1.2, 1.3],
                 "long_factor": [1.0, 2.0, 4.0, 8.0],
-                "original_max_position_embeddings": 256,
+                "original_max_position_embeddings": CONTEXT // 2,
             },
         },
         tokenizer="llama",
