@@ -72,6 +72,17 @@ OLMO2_TEMPLATE = """\
 {% if not loop.last %}{{ '<|assistant|>\\n' + message['content'] + eos_token + '\\n' }}\
 {% else %}{{ '<|assistant|>\\n' + message['content'] + eos_token }}{% endif %}{% endif %}\
 {% if loop.last and add_generation_prompt %}{{ '<|assistant|>\\n' }}{% endif %}{% endfor %}"""
+# That of V3. TRL's file is the one of R1, whose generation prompt opens the reasoning.
+DEEPSEEK_TEMPLATE = """\
+{% if not add_generation_prompt is defined %}{% set add_generation_prompt = false %}{% endif %}\
+{% set ns = namespace(system='') %}\
+{%- for message in messages %}{%- if message['role'] == 'system' %}{% set ns.system = message['content'] %}\
+{%- endif %}{%- endfor %}{{ bos_token }}{{ ns.system }}\
+{%- for message in messages %}\
+{%- if message['role'] == 'user' %}{{ '<｜User｜>' + message['content'] }}{%- endif %}\
+{%- if message['role'] == 'assistant' and message['content'] is not none %}\
+{{ '<｜Assistant｜>' + message['content'] + '<｜end▁of▁sentence｜>' }}{%- endif %}\
+{%- endfor -%}{% if add_generation_prompt %}{{ '<｜Assistant｜>' }}{% endif %}"""
 SMOLLM3_TEMPLATE = """\
 {%- if enable_thinking is not defined %}{%- set enable_thinking = true %}{%- endif %}
 {%- set mode = "/think" if enable_thinking else "/no_think" %}
@@ -381,7 +392,7 @@ FAMILIES = {
             "pad_token": "<｜end▁of▁sentence｜>",
         },
         ends=["<｜end▁of▁sentence｜>"],
-        template="deepseekv3.jinja",
+        template=DEEPSEEK_TEMPLATE,
         spare=9,
     ),
     "gpt-oss": Family(
