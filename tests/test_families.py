@@ -222,7 +222,6 @@ def put_row(text: str, name: str, line: str) -> str:
     return before + HEADER + "".join(f"\n{lines[known]}" for known in FAMILIES if known in lines) + rest
 
 
-@pytest.mark.slow
 def test_the_table_has_every_family_and_the_docs_name_no_other():
     text = DOC.read_text(encoding="utf-8")
     names = [
