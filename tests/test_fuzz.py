@@ -21,7 +21,7 @@ from character.dataset.trait_words import TraitChoice, TraitWord
 
 ROOT = Path(__file__).parents[1]
 MUTANTS = 200
-SECRETS = {"OPENAI_API_KEY": "sk-fuzz-4f9a8b7c6d5e4f3a2b1c", "HF_TOKEN": "hf_FuzzFuzzFuzzFuzzFuzzFuzzFuzzFuzz"}
+SECRETS = {"OPENAI_API_KEY": "sk-" + "fuzz" * 6, "HF_TOKEN": "hf_" + "Fuzz" * 8}  # of the form of keys, and none
 BITS = ["\ufeff", "\0", "\t", "\r\n", "\r", "\u2028", "\u0301", "﷽", "𝕏", "\x1b[31m", "\x85", "\u202e"]
 BITS += ["'", '"', "{", "]", "&a ", "*a", "- ", ": ", "<<: *a", "\\", "#"]
 VALUES = ["null", "~", ".nan", "-.inf", "NaN", "Infinity", "1e999", "9" * 400, "9" * 5000, "-1", "0x1F", "0o8", "1_000"]
